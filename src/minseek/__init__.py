@@ -1,0 +1,82 @@
+"""minseek: think long, serve many and tune inside a memory budget fixed beforehand."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minseek.decode import Sampling
+    from minseek.models import FORMATS, PLAIN, THINK, Model, ThinkingFormat, load
+    from minseek.reasoning import (
+        AnswerToken,
+        BudgetForcing,
+        Event,
+        Finished,
+        Limits,
+        MinSeek,
+        Result,
+        Standard,
+        Stats,
+        Strategy,
+        Thought,
+        ThoughtEnded,
+        ThoughtStarted,
+        ThoughtToken,
+        reason,
+        stream,
+    )
+
+from minseek.errors import InputError, MinseekWarning
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "minseek.decode": ("Sampling",),
+    "minseek.models": ("FORMATS", "PLAIN", "THINK", "Model", "ThinkingFormat", "load"),
+    "minseek.reasoning": (
+        *("AnswerToken", "BudgetForcing", "Event", "Finished", "Limits", "MinSeek", "Result", "Standard", "Stats"),
+        *("Strategy", "Thought", "ThoughtEnded", "ThoughtStarted", "ThoughtToken", "reason", "stream"),
+    ),
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "FORMATS",
+    "PLAIN",
+    "THINK",
+    "AnswerToken",
+    "BudgetForcing",
+    "Event",
+    "Finished",
+    "InputError",
+    "Limits",
+    "MinSeek",
+    "MinseekWarning",
+    "Model",
+    "Result",
+    "Sampling",
+    "Standard",
+    "Stats",
+    "Strategy",
+    "ThinkingFormat",
+    "Thought",
+    "ThoughtEnded",
+    "ThoughtStarted",
+    "ThoughtToken",
+    "load",
+    "reason",
+    "stream",
+]
+
+
+def __getattr__(name: str) -> Any:  # imports of torch and transformers happen where they are needed
+    if name not in _HOMES:
+        raise AttributeError(f"module 'minseek' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

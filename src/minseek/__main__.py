@@ -1,0 +1,7 @@
+"""``python -m minseek``."""
+
+import sys
+
+from minseek.cli import main
+
+sys.exit(main())

@@ -1,0 +1,159 @@
+"""The cache of one sequence: keys and values that stand at contiguous positions, and spans that can be dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from minseek.cache.rotary import Rotary, rotate
+from minseek.errors import InputError
+
+KeyStorage = Literal["re-rotated", "unrotated"]
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What one token costs: a key and a value for each of H heads of D dimensions in each of L layers."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    def token_bytes(self, storage: KeyStorage = "re-rotated") -> int:
+        """Bytes of one token's keys and values; *unrotated* storage holds a second copy of the keys."""
+        copies = 3 if storage == "unrotated" else 2
+        return self.layers * self.heads * self.head_dim * copies * self.dtype.itemsize
+
+
+class CacheFullError(RuntimeError):
+    """More tokens were appended than the cache may hold; the reasoning loop ends a thought before this happens."""
+
+
+class ThoughtCache:
+    """Keys and values of the prompt, the kept thoughts and the current one, without gaps.
+
+    The token at index i stands at position i, always: dropping a span moves what follows it to the left and gives
+    the moved keys their new positions (arXiv 2601.09855 keeps keys without positions and encodes them before each
+    thought; both ways of storing keys give the same scores up to rounding).
+
+    Parameters
+    ----------
+    shape : CacheShape
+        Layers, heads, head dimension and dtype.
+    rotary : Rotary
+        The model's position embedding.
+    storage : {"re-rotated", "unrotated"}
+        *re-rotated* stores keys with their position in them and turns a moved key by the difference, in float32.
+        *unrotated* (as in the paper) stores keys without position and beside them a rotated copy, made anew from
+        them when they move: no accumulated rounding, half as much memory again.
+    max_tokens : int or None
+        Room to allocate at once and never exceed. Without it the cache grows in blocks, a layer at a time.
+    block : int
+        Tokens by which the cache grows.
+    """
+
+    def __init__(
+        self,
+        shape: CacheShape,
+        rotary: Rotary,
+        *,
+        storage: KeyStorage = "re-rotated",
+        max_tokens: int | None = None,
+        block: int = 128,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if storage not in get_args(KeyStorage):
+            raise InputError(f"keys can be stored {' or '.join(get_args(KeyStorage))}, not {storage!r}")
+        self.shape, self.rotary, self.storage = shape, rotary, storage
+        self.max_tokens, self.block = max_tokens, block
+        self.length = 0
+        self.peak_length = 0
+        self.peak_bytes = 0
+        self.capacity = max_tokens or 0
+        self.generation = 0  # counts reallocations, so that whoever holds addresses knows when they are stale
+        empty = torch.empty(shape.heads, self.capacity, shape.head_dim, dtype=shape.dtype, device=device)
+        self.keys = [torch.empty_like(empty) for _ in range(shape.layers)]
+        self.values = [torch.empty_like(empty) for _ in range(shape.layers)]
+        self.raw_keys = [torch.empty_like(empty) for _ in range(shape.layers)] if storage == "unrotated" else []
+        self._note_peak()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated now."""
+        return sum(t.nbytes for t in (*self.keys, *self.values, *self.raw_keys))
+
+    def reserve(self, count: int) -> None:
+        """Make room for that many further tokens.
+
+        Raises
+        ------
+        CacheFullError
+            If they do not fit into `max_tokens`.
+        """
+        needed = self.length + count
+        if needed <= self.capacity:
+            return
+        if self.max_tokens is not None:
+            raise CacheFullError(f"the cache holds {self.max_tokens} tokens and {needed} are wanted")
+        before, after = self.capacity, -(-needed // self.block) * self.block
+        for tensors in (self.keys, self.values, self.raw_keys):
+            for layer, old in enumerate(tensors):
+                new = old.new_empty(old.shape[0], after, old.shape[2])
+                new[:, : self.length] = old[:, : self.length]
+                tensors[layer] = new  # frees the old one: only one layer is ever held twice
+        self.capacity = after
+        self.generation += 1
+        self._note_peak(extra=before * self.shape.token_bytes() // (2 * self.shape.layers))
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write T tokens of one layer behind the current ones; `advance` follows when all layers are written.
+
+        Parameters
+        ----------
+        keys, values : Tensor
+            [H, T, D], keys without position.
+
+        Returns
+        -------
+        keys, values : Tensor
+            All of the layer, [H, length + T, D], keys with their positions. Views: valid until the next change.
+        """
+        start, stop = self.length, self.length + keys.shape[1]
+        self.keys[layer][:, start:stop] = rotate(keys, *self.rotary.at(start, stop - start))
+        self.values[layer][:, start:stop] = values
+        if self.raw_keys:
+            self.raw_keys[layer][:, start:stop] = keys
+        return self.keys[layer][:, :stop], self.values[layer][:, :stop]
+
+    def advance(self, count: int) -> None:
+        """Count tokens that have been written in every layer."""
+        self.length += count
+        self.peak_length = max(self.peak_length, self.length)
+
+    def drop(self, start: int, stop: int) -> None:
+        """Forget tokens ``start .. stop - 1``; those behind move left and take the freed positions and memory."""
+        if not 0 <= start <= stop <= self.length:
+            raise IndexError(f"cannot drop tokens {start} to {stop} of {self.length}")
+        moved = slice(stop, self.length)
+        target = slice(start, start + self.length - stop)
+        if start < stop < self.length:
+            for layer in range(self.shape.layers):
+                self._move(layer, moved, target)
+        self.length -= stop - start
+
+    def _move(self, layer: int, source: slice, target: slice) -> None:
+        keys, values = self.keys[layer], self.values[layer]
+        values[:, target] = values[:, source].clone()
+        if self.raw_keys:
+            raw = self.raw_keys[layer]
+            raw[:, target] = raw[:, source].clone()
+            keys[:, target] = rotate(raw[:, target], *self.rotary.at(target.start, target.stop - target.start))
+        else:
+            keys[:, target] = self.rotary.shift(keys[:, source], target.start - source.start)
+
+    def _note_peak(self, extra: int = 0) -> None:
+        self.peak_bytes = max(self.peak_bytes, self.nbytes + extra)

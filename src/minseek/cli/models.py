@@ -1,0 +1,39 @@
+"""``minseek models``: what can be loaded."""
+
+from __future__ import annotations
+
+import argparse
+
+
+class ModelsCommand:
+    """Lists aliases, architectures and thinking formats."""
+
+    name = "models"
+    help = "list the models known by name, the architectures and the thinking formats that are supported"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """None."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Print three tables."""
+        from rich.console import Console
+        from rich.table import Table
+
+        from minseek.models import ALIASES, FORMATS, VERIFIED, alias_file
+
+        console = Console()
+        names = Table("name", "model", "where", title="Models by name", title_justify="left")
+        for alias, (what, install) in ALIASES.items():
+            names.add_row(alias, what, str(alias_file(alias) or f"not installed: {install}"))
+        console.print(names)
+        console.print("Also: a directory, a .gguf file, or the id of a model on the Hugging Face Hub.\n")
+        kinds = Table("architecture", "models", title="Architectures tested against transformers", title_justify="left")
+        for kind, examples in VERIFIED.items():
+            kinds.add_row(kind, examples)
+        console.print(kinds)
+        formats = Table("format", "thinking is", "closed with", title="\nThinking formats", title_justify="left")
+        for form in FORMATS.values():
+            between = f"{form.open} … {form.close}" if form.open else "everything before the turn ends"
+            formats.add_row(form.name, between.replace("[", r"\["), form.closing.strip().replace("[", r"\["))
+        console.print(formats)
+        return 0

@@ -1,0 +1,160 @@
+"""``minseek reason``: think long in a short cache, then answer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from minseek.cli.view import ReasoningView
+from minseek.errors import InputError
+
+if TYPE_CHECKING:
+    from minseek.reasoning import Strategy
+
+
+class ReasonCommand:
+    """Parses the flags, runs, and shows reasoning on standard error and the answer on standard output."""
+
+    name = "reason"
+    help = "answer a question after as many induced thoughts as wanted, in a cache that stays small"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The flags of ``minseek reason``."""
+        parser.add_argument("question", help="what to answer; '-' reads it from standard input")
+        parser.add_argument(
+            "-m", "--model", default="smollm2", help="name, directory, .gguf file or Hub id (%(default)s)"
+        )
+
+        group = parser.add_argument_group("thinking")
+        group.add_argument("--strategy", choices=("min-seek", "budget-forcing", "standard"), default="min-seek")
+        group.add_argument("--thoughts", metavar="N", help="thoughts to induce, or 'unbounded' (10)")
+        group.add_argument("--keep", type=int, metavar="K", help="induced thoughts that min-seek keeps (1)")
+        group.add_argument("--rule", choices=("shortest", "longest", "latest", "random"), help="which ones (shortest)")
+        group.add_argument(
+            "--answer",
+            choices=("direct", "final-thought"),
+            help="after the last thought, or after one more that closes by itself (direct)",
+        )
+        group.add_argument("--induce", metavar="TEXT", help="the words that begin an induced thought ('Wait')")
+        group.add_argument("--format", metavar="NAME", help="how the model writes its thinking; see 'minseek models'")
+        group.add_argument("--system", metavar="TEXT", help="a system message")
+
+        group = parser.add_argument_group("limits")
+        group.add_argument(
+            "--max-tokens", type=int, metavar="N", help="induce no further thought after N generated tokens (32768)"
+        )
+        group.add_argument("--thinking-budget", type=int, metavar="N", help="end thinking after N tokens, and answer")
+        group.add_argument("--answer-tokens", type=int, metavar="N", help="end the answer after N tokens (1024)")
+        group.add_argument("--kv-budget", metavar="SIZE", help="bytes of cache, never exceeded, such as 16MB or 1GiB")
+        group.add_argument("--min-thought-tokens", type=int, metavar="N", help="let no thought close before N tokens")
+        group.add_argument("--max-thought-tokens", type=int, metavar="N", help="end every thought after N tokens")
+        group.add_argument(
+            "--beyond-context", action="store_true", help="let positions pass the model's context length"
+        )
+
+        group = parser.add_argument_group("sampling")
+        group.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (0.6)")
+        group.add_argument("--top-p", type=float, metavar="P", help="(0.95)")
+        group.add_argument("--top-k", type=int, metavar="K")
+        group.add_argument("--min-p", type=float, metavar="P")
+        group.add_argument("--seed", type=int, help="the same seed gives the same run on the same machine")
+
+        group = parser.add_argument_group("machine")
+        group.add_argument("--device", default="auto", help="auto, cpu, cuda … (%(default)s)")
+        group.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32 (%(default)s)")
+        group.add_argument(
+            "--keys",
+            choices=("re-rotated", "unrotated"),
+            default="re-rotated",
+            help="how keys are stored (%(default)s)",
+        )
+
+        group = parser.add_argument_group("output")
+        group.add_argument("--json", action="store_true", help="print one JSON object instead of the answer")
+        group.add_argument("-R", "--hide-reasoning", action="store_true", help="show the answer only")
+        group.add_argument("-u", "--usage", action="store_true", help="print tokens, bytes and seconds at the end")
+        group.add_argument("--plan", action="store_true", help="print the memory the run would take, and do not run")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Answer the question."""
+        question = sys.stdin.read() if args.question == "-" else args.question
+        if not question.strip():
+            raise InputError("the question is empty: write one, or '-' to read it from standard input")
+        check_flags(args)
+        began = time.perf_counter()
+        from minseek.decode import Sampling
+        from minseek.models import load
+        from minseek.reasoning import Limits
+        from minseek.reasoning.run import Run
+
+        strategy = make_strategy(args)
+        sampling = Sampling(**_given(args, "temperature", "top_p", "top_k", "min_p", "seed"))
+        limits = Limits(
+            **_given(args, "max_tokens", "thinking_budget", "answer_tokens", "kv_budget"),
+            **_given(args, "min_thought_tokens", "max_thought_tokens", "beyond_context"),
+        )
+        model = load(args.model, device=args.device, dtype=args.dtype, thinking=args.format)
+        run = Run(
+            model,
+            question,
+            strategy=strategy,
+            sampling=sampling,
+            limits=limits,
+            induce=args.induce,
+            system=args.system,
+            keys=args.keys,
+        )
+        if args.plan:
+            from minseek.cli.plan import show_plan
+
+            show_plan(run)
+            return 0
+        view = ReasoningView(run, hide=args.hide_reasoning, silent=args.json, load_seconds=time.perf_counter() - began)
+        complete = view.follow(run.events())
+        if args.json:
+            report: dict[str, Any] = {"model": args.model, "question": question, **view.report()}
+            report |= {"strategy": args.strategy, "sampling": asdict(sampling), "limits": asdict(limits)}
+            print(json.dumps(report, ensure_ascii=False, indent=1))
+        if args.usage:
+            view.show_usage()
+        return 0 if complete else 130
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse flags that would have no effect."""
+    only: dict[str, tuple[str, ...]] = {
+        "thoughts": ("min-seek", "budget-forcing"),
+        "induce": ("min-seek", "budget-forcing"),
+    }
+    only |= dict.fromkeys(("keep", "rule", "answer"), ("min-seek",))
+    for name, strategies in only.items():
+        if getattr(args, name) is not None and args.strategy not in strategies:
+            raise InputError(f"--{name} has no effect with --strategy {args.strategy}: leave it out")
+
+
+def make_strategy(args: argparse.Namespace) -> Strategy:
+    """The strategy that the flags describe."""
+    from minseek.reasoning import BudgetForcing, MinSeek, Standard
+
+    if args.strategy == "standard":
+        return Standard()
+    thoughts: int | None = 10
+    if args.thoughts == "unbounded":
+        thoughts = None
+    elif args.thoughts is not None:
+        try:
+            thoughts = int(args.thoughts)
+        except ValueError:
+            raise InputError(f"--thoughts takes a number or 'unbounded', not {args.thoughts!r}") from None
+    if args.strategy == "budget-forcing":
+        return BudgetForcing(thoughts)
+    return MinSeek(thoughts, **_given(args, "keep", "rule", "answer"))
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The flags that were given; the others keep the defaults of what they are passed to."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

@@ -1,0 +1,193 @@
+"""What a user sees of a run: reasoning dim on standard error with a live line, the answer on standard output."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from minseek.units import format_bytes
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from minseek.reasoning import Event, Result, ThoughtEnded
+    from minseek.reasoning.run import Run
+
+
+class ReasoningView:
+    """Shows the events of one run.
+
+    Parameters
+    ----------
+    hide : bool
+        Show nothing of the reasoning.
+    silent : bool
+        Do not print the answer: the caller prints a report.
+    load_seconds : float
+        For the usage line.
+    """
+
+    def __init__(self, run: Run, *, hide: bool, silent: bool, load_seconds: float) -> None:
+        from rich.console import Console
+
+        self._run, self._hide, self._silent, self._load_seconds = run, hide, silent, load_seconds
+        self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._begun = False  # whether the thought has shown any text
+        self._line = ""  # reasoning text that has not seen its newline
+        self._answer: list[str] = []
+        self._ended: list[ThoughtEnded] = []
+        self._result: Result | None = None
+        self._tokens = 0
+        self._began = time.perf_counter()
+
+    def follow(self, events: Iterator[Event]) -> bool:
+        """Show all events; whether the run came to its end (and was not interrupted)."""
+        from rich.live import Live
+
+        live = None
+        if not self._hide and self._errors.is_terminal:
+            live = Live(console=self._errors, transient=True, auto_refresh=False, vertical_overflow="visible")
+        try:
+            if live:
+                live.start()
+            for event in events:
+                self._show(event, live)
+        except KeyboardInterrupt:
+            self._end_line(live)
+            if live:
+                live.stop()
+            self._end_answer()
+            where = "in the answer" if self._answer else f"in thought {len(self._ended)}"
+            print(f"minseek: interrupted {where} after {self._tokens} tokens", file=sys.stderr)
+            return False
+        finally:
+            if live:
+                live.stop()
+        self._end_answer()
+        if self._result is not None and self._result.stats.ended_by not in ("thoughts", "max-tokens"):
+            print(f"minseek: {_LIMITS[self._result.stats.ended_by]}", file=sys.stderr)
+        if self._result is not None and self._result.stats.answer_ended_by == "length":
+            print("minseek: the answer was cut off at its limit; --answer-tokens moves it", file=sys.stderr)
+        return True
+
+    def report(self) -> dict[str, Any]:
+        """The run as plain data: all of it, or what there is of an interrupted one."""
+        if self._result is None:
+            thoughts = [event.thought for event in self._ended]
+            return {
+                "interrupted": True,
+                "answer": "".join(self._answer).strip(),
+                "thoughts": [asdict(thought) for thought in thoughts],
+            }
+        stats = self._result.stats
+        return {
+            "answer": self._result.answer,
+            "thoughts": [asdict(thought) for thought in self._result.thoughts],
+            "stats": asdict(stats) | {"tokens": stats.tokens, "tokens_per_second": stats.tokens_per_second},
+        }
+
+    def show_usage(self) -> None:
+        """Print what the run took, on standard error."""
+        if self._result is None:
+            return
+        s = self._result.stats
+        chain = s.prompt_tokens + len(self._result.tokens)
+        full = chain * self._run.room.token_bytes
+        print(
+            f"{s.prompt_tokens} prompt + {s.thinking_tokens} thinking ({s.thoughts} induced thoughts) + "
+            f"{s.answer_tokens} answer tokens in {s.seconds:.1f} s ({s.tokens_per_second:.1f} tok/s; "
+            f"model ready after {self._load_seconds:.1f} s)\n"
+            f"cache: at most {s.kv_tokens_peak} tokens, {format_bytes(s.kv_bytes_peak)}; "
+            f"keeping everything: {chain} tokens, {format_bytes(full)}",
+            file=sys.stderr,
+        )
+
+    def _show(self, event: Event, live: Live | None) -> None:
+        from minseek.reasoning import AnswerToken, Finished, ThoughtEnded, ThoughtStarted, ThoughtToken
+
+        if isinstance(event, ThoughtToken):
+            self._tokens += event.token is not None
+            if not self._hide:
+                self._write(event.text if self._begun else event.text.lstrip("\n"), live)
+                self._begun = self._begun or bool(event.text.strip("\n"))
+                self._show_status(event.index, event.cached, live)
+        elif isinstance(event, ThoughtStarted):
+            self._begun = False
+            if not self._hide:
+                self._say(f"thought {event.index}", "bold cyan", live)
+        elif isinstance(event, ThoughtEnded):
+            self._ended.append(event)
+            if not self._hide:
+                self._end_line(live)
+                self._say(self._verdict(event), "green" if event.kept else "yellow", live)
+        elif isinstance(event, AnswerToken):
+            if live:
+                live.stop()
+            self._tokens += event.token is not None
+            text = event.text if self._answer else event.text.lstrip()
+            if text:
+                self._answer.append(text)
+                if not self._silent:
+                    sys.stdout.write(text)
+                    sys.stdout.flush()
+        elif isinstance(event, Finished):
+            self._result = event.result
+
+    def _verdict(self, event: ThoughtEnded) -> str:
+        size = format_bytes(event.cached * self._run.room.token_bytes)
+        fate = "kept" if event.kept else "dropped"
+        cut = "" if event.thought.finished else f", cut off by the limit ({event.thought.ended_by})"
+        return f"  {fate}{cut}: {event.why}; cache {event.cached} tokens, {size}"
+
+    def _write(self, text: str, live: Live | None) -> None:
+        """Reasoning text: whole lines above the live line, the unfinished one inside it."""
+        if live is None:
+            self._errors.file.write(text)
+            self._errors.file.flush()
+            self._line = text.rpartition("\n")[2] if "\n" in text else self._line + text
+            return
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._say(line, "dim", live)
+
+    def _end_line(self, live: Live | None) -> None:
+        if self._line:
+            if live is None:
+                self._errors.file.write("\n")
+            else:
+                self._say(self._line, "dim", live)
+        self._line = ""
+
+    def _say(self, line: str, style: str, live: Live | None) -> None:
+        from rich.text import Text
+
+        if live is not None:
+            live.update("")
+        self._errors.print(Text(line, style=style))
+
+    def _show_status(self, index: int, cached: int, live: Live | None) -> None:
+        if live is None:
+            return
+        from rich.console import Group
+        from rich.text import Text
+
+        wanted = self._run.strategy.thoughts
+        of = "" if wanted is None else f" of {wanted}"
+        speed = self._tokens / max(1e-9, time.perf_counter() - self._began)
+        size = format_bytes(cached * self._run.room.token_bytes)
+        status = f"thought {index}{of} · {self._tokens} tokens · cache {cached} tokens, {size} · {speed:.1f} tok/s"
+        live.update(Group(Text(self._line, style="dim"), Text(status, style="reverse")), refresh=True)
+
+    def _end_answer(self) -> None:
+        if self._answer and not self._silent and not self._answer[-1].endswith("\n"):
+            print()
+
+
+_LIMITS = {
+    "thinking-budget": "thinking was ended by --thinking-budget; the answer rests on what was thought by then",
+    "kv-budget": "thinking was ended because the KV budget was full; the answer rests on what was kept by then",
+    "context": "thinking was ended at the model's context length; the answer rests on what was kept by then",
+}

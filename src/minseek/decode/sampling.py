@@ -1,0 +1,101 @@
+"""Choosing the next token from its logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minseek.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Filters apply in the order of transformers' generation: temperature, top-k, top-p, min-p.
+
+    Parameters
+    ----------
+    temperature : float
+        Divides the logits; 0 is greedy and ignores the rest.
+    top_p : float
+        Keep the most probable tokens whose probabilities first reach this sum, in (0, 1].
+    top_k : int or None
+        Keep that many tokens.
+    min_p : float
+        Keep tokens at least this share as probable as the most probable one, in [0, 1].
+    seed : int or None
+        The same seed gives the same run on the same machine; None draws a new one each time.
+    """
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int | None = None
+    min_p: float = 0.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for wrong, what in (
+            (not (self.temperature >= 0 and math.isfinite(self.temperature)), "temperature must be 0 (greedy) or more"),
+            (not 0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
+            (self.top_k is not None and self.top_k < 1, "top_k must be 1 or more"),
+            (not 0 <= self.min_p <= 1, "min_p must be between 0 and 1"),
+            (self.seed is not None and not 0 <= self.seed < 2**63, "seed must be between 0 and 2^63 - 1"),
+        ):
+            if wrong:
+                raise InputError(f"{what}, not {getattr(self, what.split()[0])}")
+
+
+class Sampler:
+    """Draws tokens as `sampling` says, from one random generator of its own."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self._generator = torch.Generator()
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+
+    def pick(self, logits: Tensor, banned: Sequence[int] = ()) -> int:
+        """Choose a token from logits [vocabulary]; `banned` ids are never chosen."""
+        if banned:
+            logits = logits.clone()
+            logits[list(banned)] = -math.inf
+        if self.sampling.temperature == 0:
+            return int(logits.argmax())
+        probabilities, ids = self.candidates(logits)
+        drawn = torch.multinomial(probabilities, 1, generator=self._generator)
+        return int(ids[drawn])
+
+    def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens that pass the filters, most probable first: their probabilities (not normalised) and ids, [n] each."""
+        s = self.sampling
+        probabilities = torch.softmax(logits.float().cpu() / s.temperature, dim=-1)
+        size = probabilities.numel()
+        if s.top_p == 1 and s.min_p == 0 and s.top_k is None:
+            return probabilities, torch.arange(size)
+        if s.top_k is not None:
+            top, ids = probabilities.topk(min(s.top_k, size))
+            passed = self._passing(top, of_all=float(top.sum()))
+            return top[:passed], ids[:passed]
+        # Sorting a whole vocabulary takes as long as a small model's step; the first few hundred nearly always do.
+        count, of_all = 256, float(probabilities.sum())
+        while True:
+            top, ids = probabilities.topk(min(count, size))
+            passed = self._passing(top, of_all)
+            if passed < len(top) or len(top) == size:
+                return top[:passed], ids[:passed]
+            count *= 8
+
+    def _passing(self, top: Tensor, of_all: float) -> int:
+        """How many of the sorted probabilities pass top-p and min-p; the first always does."""
+        passed = int((top >= self.sampling.min_p * top[0]).sum())
+        if self.sampling.top_p < 1:
+            before = top.cumsum(0) - top
+            passed = min(passed, int((before < self.sampling.top_p * of_all).sum()))
+        return max(1, passed)

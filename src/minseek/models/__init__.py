@@ -1,0 +1,20 @@
+"""Loading models and running their forward pass."""
+
+from minseek.models.blueprint import VERIFIED
+from minseek.models.formats import FORMATS, PLAIN, THINK, ThinkingFormat
+from minseek.models.load import ALIASES, alias_file, load
+from minseek.models.model import Model, Session, SessionStats
+
+__all__ = [
+    "ALIASES",
+    "FORMATS",
+    "PLAIN",
+    "THINK",
+    "VERIFIED",
+    "Model",
+    "Session",
+    "SessionStats",
+    "ThinkingFormat",
+    "alias_file",
+    "load",
+]

@@ -1,0 +1,141 @@
+"""The sizes and constants of a decoder of the Llama family: all that its weights do not say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from minseek.errors import InputError
+
+VERIFIED = {
+    "llama": "Llama, SmolLM2, DeepSeek-R1-Distill-Llama",
+    "qwen2": "Qwen2, Qwen2.5, QwQ, DeepSeek-R1-Distill-Qwen",
+    "qwen3": "Qwen3 (dense)",
+    "mistral": "Mistral",
+}
+"""Architectures whose logits are tested against the unmodified transformers model."""
+
+_REASONS = {
+    "gemma3_text": "it has a rotary embedding per layer type",
+    "gemma3": "it has a rotary embedding per layer type",
+    "gemma4": "it has a rotary embedding per layer type",
+    "smollm3": "some of its layers have no rotary embedding",
+    "phi3": "it rotates only a part of each head",
+    "qwen3_5": "it rotates only a part of each head and has linear-attention layers",
+    "deepseek_v3": "its latent attention stores other things than keys",
+}
+_STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Sizes and constants.
+
+    Attributes
+    ----------
+    architecture : str
+        A key of `VERIFIED`.
+    layers, query_heads, heads, head_dim : int
+        `heads` are key/value heads.
+    windows : list of int or None
+        For each layer: keys at most this many positions back (the token itself included) are attended to; None means
+        all.
+    eps, scale : float
+        Of the norms; of attention scores.
+    inv_freq : list of float
+        Rotary angle per position, [D/2], with scalings such as YaRN in it.
+    rotary_scaling : float
+        Factor on cosines and sines (YaRN's attention factor).
+    max_positions : int
+        The context length the model was made for.
+    end_ids : list of int
+        Tokens that end the model's turn, as transformers' generation takes them.
+    """
+
+    architecture: str
+    layers: int
+    query_heads: int
+    heads: int
+    head_dim: int
+    windows: list[int | None]
+    eps: float
+    scale: float
+    inv_freq: list[float]
+    rotary_scaling: float
+    max_positions: int
+    end_ids: list[int]
+
+    def write(self, file: Path) -> None:
+        """Keep it as JSON."""
+        file.write_text(json.dumps(asdict(self)))
+
+    @staticmethod
+    def read(file: Path) -> Blueprint:
+        """What `write` kept."""
+        return Blueprint(**json.loads(file.read_text()))
+
+
+def check_config(config: Any) -> None:
+    """Refuse, with the reason, an architecture that is not verified against the unmodified model.
+
+    Raises
+    ------
+    InputError
+        Before any weight is loaded.
+    """
+    kind = config.model_type
+    if kind not in VERIFIED:
+        reason = _REASONS.get(kind, "its attention has not been verified against the unmodified model")
+        raise InputError(f"the architecture {kind!r} is not supported: {reason}; supported are {', '.join(VERIFIED)}")
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope not in _STATIC_ROPE:
+        raise InputError(
+            f"rotary scaling {rope!r} is not supported: its angles depend on the length; "
+            f"supported are {', '.join(_STATIC_ROPE)}"
+        )
+    if (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) != 1.0:
+        raise InputError(f"this {kind} model is not supported: it rotates only a part of each head")
+    if config.hidden_act != "silu":
+        raise InputError(f"the activation {config.hidden_act!r} is not supported: only 'silu' is verified")
+
+
+def describe(model: Any) -> Blueprint:
+    """The blueprint of a loaded transformers model.
+
+    Raises
+    ------
+    InputError
+        If its architecture is not supported.
+    """
+    config = model.config
+    check_config(config)
+    attentions = [layer.self_attn for layer in model.model.layers]
+    if config.model_type == "mistral":
+        windows = [getattr(config, "sliding_window", None)] * len(attentions)
+    else:
+        windows = [getattr(attention, "sliding_window", None) for attention in attentions]
+    return Blueprint(
+        architecture=config.model_type,
+        layers=len(attentions),
+        query_heads=config.num_attention_heads,
+        heads=config.num_key_value_heads,
+        head_dim=attentions[0].head_dim,
+        windows=windows,
+        eps=config.rms_norm_eps,
+        scale=attentions[0].scaling,
+        inv_freq=model.model.rotary_emb.inv_freq.tolist(),
+        rotary_scaling=float(model.model.rotary_emb.attention_scaling),
+        max_positions=config.max_position_embeddings,
+        end_ids=_end_ids(model),
+    )
+
+
+def _end_ids(model: Any) -> list[int]:
+    found: set[int] = set()
+    for source in (model.generation_config, model.config):
+        ids = getattr(source, "eos_token_id", None)
+        if ids is not None:
+            found.update(ids if isinstance(ids, (list, tuple)) else [ids])
+    return sorted(found)

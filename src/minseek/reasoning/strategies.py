@@ -1,0 +1,128 @@
+"""What to do when a thought ends: which thoughts stay in the cache, and whether another one is induced."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, get_args
+
+from minseek.errors import InputError
+from minseek.reasoning.events import Thought
+
+Rule = Literal["shortest", "longest", "latest", "random"]
+Answer = Literal["direct", "final-thought"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which thought leaves the cache (the new one, a kept one, or none) and why."""
+
+    dropped: Thought | None
+    why: str
+
+
+class Strategy(Protocol):
+    """Anything with these members can steer a run."""
+
+    @property
+    def thoughts(self) -> int | None:
+        """Thoughts to induce after the first; None for as many as the limits allow."""
+
+    @property
+    def answer(self) -> Answer:
+        """*direct* closes thinking after the last thought; *final-thought* lets one more thought close by itself."""
+
+    def settle(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Verdict:
+        """Decide on a new induced thought, given the induced ones that are kept, oldest first."""
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Think once, as the model does by itself."""
+
+    thoughts: ClassVar[int] = 0
+    answer: ClassVar[Answer] = "direct"
+
+    def settle(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Verdict:
+        """Nothing is induced, so there is nothing to decide."""
+        raise AssertionError("Standard induces no thoughts")
+
+
+@dataclass(frozen=True)
+class BudgetForcing:
+    """Induce thoughts and keep them all (simplescaling/s1): the cache grows with the chain.
+
+    Parameters
+    ----------
+    thoughts : int or None
+        Thoughts to induce; None for as many as the limits allow.
+    """
+
+    thoughts: int | None = 1
+    answer: ClassVar[Answer] = "direct"
+
+    def __post_init__(self) -> None:
+        _check_count("thoughts", self.thoughts, least=0, none=True)
+
+    def settle(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Verdict:
+        """Keep it."""
+        return Verdict(None, "budget forcing keeps every thought")
+
+
+@dataclass(frozen=True)
+class MinSeek:
+    """Induce thoughts and keep only the shortest (arXiv 2601.09855): the cache stays as it was.
+
+    The paper keeps one thought, the shortest; other numbers and rules are for comparison.
+
+    Parameters
+    ----------
+    thoughts : int or None
+        Thoughts to induce; None for as many as the limits allow.
+    keep : int
+        Induced thoughts to keep.
+    rule : {"shortest", "longest", "latest", "random"}
+        Which ones: by number of tokens (on a tie the earlier one stays), the newest, or a uniform random choice.
+    answer : {"direct", "final-thought"}
+        Close thinking right after the last thought, or allow one more thought that closes by itself. The paper uses
+        the first for its 1.5B model and the second for its 7B model.
+    """
+
+    thoughts: int | None = 10
+    keep: int = 1
+    rule: Rule = "shortest"
+    answer: Answer = "direct"
+
+    def __post_init__(self) -> None:
+        _check_count("thoughts", self.thoughts, least=0, none=True)
+        _check_count("keep", self.keep, least=1)
+        for field, choices in (("rule", get_args(Rule)), ("answer", get_args(Answer))):
+            if getattr(self, field) not in choices:
+                raise InputError(f"unknown {field} {getattr(self, field)!r}: choose {', '.join(choices)}")
+
+    def settle(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Verdict:
+        """Keep the new thought if there is room or if the rule prefers it to a kept one, which then goes."""
+        if not new.finished:
+            return Verdict(new, "it was cut off")
+        if len(kept) < self.keep:
+            return Verdict(None, "there was room for it")
+        if self.rule == "latest":
+            return Verdict(kept[0], "it is the latest")
+        if self.rule == "random":  # after n thoughts each has been kept with probability keep / n (reservoir)
+            at = chance.randrange(new.index)
+            return Verdict(kept[at], "chosen at random") if at < self.keep else Verdict(new, "not chosen at random")
+        sign = 1 if self.rule == "shortest" else -1
+        worst = max(kept, key=lambda t: (sign * t.length, t.index))
+        if sign * new.length < sign * worst.length:
+            return Verdict(worst, f"{new.length} tokens against {worst.length} of thought {worst.index}")
+        return Verdict(new, f"{new.length} tokens, and {worst.length} of thought {worst.index} stay")
+
+
+def _check_count(name: str, value: int | None, *, least: int, none: bool = False) -> None:
+    if value is None and none:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer{' or None' if none else ''}, not {value!r}")
+    if value < least:
+        raise InputError(f"{name} must be {least} or more, not {value}")

@@ -1,0 +1,48 @@
+"""Sizes in bytes, read and written."""
+
+from __future__ import annotations
+
+import re
+
+from minseek.errors import InputError
+
+_UNITS = {"": 1, "B": 1} | {
+    prefix + ending: base**power
+    for ending, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate(("K", "M", "G", "T"), start=1)
+}
+_BY_LOWER_CASE = {name.lower(): size for name, size in _UNITS.items()}
+
+
+def parse_bytes(size: int | str) -> int:
+    """Read a size: an integer of bytes, or a string such as ``"192MB"`` (10^6) or ``"192MiB"`` (2^20).
+
+    Raises
+    ------
+    InputError
+        If the size is not of that form or not positive.
+    """
+    if isinstance(size, bool) or not isinstance(size, (int, str)):
+        raise TypeError(f"a size is an integer of bytes or a string such as '192MB', not {type(size).__name__}")
+    if isinstance(size, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
+        unit = _BY_LOWER_CASE.get(match[2].lower()) if match else None
+        if match is None or unit is None:
+            raise InputError(
+                f"cannot read the size {size!r}: write bytes, or a number with KB, MB, GB, KiB, MiB or GiB"
+            )
+        size = int(float(match[1]) * unit)
+    if size <= 0:
+        raise InputError(f"a size must be positive, not {size}")
+    return size
+
+
+def format_bytes(size: int) -> str:
+    """Write a size in decimal units with three digits, as ``"16.1 MB"``."""
+    value, unit = float(size), "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    digits = 0 if unit == "B" or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {unit}"
