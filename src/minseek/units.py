@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from minseek.errors import InputError
 
@@ -22,18 +23,19 @@ def parse_bytes(size: int | str) -> int:
     InputError
         If the size is not of that form or not positive.
     """
+    given = size
     if isinstance(size, bool) or not isinstance(size, (int, str)):
         raise TypeError(f"a size is an integer of bytes or a string such as '192MB', not {type(size).__name__}")
     if isinstance(size, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
+        match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)\s*", size)
         unit = _BY_LOWER_CASE.get(match[2].lower()) if match else None
         if match is None or unit is None:
             raise InputError(
                 f"cannot read the size {size!r}: write bytes, or a number with KB, MB, GB, KiB, MiB or GiB"
             )
-        size = int(float(match[1]) * unit)
+        size = int(Fraction(match[1]) * unit)
     if size <= 0:
-        raise InputError(f"a size must be positive, not {size}")
+        raise InputError(f"a size must be positive, not {given!r}")
     return size
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal, get_args
 
 import torch
@@ -31,6 +32,9 @@ class CacheShape:
 
 class CacheFullError(RuntimeError):
     """More tokens were appended than the cache may hold; the reasoning loop ends a thought before this happens."""
+
+
+_allocations = count()  # unique over all caches: whoever holds addresses can tell when they are stale
 
 
 class ThoughtCache:
@@ -74,7 +78,7 @@ class ThoughtCache:
         self.peak_length = 0
         self.peak_bytes = 0
         self.capacity = max_tokens or 0
-        self.generation = 0  # counts reallocations, so that whoever holds addresses knows when they are stale
+        self.allocation = next(_allocations)
         empty = torch.empty(shape.heads, self.capacity, shape.head_dim, dtype=shape.dtype, device=device)
         self.keys = [torch.empty_like(empty) for _ in range(shape.layers)]
         self.values = [torch.empty_like(empty) for _ in range(shape.layers)]
@@ -86,7 +90,7 @@ class ThoughtCache:
         """Bytes allocated now."""
         return sum(t.nbytes for t in (*self.keys, *self.values, *self.raw_keys))
 
-    def reserve(self, count: int) -> None:
+    def reserve(self, tokens: int) -> None:
         """Make room for that many further tokens.
 
         Raises
@@ -94,7 +98,7 @@ class ThoughtCache:
         CacheFullError
             If they do not fit into `max_tokens`.
         """
-        needed = self.length + count
+        needed = self.length + tokens
         if needed <= self.capacity:
             return
         if self.max_tokens is not None:
@@ -106,7 +110,7 @@ class ThoughtCache:
                 new[:, : self.length] = old[:, : self.length]
                 tensors[layer] = new  # frees the old one: only one layer is ever held twice
         self.capacity = after
-        self.generation += 1
+        self.allocation = next(_allocations)
         self._note_peak(extra=before * self.shape.token_bytes() // (2 * self.shape.layers))
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,9 +133,9 @@ class ThoughtCache:
             self.raw_keys[layer][:, start:stop] = keys
         return self.keys[layer][:, :stop], self.values[layer][:, :stop]
 
-    def advance(self, count: int) -> None:
+    def advance(self, tokens: int) -> None:
         """Count tokens that have been written in every layer."""
-        self.length += count
+        self.length += tokens
         self.peak_length = max(self.peak_length, self.length)
 
     def drop(self, start: int, stop: int) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from minseek.errors import InputError
 
+_COLDEST = 1e-30  # a colder division would overflow float32; this is greedy already
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -39,6 +41,18 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        for name, kinds in (
+            ("temperature", (int, float)),
+            ("top_p", (int, float)),
+            ("min_p", (int, float)),
+            ("top_k", int),
+            ("seed", int),
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("top_k", "seed"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise TypeError(f"{name} must be {'an integer' if kinds is int else 'a number'}, not {value!r}")
         for wrong, what in (
             (not (self.temperature >= 0 and math.isfinite(self.temperature)), "temperature must be 0 (greedy) or more"),
             (not 0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
@@ -73,9 +87,9 @@ class Sampler:
         return int(ids[drawn])
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens that pass the filters, most probable first: their probabilities (not normalised) and ids, [n] each."""
-        s = self.sampling
-        probabilities = torch.softmax(logits.float().cpu() / s.temperature, dim=-1)
+        """Tokens that pass the filters: their probabilities (not normalised) and ids, [n] each."""
+        s, logits = self.sampling, logits.float().cpu()
+        probabilities = torch.softmax((logits - logits.max()) / max(s.temperature, _COLDEST), dim=-1)
         size = probabilities.numel()
         if s.top_p == 1 and s.min_p == 0 and s.top_k is None:
             return probabilities, torch.arange(size)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 _INCOMPLETE = "\ufffd"  # what a tokenizer writes for bytes that do not (yet) form a character
-_LONGEST_CHARACTER = 4  # bytes, hence tokens, that one character can be spread over
+_WAITING = 3  # such marks at the end of a text may still become one character: it has at most 4 bytes
+_CONTEXT = 16
 
 
 class TextStream:
@@ -21,25 +22,39 @@ class TextStream:
 
     def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._ids = list(before[-_LONGEST_CHARACTER:])
-        self._known = len(self._ids)  # tokens whose text has been given out
+        self._given = ""  # text of the tokens at hand that has been given out
+        # Decoding starts where a character starts: within one, some tokenizers lose the whole run of bytes.
+        longest = min(len(before), _CONTEXT)
+        starts = (n for n in range(1, longest) if _INCOMPLETE not in decode(list(before[-n:])))
+        self._restart(list(before[len(before) - next(starts, longest) :]))
 
     def push(self, token: int) -> str:
         """The text that this token completes, perhaps none."""
         self._ids.append(token)
-        return self._take(force=len(self._ids) - self._known > _LONGEST_CHARACTER)
+        text = self._decode(self._ids)
+        if len(self._ids) - self._context > _WAITING and not text.startswith(self._given):
+            # invalid bytes, in a tokenizer where they spoil the characters that stand right before them
+            self._restart([], held=self._ids[self._context :])
+            text = self._decode(self._ids)
+        waiting = min(_WAITING, len(text) - len(text.rstrip(_INCOMPLETE)))
+        piece = self._give(text[: len(text) - waiting])
+        if not waiting:  # only the last tokens matter for what follows: decoding stays cheap however long the text
+            self._restart(self._ids[self._context :])
+        elif len(self._ids) > 2 * _CONTEXT:
+            self._restart([], held=self._ids[-_CONTEXT:])
+            self._given = self._decode(self._ids)[:-waiting]
+        return piece
 
     def flush(self) -> str:
         """What is left, complete or not."""
-        return self._take(force=True)
+        return self._give(self._decode(self._ids))
 
-    def _take(self, force: bool) -> str:
-        known = self._decode(self._ids[: self._known])
-        text = self._decode(self._ids)
-        if text.endswith(_INCOMPLETE) and not force:
+    def _restart(self, context: list[int], held: Sequence[int] = ()) -> None:
+        self._ids, self._context = [*context, *held], len(context)
+        self._given = self._decode(context) if context else ""
+
+    def _give(self, text: str) -> str:
+        if not text.startswith(self._given):
             return ""
-        # Only the last tokens matter for what follows: decoding stays cheap however long the text.
-        self._ids = self._ids[max(0, len(self._ids) - _LONGEST_CHARACTER) :]
-        piece = text[len(known) :]
-        self._known = len(self._ids)
+        piece, self._given = text[len(self._given) :], text
         return piece

@@ -132,14 +132,14 @@ class NativeStep:
         )
         self._scratch = torch.empty(library.scratch_floats(ctypes.byref(self._decoder)))
         self._addresses: tuple[object, ...] = ()
-        self._addressed: tuple[int, int] | None = None
+        self._allocation = -1
 
     def feed(self, token: int, cache: ThoughtCache, *, logits: bool) -> Tensor | None:
         """Append one token to the cache; its logits [vocabulary], float32, if they are wanted."""
         cache.reserve(1)
-        if self._addressed != (id(cache), cache.generation):
+        if self._allocation != cache.allocation:
             self._addresses = tuple(map(_addresses, (cache.keys, cache.values, cache.raw_keys)))
-            self._addressed = (id(cache), cache.generation)
+            self._allocation = cache.allocation
         cos, sin = cache.rotary.at(cache.length, 1)
         out = torch.empty(self._parts.vocabulary) if logits else None
         self._library.step(

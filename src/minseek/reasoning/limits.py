@@ -52,5 +52,7 @@ class Limits:
                 f"min_thought_tokens must not be more than max_thought_tokens, "
                 f"not {self.min_thought_tokens} and {self.max_thought_tokens}"
             )
+        if not isinstance(self.beyond_context, bool):
+            raise TypeError(f"beyond_context must be True or False, not {self.beyond_context!r}")
         if self.kv_budget is not None:
             parse_bytes(self.kv_budget)

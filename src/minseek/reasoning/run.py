@@ -58,6 +58,8 @@ class Run:
         self._closing = model.encode(form.closing)
         self._word = form.induce if induce is None else induce
         self._word_ids = model.encode(self._word)
+        if not self._word_ids:
+            raise InputError(f"the text that induces a thought must not be empty, and {self._word!r} has no tokens")
         self._closing_ids = _ids_that_close(model, form) if limits.min_thought_tokens else []
         self.room = Room.measure(model, len(self.prompt), len(self._closing), limits, keys)
         self._keys = keys

@@ -1,0 +1,109 @@
+"""Thinking with the unmodified transformers model: slow, plain, and written apart from what it checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+
+class ReferenceSession:
+    """Feeds transformers' own forward pass; dropped spans are cut out of its cache and the rest turned in float64."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.cache, self.length = model, DynamicCache(), 0
+
+    def feed(self, tokens: Sequence[int]) -> torch.Tensor:
+        self.length += len(tokens)
+        return self.model(torch.tensor([list(tokens)]), past_key_values=self.cache).logits[0, -1]
+
+    def drop(self, start: int, stop: int) -> None:
+        inv_freq = self.model.model.rotary_emb.inv_freq.double()
+        for layer in self.cache.layers:
+            keys = layer.keys[:, :, stop:].double()
+            turned = torch.complex(*keys.chunk(2, dim=-1)) * torch.polar(
+                torch.ones_like(inv_freq), (start - stop) * inv_freq
+            )
+            moved = torch.cat((turned.real, turned.imag), dim=-1).to(layer.keys.dtype)
+            layer.keys = torch.cat((layer.keys[:, :, :start], moved), dim=2)
+            layer.values = torch.cat((layer.values[:, :, :start], layer.values[:, :, stop:]), dim=2)
+        self.length -= stop - start
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question in tokens, and the tokens that matter."""
+
+    prompt: list[int]
+    word: list[int]
+    close: list[int]
+    stop: set[int]  # what ends a thought
+    end: set[int]  # what ends the answer
+    answer: int  # its longest
+
+
+class EndlessError(Exception):
+    """A random model went on without closing."""
+
+
+def min_seek(model: Any, task: Task, thoughts: int) -> tuple[list[list[int]], list[int]]:
+    """The method page's pseudocode: all thoughts, and the answer's tokens."""
+    session = ReferenceSession(model)
+
+    def decode(fed: Sequence[int], stop: set[int], limit: int) -> list[int]:
+        logits, tokens = session.feed(fed), []
+        while len(tokens) < limit:
+            token = int(logits.argmax())
+            if token in stop:
+                break
+            tokens.append(token)
+            logits = session.feed([token])
+        return tokens
+
+    all_thoughts = [finite(decode(task.prompt, task.stop, LIMIT))]
+    base, kept = session.length, 0
+    for _ in range(thoughts):
+        thought = task.word + finite(decode(task.word, task.stop, LIMIT))
+        all_thoughts.append(thought)
+        if kept == 0 or len(thought) < kept:
+            session.drop(base, base + kept)
+            kept = len(thought)
+        else:
+            session.drop(base + kept, session.length)
+    return all_thoughts, decode(task.close, task.end, task.answer)
+
+
+def budget_forcing(model: Any, task: Task, thoughts: int) -> tuple[list[list[int]], list[int]]:
+    """Budget forcing by text alone: every generation begins anew with the whole chain."""
+    chain, all_thoughts = list(task.prompt), []
+    for index in range(thoughts + 1):
+        opening = task.word if index else []
+        thought = opening + finite(generate(model, chain + opening, task.stop, LIMIT))
+        all_thoughts.append(thought)
+        chain += thought
+    return all_thoughts, generate(model, chain + task.close, task.end, task.answer)
+
+
+LIMIT = 60
+
+
+def finite(tokens: list[int]) -> list[int]:
+    if len(tokens) >= LIMIT:
+        raise EndlessError
+    return tokens
+
+
+def generate(model: Any, tokens: list[int], stop: set[int], limit: int) -> list[int]:
+    """transformers' own greedy generation: the new tokens, the stop token left out."""
+    out = model.generate(
+        torch.tensor([tokens]),
+        attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=limit,
+        eos_token_id=sorted(stop),
+        pad_token_id=min(stop),
+    )[0, len(tokens) :].tolist()
+    return out[:-1] if out and out[-1] in stop else out

@@ -1,0 +1,98 @@
+"""Logits of our forward pass against the unmodified transformers model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import VARIANTS, make_reference, save
+
+import minseek
+from minseek.models import decoder as decoder_module
+from minseek.models.decoder import attend
+
+
+def load(folder: Path, device: str, step: str, monkeypatch: pytest.MonkeyPatch) -> minseek.Model:
+    monkeypatch.setenv("MINSEEK_NATIVE", "1" if step == "C" else "0")
+    model = minseek.load(str(folder), device=device, dtype="float32")
+    assert model.step_kind == ("C" if step == "C" and device == "cpu" else "PyTorch")
+    return model
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_equal_transformers(
+    variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_module, "_CHUNK", 19)  # a prompt of several chunks
+    model = load(save(tmp_path, variant), device, step, monkeypatch)
+    reference = make_reference(variant)
+    ids = torch.randint(0, 256, (70,), generator=torch.Generator().manual_seed(1)).tolist()
+    wanted = reference(torch.tensor([ids])).logits[0]
+    session = model.session()
+    torch.testing.assert_close(session.feed(ids[:50]).cpu(), wanted[49], atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(session.feed(ids[50:53]).cpu(), wanted[52], atol=2e-4, rtol=2e-4)
+    for at in range(53, 70):
+        torch.testing.assert_close(session.feed([ids[at]]).cpu(), wanted[at], atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+def test_bfloat16_is_as_close_to_float32_as_transformers_bfloat16(
+    step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, "qwen3")
+    monkeypatch.setenv("MINSEEK_NATIVE", "1" if step == "C" else "0")
+    model = minseek.load(str(tmp_path), device=device, dtype="bfloat16")
+    reference = make_reference("qwen3")
+    ids = torch.randint(0, 256, (60,), generator=torch.Generator().manual_seed(1)).tolist()
+    # Weights rounded once, then computed exactly, are what any bfloat16 run approximates.
+    rounded = reference.to(torch.bfloat16)
+    theirs = rounded(torch.tensor([ids])).logits[0].float()
+    exact = rounded.float()(torch.tensor([ids])).logits[0]
+    session = model.session()
+    ours = [session.feed(ids[:1])] + [session.feed([token]) for token in ids[1:]]
+    errors = (torch.stack(ours).cpu() - exact).pow(2).mean().sqrt()
+    assert errors <= 1.25 * (theirs - exact).pow(2).mean().sqrt()
+
+
+def test_the_same_tokens_in_other_chunks_give_the_same_logits(tiny: minseek.Model) -> None:
+    ids = list(range(40, 80))
+    whole = tiny.session().feed(ids)
+    session = tiny.session()
+    for token in ids:
+        logits = session.feed([token])
+    torch.testing.assert_close(logits, whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_the_number_of_threads_changes_nothing_but_rounding(tiny: minseek.Model, threads: int) -> None:
+    from minseek.models.native import NativeStep, native_status
+
+    library = native_status(torch.float32).library
+    assert library is not None
+    session = tiny.session()
+    wanted = [session.feed([token]) for token in range(40, 80)]
+    step, cache = NativeStep(library, tiny.parts, threads), tiny.session()._cache
+    got = [step.feed(token, cache, logits=True) for token in range(40, 80)]
+    torch.testing.assert_close(torch.stack(got), torch.stack(wanted), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 64])
+@pytest.mark.parametrize(("count", "total"), [(1, 1), (1, 9), (4, 4), (4, 9), (9, 9)])
+def test_attention_equals_its_definition(count: int, total: int, window: int | None) -> None:
+    torch.manual_seed(0)
+    q, keys, values = torch.randn(6, count, 16), torch.randn(2, total, 16), torch.randn(2, total, 16)
+    wanted = torch.zeros_like(q)
+    for head in range(6):
+        for row in range(count):
+            at = total - count + row
+            first = 0 if window is None else max(0, at + 1 - window)
+            scores = keys[head // 3, first : at + 1] @ q[head, row] / 4
+            wanted[head, row] = scores.softmax(0) @ values[head // 3, first : at + 1]
+    torch.testing.assert_close(attend(q, keys, values, scale=0.25, window=window), wanted)
+
+
+def test_feeding_nothing_is_an_error(tiny: minseek.Model) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        tiny.session().feed([])

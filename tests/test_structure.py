@@ -1,0 +1,51 @@
+"""The rooms of the code and the arrows between them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minseek
+
+ROOT = Path(minseek.__file__).parent
+# A room may import those after it; errors and units are everybody's.
+ROOMS = ("cli", "reasoning", "models", "cache", "decode")
+SHARED = {"errors", "units", "__version__", "InputError", "MinseekWarning"}
+LEAVES = ("cache", "decode")  # these two do not know each other
+
+
+def imported_rooms(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "minseek":
+            names = [node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names]
+            found.update(names)
+        elif isinstance(node, ast.Import):
+            found.update(a.name.split(".")[1] for a in node.names if a.name.startswith("minseek."))
+    return found - SHARED
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_arrows_only_point_down(room: str) -> None:
+    allowed = {room, *ROOMS[ROOMS.index(room) + 1 :]} - ({*LEAVES} - {room} if room in LEAVES else set())
+    for file in (ROOT / room).glob("*.py"):
+        assert imported_rooms(file) <= allowed, file
+
+
+def test_importing_minseek_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'rich', 'numpy', 'gguf'}"
+    code = f"import sys, minseek, minseek.cli; sys.exit(str({heavy} & set(sys.modules)) if {heavy} & set(sys.modules) else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in minseek.__all__:
+        assert getattr(minseek, name).__doc__, name
+    assert set(minseek.__all__) >= set(minseek._HOMES)
+    with pytest.raises(AttributeError, match="no attribute 'think_harder'"):
+        minseek.think_harder  # noqa: B018
