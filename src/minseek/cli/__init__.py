@@ -30,12 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         own = commands.add_parser(command.name, help=command.help, description=command.help)
         command.add_arguments(own)
         own.set_defaults(run=command.run)
-    args = parser.parse_args(argv)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", MinseekWarning)
     try:
-        return int(args.run(args))
+        try:
+            args = parser.parse_args(argv)
+            return int(args.run(args))
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone can be dealt with
     except InputError as error:
         print(f"minseek: {error}", file=sys.stderr)
         return 2
@@ -43,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("minseek: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # whoever read the output has gone, as in `minseek … | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 1
+    except OSError as error:  # a full disk, a closed output
+        print(f"minseek: {error.strerror or error}", file=sys.stderr)
         return 1
 
 

@@ -20,7 +20,7 @@ class EnvCommand:
         import torch
         import transformers
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
 
         from minseek import __version__
         from minseek.models.hardware import place
@@ -28,7 +28,7 @@ class EnvCommand:
         from minseek.models.storage import cache_folder
 
         placement = place()
-        table = Table("what", "is", "because", show_edge=False)
+        table = Table("what", Column("is", overflow="fold"), Column("because", overflow="fold"), show_edge=False)
         table.add_row("minseek", __version__, "")
         table.add_row("Python", platform.python_version(), platform.platform())
         table.add_row("torch", torch.__version__, f"{torch.get_num_threads()} threads")

@@ -17,12 +17,12 @@ class ModelsCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Print three tables."""
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
 
         from minseek.models import ALIASES, FORMATS, VERIFIED, alias_file
 
         console = Console()
-        names = Table("name", "model", "where", title="Models by name", title_justify="left")
+        names = Table("name", "model", Column("where", overflow="fold"), title="Models by name", title_justify="left")
         for alias, (what, install) in ALIASES.items():
             names.add_row(alias, what, str(alias_file(alias) or f"not installed: {install}"))
         console.print(names)

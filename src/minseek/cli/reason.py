@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from minseek.cli.view import ReasoningView
+from minseek.cli.view import ReasoningView, loading
 from minseek.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ class ReasonCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Answer the question."""
-        question = sys.stdin.read() if args.question == "-" else args.question
-        if not question.strip():
-            raise InputError("the question is empty: write one, or '-' to read it from standard input")
+        question = read_question(args.question)
         check_flags(args)
         began = time.perf_counter()
         from minseek.decode import Sampling
@@ -97,7 +95,8 @@ class ReasonCommand:
             **_given(args, "max_tokens", "thinking_budget", "answer_tokens", "kv_budget"),
             **_given(args, "min_thought_tokens", "max_thought_tokens", "beyond_context"),
         )
-        model = load(args.model, device=args.device, dtype=args.dtype, thinking=args.format)
+        with loading(args.model):
+            model = load(args.model, device=args.device, dtype=args.dtype, thinking=args.format)
         run = Run(
             model,
             question,
@@ -111,7 +110,7 @@ class ReasonCommand:
         if args.plan:
             from minseek.cli.plan import show_plan
 
-            show_plan(run)
+            show_plan(run, as_json=args.json)
             return 0
         view = ReasoningView(run, hide=args.hide_reasoning, silent=args.json, load_seconds=time.perf_counter() - began)
         complete = view.follow(run.events())
@@ -122,6 +121,25 @@ class ReasonCommand:
         if args.usage:
             view.show_usage()
         return 0 if complete else 130
+
+
+def read_question(argument: str) -> str:
+    """The question, from standard input if the argument is '-'."""
+    question = argument
+    if argument == "-":
+        if sys.stdin is None:
+            raise InputError("the question '-' is read from standard input, and that is closed")
+        try:
+            question = sys.stdin.read().strip("\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"standard input is not {error.encoding} text: byte {error.start} is wrong") from None
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the question is not UTF-8 text: {question[:40]!a}") from None
+    if not question.strip():
+        raise InputError(f"the question is empty, {question!r}: write one, or '-' to read it from standard input")
+    return question
 
 
 def check_flags(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,20 @@ if TYPE_CHECKING:
 
     from minseek.reasoning import Event, Result, ThoughtEnded
     from minseek.reasoning.run import Run
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """A moving line on a terminal while a model is loaded, or converted at first use."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with (
+        console.status(f"loading {name}; a GGUF file is converted at first use")
+        if console.is_terminal
+        else nullcontext()
+    ):
+        yield
 
 
 class ReasoningView:

@@ -13,6 +13,7 @@ from minseek.models.native import NativeStep, native_status
 from minseek.models.parts import DecoderParts, LayerParts
 
 _CHUNK = 512  # tokens of a prompt read at once: bounds the memory of activations
+_BYTES_PER_THREAD = 4 * 2**20  # of weights: with less to read, threads cost more in meeting than they save
 _FEW = 4  # up to so many tokens, single steps in C beat one pass in PyTorch
 
 
@@ -32,7 +33,8 @@ class Decoder:
         if device.type == "cpu":
             status = native_status(parts.shape.dtype)
             if status.library is not None:
-                self._step = NativeStep(status.library, parts, torch.get_num_threads())
+                threads = min(torch.get_num_threads(), 1 + parts.weight_bytes // _BYTES_PER_THREAD)
+                self._step = NativeStep(status.library, parts, threads)
                 self.step_kind = "C"
 
     @torch.no_grad()

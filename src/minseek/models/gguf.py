@@ -7,8 +7,6 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from minseek.errors import InputError, MinseekWarning
 from minseek.models.blueprint import check_config, describe
 from minseek.models.storage import cache_folder
+from minseek.models.transformers_quirks import quiet, readable_errors
 from minseek.units import format_bytes
 
 BLUEPRINT = "minseek.json"
@@ -41,12 +40,10 @@ def dense_folder(file: Path, dtype: torch.dtype) -> Path:
     folder = cache_folder() / "dense" / f"{file.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     kind = str(dtype).removeprefix("torch.")
     if not folder.is_dir():
-        warnings.warn(
-            f"converting {file.name} to {kind} in {folder}: once, about half a minute for each 100 MB",
-            MinseekWarning,
-            stacklevel=3,
-        )
         _convert(file, dtype, folder)
+        warnings.warn(
+            f"{file.name} was converted to {kind}, once, and is kept in {folder}", MinseekWarning, stacklevel=3
+        )
     size = sum(part.stat().st_size for part in folder.glob("*.safetensors"))
     warnings.warn(
         f"{file.name}: {format_bytes(status.st_size)} of packed weights take {format_bytes(size)} of memory as {kind}",
@@ -56,37 +53,17 @@ def dense_folder(file: Path, dtype: torch.dtype) -> Path:
     return folder
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' progress bars."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _convert(file: Path, dtype: torch.dtype, folder: Path) -> None:
     """Write the dense model into a temporary folder and put it in place whole."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    try:
-        with quiet():
-            check_config(AutoConfig.from_pretrained(**place))
-            tokenizer = AutoTokenizer.from_pretrained(**place)
-            model = AutoModelForCausalLM.from_pretrained(
-                **place, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
-            )
-    except InputError:
-        raise
-    except Exception as error:  # the reader raises whatever a broken file leads it to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{file} could not be read as a GGUF model: {reason}") from error
+    with readable_errors(f"{file} could not be read as a GGUF model"), quiet():
+        check_config(AutoConfig.from_pretrained(**place))
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        model = AutoModelForCausalLM.from_pretrained(
+            **place, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent))
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,13 +55,20 @@ def _device(device: str) -> tuple[torch.device, str]:
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device()), f"{torch.cuda.get_device_name()} is there"
         return torch.device("cpu"), "no CUDA device is there"
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise InputError(f"device {device!r} cannot be used: {reason}; choose auto, cpu or cuda") from None
-    return chosen, "asked for"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f"the device {device!r} is not supported: choose auto, cpu or cuda")
+    if device != "cpu":
+        count, index = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
+        if index >= count:
+            raise InputError(f"the device {device!r} is not there: torch sees {count} CUDA devices; choose auto or cpu")
+    return torch.device(device), "asked for"
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Bytes of memory that the device has in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _fast_dtype(device: torch.device) -> tuple[torch.dtype, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 from minseek.errors import InputError
 from minseek.models.blueprint import Blueprint, check_config, describe
 from minseek.models.formats import ThinkingFormat
-from minseek.models.gguf import BLUEPRINT, dense_folder, quiet
+from minseek.models.gguf import BLUEPRINT, dense_folder
 from minseek.models.hardware import Placement, place
 from minseek.models.model import Model
 from minseek.models.parts import DecoderParts, take_parts
+from minseek.models.transformers_quirks import quiet, readable_errors
 
 ALIASES = {
     "smollm2": (
@@ -70,6 +70,10 @@ def alias_file(name: str) -> Path | None:
 
 def _locate(name: str) -> Path:
     """A directory, a file, or a Hub id in the shape of a path."""
+    if not name.strip():
+        raise InputError(
+            f"the model's name is empty, {name!r}: give an alias ({', '.join(ALIASES)}), a path or a Hub id"
+        )
     if name in ALIASES:
         file = alias_file(name)
         if file is None:
@@ -96,17 +100,19 @@ def _read(name: str, source: Path, placement: Placement) -> tuple[DecoderParts, 
     """A directory or Hub id, through transformers; tensors are shared with its model, which is not kept."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        config = AutoConfig.from_pretrained(source.as_posix())
+    place, local = source.as_posix(), source.exists()  # a download shows its progress
+    with readable_errors(f"the model {name!r} could not be loaded"), quiet(bars=not local):
+        config = AutoConfig.from_pretrained(place)
         check_config(config)
-        tokenizer = AutoTokenizer.from_pretrained(source.as_posix())
-        with quiet() if source.exists() else nullcontext():  # a download shows its progress
-            model = AutoModelForCausalLM.from_pretrained(source.as_posix(), config=config, dtype=placement.dtype)
-    except InputError:
-        raise
-    except Exception as error:  # many layers, many exceptions; the user needs the first line of any of them
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the model {name!r} could not be loaded: {reason}") from error
+        tokenizer = AutoTokenizer.from_pretrained(place)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            place, config=config, dtype=placement.dtype, output_loading_info=True
+        )
+    missing = sorted(found["missing_keys"])
+    if missing:  # transformers has filled them with random numbers
+        raise InputError(
+            f"the model {name!r} is incomplete: its files lack {len(missing)} tensors, the first is {missing[0]!r}"
+        )
     model.to(placement.device)
     return take_parts(describe(model), model.state_dict()), tokenizer
 

@@ -7,9 +7,16 @@
  */
 #include <math.h>
 #include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #define LANES 16
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -123,6 +130,46 @@ static void rows(const weight *w, const weight *bias, const float *x, int n, int
     }
 }
 
+/* All threads wait for each other. OpenMP's own barrier spins for milliseconds, which on a machine with other work is
+ * spent waiting for a thread that has no processor: here a thread soon sleeps. */
+typedef struct {
+    atomic_int arrived, round, asleep;
+} meeting;
+#define SPINS 2000
+
+static inline void pause_a_little(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+static void meet(meeting *m, int threads) {
+    int round = atomic_load(&m->round);
+    if (atomic_fetch_add(&m->arrived, 1) == threads - 1) {
+        atomic_store(&m->arrived, 0);
+        atomic_fetch_add(&m->round, 1);
+#ifdef __linux__
+        if (atomic_load(&m->asleep)) syscall(SYS_futex, &m->round, FUTEX_WAKE_PRIVATE, threads, NULL, NULL, 0);
+#endif
+        return;
+    }
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load_explicit(&m->round, memory_order_acquire) != round) return;
+        pause_a_little();
+    }
+    atomic_fetch_add(&m->asleep, 1);
+    while (atomic_load(&m->round) == round) {
+#ifdef __linux__
+        syscall(SYS_futex, &m->round, FUTEX_WAIT_PRIVATE, round, NULL, NULL, 0);
+#else
+        sched_yield();
+#endif
+    }
+    atomic_fetch_sub(&m->asleep, 1);
+}
+
 /* The part of a range that thread t of n does, in multiples of 4. */
 static inline int share(int size, int t, int n) {
     int64_t units = (size + 3) / 4;
@@ -232,6 +279,7 @@ void step(const decoder *m, int32_t token, int32_t length, int32_t capacity, wei
     const int longest = hidden > width ? hidden : width;
     float *x = scratch, *qkv = x + hidden, *act = qkv + width + 2 * kv, *parts = act + inner;
     float *own = parts + (size_t)m->threads * heads * (2 + dim);
+    meeting together = {0};
     for (int i = 0; i < hidden; i++) x[i] = widen(m->embedding[(size_t)token * hidden + i]);
 
 #pragma omp parallel num_threads(m->threads)
@@ -245,7 +293,7 @@ void step(const decoder *m, int32_t token, int32_t length, int32_t capacity, wei
             rows(w->q, w->q_bias, y, hidden, share(width, t, n), share(width, t + 1, n), 0, qkv);
             rows(w->k, w->k_bias, y, hidden, share(kv, t, n), share(kv, t + 1, n), 0, qkv + width);
             rows(w->v, w->v_bias, y, hidden, share(kv, t, n), share(kv, t + 1, n), 0, qkv + width + kv);
-#pragma omp barrier
+            meet(&together, n);
             for (int h = 0; h < heads; h++) {
                 float *one = q + h * dim;
                 memcpy(one, qkv + h * dim, sizeof(float) * dim);
@@ -271,7 +319,7 @@ void step(const decoder *m, int32_t token, int32_t length, int32_t capacity, wei
                 attend(q + h * group * dim, keys[l] + at, values[l] + at, first, last, group, dim,
                        part + (size_t)h * group * (2 + dim));
             }
-#pragma omp barrier
+            meet(&together, n);
             for (int h = 0; h < heads; h++) {
                 float top = -INFINITY, total = 0;
                 for (int i = 0; i < n; i++) {
@@ -288,7 +336,7 @@ void step(const decoder *m, int32_t token, int32_t length, int32_t capacity, wei
                 for (int d = 0; d < dim; d++) one[d] /= total;
             }
             rows(w->o, w->o_bias, y, width, share(hidden, t, n), share(hidden, t + 1, n), 1, x);
-#pragma omp barrier
+            meet(&together, n);
             rms_norm(x, w->norm2, m->eps, hidden, y);
             int from = share(inner, t, n), to = share(inner, t + 1, n);
             for (int r = from; r < to; r++) {
@@ -296,9 +344,9 @@ void step(const decoder *m, int32_t token, int32_t length, int32_t capacity, wei
                 float u = dot(w->up + (size_t)r * hidden, y, hidden) + (w->up_bias ? widen(w->up_bias[r]) : 0.0f);
                 act[r] = u * g / (1.0f + expf(-g));
             }
-#pragma omp barrier
+            meet(&together, n);
             rows(w->down, w->down_bias, act, inner, share(hidden, t, n), share(hidden, t + 1, n), 1, x);
-#pragma omp barrier
+            meet(&together, n);
         }
         if (logits) {
             rms_norm(x, m->norm, m->eps, hidden, y);

@@ -8,6 +8,7 @@ from typing import Literal
 from minseek.cache import KeyStorage
 from minseek.errors import InputError
 from minseek.models import Model
+from minseek.models.hardware import memory_bytes
 from minseek.reasoning.limits import Limits
 from minseek.units import format_bytes, parse_bytes
 
@@ -61,9 +62,15 @@ class Room:
         if budget is not None and affordable is not None and needed > affordable:
             raise InputError(
                 f"the KV budget of {budget:,} bytes holds {affordable} tokens of {token_bytes:,} bytes, and prompt, "
-                f"thinking and answer need at least {needed}: give {format_bytes(needed * token_bytes)} or more"
+                f"thinking and answer need at least {needed}: give {needed * token_bytes}B or more"
             )
         total = min((n for n in (context, affordable) if n is not None), default=None)
+        installed = memory_bytes(model.placement.device)
+        if budget is not None and total is not None and total * token_bytes > installed:
+            raise InputError(
+                f"the KV budget of {format_bytes(budget)} would be allocated at once, and the device has "
+                f"{format_bytes(installed)} of memory: give less"
+            )
         by_budget = affordable is not None and total == affordable
         reserve = None
         if total is not None:

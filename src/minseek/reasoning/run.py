@@ -50,7 +50,8 @@ class Run:
         self.model, self.strategy, self.limits = model, strategy, limits
         form = self.form = model.thinking
         text = render_prompt(model.tokenizer, question, system)
-        self._opened = not form.open or is_open(text, form)
+        behind = text.rpartition(question.strip())[2]  # what the template wrote, not what the user did
+        self._opened = not form.open or is_open(behind, form)
         if not self._opened and strategy.thoughts != 0:
             text += form.open  # whoever wants thoughts wants thinking: as s1 does, the tag is put there
             self._opened = True
@@ -152,14 +153,16 @@ class Run:
             final = yield from self._thought(len(self.thoughts))
             self.kept.append(final)
             yield self._ended(final, "the final thought closes by itself")
+        if not self.thoughts[-1].finished:
+            self._ended_by = self.thoughts[-1].ended_by
 
     def _may_induce(self) -> bool:
         """Whether the limits allow another thought; if not, why thinking ended is noted."""
         last, count = self.thoughts[-1], len(self._word_ids)
         budget = self.limits.thinking_budget
         if not last.finished:
-            self._ended_by = last.ended_by
-        elif self._thinking_tokens >= self.limits.max_tokens:
+            return False
+        if self._thinking_tokens >= self.limits.max_tokens:
             self._ended_by = "max-tokens"
         elif budget is not None and self._thinking_tokens + count >= budget:
             self._ended_by = "thinking-budget"
@@ -237,6 +240,8 @@ class Run:
         """The answer's text, tokens and why it ended; `carried` tokens of it have been read already."""
         stream = self._text_stream(before=len(carried))
         parts = [self._behind_tag if self._sampled_tag else ""]
+        if parts[0]:
+            yield AnswerToken(None, parts[0], self._session.length)
         count = 0
         for token in carried:
             parts.append(stream.push(token))

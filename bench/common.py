@@ -1,0 +1,79 @@
+"""What every benchmark needs: the machine in words, its bandwidth, a table, a JSON file."""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """Hardware and versions."""
+    import torch
+
+    name = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    packages = {package: version(package) for package in ("minseek", "torch", "transformers")}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": name,
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        **packages,
+    }
+
+
+def bandwidth(seconds: float = 1.0) -> float:
+    """Bytes per second at which all threads together read a buffer larger than the caches (the best of many passes)."""
+    import torch
+
+    from minseek.models.native import native_status
+
+    library = native_status(torch.float32).library
+    assert library is not None, "the bandwidth is read by the C library, which could not be built"
+    buffer = torch.zeros(2**27)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        address, threads = ctypes.c_void_p(buffer.data_ptr()), torch.get_num_threads()
+        library.read_all(address, ctypes.c_int64(buffer.numel()), ctypes.c_int32(threads))
+        best = min(best, time.perf_counter() - began)
+    return buffer.nbytes / best
+
+
+def median_seconds(action: Callable[[], object], times: int) -> float:
+    """Median over that many calls, after one that is not counted."""
+    action()
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table under a title."""
+    lines = [f"\n{title}\n", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def write(name: str, figures: dict[str, Any]) -> None:
+    """Keep the figures with the machine they were measured on."""
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{name}.json"
+    file.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
+    print(f"\nwritten to {file}")
