@@ -42,14 +42,17 @@ class Clock(BaseStreamer):
         pass
 
 
-def induced(model: minseek.Model, strategy: Any, **limits: Any) -> tuple[minseek.Result, dict[int, list[float]]]:
+def induced(
+    model: minseek.Model, strategy: Any, keys: Any = "re-rotated", **limits: Any
+) -> tuple[minseek.Result, dict[int, list[float]]]:
     """A run with thoughts of one length; per thought the seconds of each token."""
     bounds = minseek.Limits(
         min_thought_tokens=LENGTH, max_thought_tokens=LENGTH, answer_tokens=32, max_tokens=10**6, **limits
     )
     seconds: dict[int, list[float]] = {}
     last, result = time.perf_counter(), None
-    for event in minseek.stream(model, QUESTION, strategy=strategy, sampling=minseek.Sampling(seed=0), limits=bounds):
+    sampling = minseek.Sampling(seed=0)
+    for event in minseek.stream(model, QUESTION, strategy=strategy, sampling=sampling, limits=bounds, keys=keys):
         now = time.perf_counter()
         if isinstance(event, minseek.ThoughtToken) and event.token is not None:
             seconds.setdefault(event.index, []).append(now - last)
@@ -246,6 +249,19 @@ def main() -> None:
                     f"{long['kv_tokens_bound']} tokens",
                 )
             ],
+        )
+    )
+
+    rows = []
+    for keys in ("re-rotated", "unrotated", "re-rotated", "unrotated"):
+        stats = induced(model, minseek.MinSeek(3 if quick else 10), keys)[0].stats
+        rows.append({"keys": keys, "tokens_per_second": stats.tokens_per_second, "kv_bytes_peak": stats.kv_bytes_peak})
+    figures["keys"] = rows
+    print(
+        table(
+            "How keys are stored, in turns",
+            ("keys", "tok/s", "peak cache"),
+            [(r["keys"], f"{r['tokens_per_second']:.1f}", f"{r['kv_bytes_peak'] / 1e6:.1f} MB") for r in rows],
         )
     )
 

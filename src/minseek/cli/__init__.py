@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = parser.parse_args(argv)
             return int(args.run(args))
         finally:
-            sys.stdout.flush()  # here, where a reader that has gone can be dealt with
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a reader that has gone can be dealt with
     except InputError as error:
         print(f"minseek: {error}", file=sys.stderr)
         return 2

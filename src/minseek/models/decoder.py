@@ -12,7 +12,7 @@ from minseek.cache import ThoughtCache, rotate
 from minseek.models.native import NativeStep, native_status
 from minseek.models.parts import DecoderParts, LayerParts
 
-_CHUNK = 512  # tokens of a prompt read at once: bounds the memory of activations
+_CHUNK = 2048  # tokens of a prompt read at once: bounds the memory of activations
 _BYTES_PER_THREAD = 4 * 2**20  # of weights: with less to read, threads cost more in meeting than they save
 _FEW = 4  # up to so many tokens, single steps in C beat one pass in PyTorch
 
