@@ -13,10 +13,7 @@ QUESTION ?= A train leaves at 9:40 and arrives at 13:05. How long is the journey
 demo: .venv/ready ## answer a question on SmolLM2 with 10 induced thoughts; the cache stays flat
 	$(BIN)/minseek reason "$(QUESTION)" -m smollm2 --thoughts 10 --max-thought-tokens 120 --answer-tokens 120 --temperature 0.6 --seed 0 -u
 
-test: .venv/ready ## lint, types and tests
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
-	$(BIN)/mypy
+test: lint ## lint, types and tests
 	$(BIN)/python -m pytest
 
 lint: .venv/ready

@@ -18,7 +18,7 @@ STORAGES: tuple[KeyStorage, ...] = ("re-rotated", "unrotated")
 
 
 def make_cache(storage: KeyStorage, dtype: torch.dtype = torch.float32, **options: int) -> ThoughtCache:
-    return ThoughtCache(CacheShape(LAYERS, HEADS, DIM, dtype), Rotary(INV_FREQ, 1.3), storage=storage, **options)
+    return ThoughtCache(CacheShape(LAYERS, HEADS, DIM, dtype), Rotary(INV_FREQ, 1.3), key_storage=storage, **options)
 
 
 def fill(cache: ThoughtCache, count: int, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
@@ -49,7 +49,7 @@ def held(cache: ThoughtCache) -> tuple[Tensor, Tensor]:
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_any_appends_and_drops_leave_what_a_list_would(storage: KeyStorage, data: st.DataObject) -> None:
-    cache, tokens = make_cache(storage, block=data.draw(st.integers(1, 9))), []
+    cache, tokens = make_cache(storage, grow_by=data.draw(st.integers(1, 9))), []
     generator = torch.Generator().manual_seed(0)
     for _ in range(data.draw(st.integers(1, 8))):
         tokens += fill(cache, data.draw(st.integers(1, 12)), generator)
@@ -111,7 +111,7 @@ def test_after_a_thousand_kept_thoughts_both_storages_are_a_rounding_apart(dtype
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_dropped_memory_is_used_again(storage: KeyStorage) -> None:
-    cache, generator = make_cache(storage, block=16), torch.Generator().manual_seed(0)
+    cache, generator = make_cache(storage, grow_by=16), torch.Generator().manual_seed(0)
     fill(cache, 20, generator)
     fill(cache, 40, generator)
     bytes_before, addresses = cache.nbytes, [k.data_ptr() for k in cache.keys]
@@ -123,8 +123,8 @@ def test_dropped_memory_is_used_again(storage: KeyStorage) -> None:
     assert cache.peak_length == 60
 
 
-def test_it_grows_in_blocks_and_holds_only_one_layer_twice() -> None:
-    cache, generator = make_cache("re-rotated", block=16), torch.Generator().manual_seed(0)
+def test_it_grows_in_steps_and_holds_only_one_layer_twice() -> None:
+    cache, generator = make_cache("re-rotated", grow_by=16), torch.Generator().manual_seed(0)
     sizes = set()
     for _ in range(50):
         fill(cache, 1, generator)

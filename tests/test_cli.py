@@ -189,14 +189,17 @@ def test_the_same_seed_gives_the_same_output(ask: Ask, strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", ["min-seek", "budget-forcing", "standard"])
 def test_a_full_kv_budget_still_answers_and_is_never_exceeded(ask: Ask, strategy: str) -> None:
-    tokens = 40
-    args = ("--json", "--strategy", strategy, "--seed", "0", "--kv-budget", str(tokens * TOKEN_BYTES + 5))
-    ran = ask(*args, "--min-thought-tokens", "40")
+    args = ("--json", "--strategy", strategy, "--seed", "0", "--min-thought-tokens", "12", "--kv-budget")
+    refused = ask(*args, "10KB")
+    assert refused.code == 2
+    enough = int(refused.err.split("give ")[1].split("B or")[0])  # for thoughts of the least length, but no longer ones
+    assert ask(*args, str(enough - 1)).code == 2
+    ran = ask(*args, str(enough + 5))
     report = json.loads(ran.out)
     assert ran.code == 0
     assert report["answer"]
     assert report["stats"]["ended_by"] == "kv-budget"
-    assert report["stats"]["kv_bytes_peak"] <= tokens * TOKEN_BYTES
+    assert report["stats"]["kv_bytes_peak"] <= enough
     assert "KV budget was full" in ran.err
 
 
@@ -323,7 +326,7 @@ def test_a_wrong_flag_is_refused_in_one_line_with_its_value(ask: Ask, args: str,
     "arg",
     [
         *("--max-tokens=x", "--keep=x", "--thinking-budget=1.5", "--temperature=x", "--top-k=x", "--seed=x"),
-        *("--rule=x", "--strategy=x", "--keys=x", "--answer=x", "--nonesuch"),
+        *("--rule=x", "--strategy=x", "--key-storage=x", "--answer=x", "--nonesuch"),
     ],
 )
 def test_what_argparse_refuses_ends_with_the_value(ask: Ask, arg: str) -> None:

@@ -79,14 +79,16 @@ def test_budget_forcing_equals_generation_from_the_text_so_far(pair: Pair, thoug
 @pytest.mark.parametrize("thoughts", [1, 6])
 @pytest.mark.parametrize("keys", ["re-rotated", "unrotated"])
 def test_min_seek_equals_its_definition_on_transformers(pair: Pair, thoughts: int, keys: Any) -> None:
-    pair.compare(minseek.MinSeek(thoughts), min_seek, thoughts, keys=keys)
+    pair.compare(minseek.MinSeek(thoughts), min_seek, thoughts, key_storage=keys)
 
 
 def test_min_seek_is_budget_forcing_for_one_thought_and_parts_after_the_second(pair: Pair) -> None:
     pair.compare(minseek.MinSeek(1), budget_forcing, 1)
-    for question in QUESTIONS[:3]:
-        forced, sought = (pair.run(question, kind(2)) for kind in (minseek.BudgetForcing, minseek.MinSeek))
-        assert [t.tokens for t in forced.thoughts] == [t.tokens for t in sought.thoughts]
+    for question in QUESTIONS:
+        forced, sought = (pair.run(question, kind(4)) for kind in (minseek.BudgetForcing, minseek.MinSeek))
+        thoughts = [[t.tokens for t in result.thoughts] for result in (forced, sought)]
+        if forced.stats.ended_by == sought.stats.ended_by == "thoughts":
+            assert thoughts[0][:3] == thoughts[1][:3]
 
 
 @pytest.mark.parametrize("opens", [False, True])

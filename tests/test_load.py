@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ARCHITECTURES, CLOSE, END, OPEN, TEMPLATES, make_reference, make_tokenizer, save
-from gguf import GGUFWriter
+from gguf import GGUFWriter, RopeScalingType
 from tokenizers import pre_tokenizers
 
 import minseek
@@ -245,10 +245,14 @@ _GGUF_NAMES = {
 @pytest.fixture(scope="module")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama of the directories, as a GGUF file in float32."""
-    file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+def write_gguf(file: Path, add: Callable[[GGUFWriter], object] = lambda writer: None, leave_out: str = "") -> Path:
     reference = make_reference("llama")
     config = reference.config
     writer = GGUFWriter(file, "llama")
+    add(writer)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -276,12 +280,30 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if part in ("self_attn.q_proj", "self_attn.k_proj"):  # llama.cpp rotates neighbours, not halves
             halves = weight.reshape(-1, 2, config.head_dim // 2, weight.shape[1])
             weight = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
-        writer.add_tensor(f"{there}.weight", weight)
+        if there != leave_out:
+            writer.add_tensor(f"{there}.weight", weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+@pytest.mark.parametrize(
+    ("add", "leave_out", "said"),
+    [
+        (lambda w: w.add_rope_scaling_type(RopeScalingType.YARN), "", "rotary embedding (yarn)"),
+        (lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)), "", "rope_freqs.weight"),
+        (lambda w: w.add_uint16("split.count", 3), "", "one of 3 parts"),
+        (lambda w: None, "blk.1.ffn_up", "model.layers.1.mlp.up_proj.weight"),
+    ],
+)
+def test_a_gguf_file_that_would_lose_something_is_refused(
+    add: Callable[[GGUFWriter], object], leave_out: str, said: str, tmp_path: Path, kept: Path
+) -> None:
+    text = refusal(write_gguf(tmp_path / "lossy.gguf", add, leave_out))
+    assert said in text
+    assert not kept.exists() or not any(kept.iterdir())
 
 
 @pytest.fixture

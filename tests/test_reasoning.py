@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ARCHITECTURES, save
 
 import minseek
 from minseek.cache import Rotary
 from minseek.reasoning.run import Run
 
+_DEFAULTS: Any = {"strategy": minseek.MinSeek(), "sampling": minseek.Sampling(), "limits": minseek.Limits()}
 SAMPLED = minseek.Sampling(temperature=1.0, top_p=1.0, seed=7)
 
 
@@ -60,7 +63,9 @@ def test_thinking_goes_far_beyond_the_context_inside_its_positions(
     model: minseek.Model, positions: list[int], keys: Any
 ) -> None:
     limits = minseek.Limits(answer_tokens=20, max_thought_tokens=60)
-    result = minseek.reason(model, "hello", strategy=minseek.MinSeek(60), sampling=SAMPLED, limits=limits, keys=keys)
+    result = minseek.reason(
+        model, "hello", strategy=minseek.MinSeek(60), sampling=SAMPLED, limits=limits, key_storage=keys
+    )
     assert result.stats.tokens > 1.5 * model.max_positions
     assert max(positions) < model.max_positions
     assert result.stats.ended_by == "thoughts"
@@ -106,7 +111,7 @@ def test_unbounded_thinking_induces_nothing_after_the_soft_limit(tiny: minseek.M
 def test_a_budget_of_bytes_is_never_passed(tiny: minseek.Model, strategy: Any, tokens: int, keys: Any) -> None:
     budget = tokens * tiny.token_bytes(keys) + 11
     limits = minseek.Limits(kv_budget=budget, max_tokens=2000)
-    result = minseek.reason(tiny, "hello", strategy=strategy, sampling=SAMPLED, limits=limits, keys=keys)
+    result = minseek.reason(tiny, "hello", strategy=strategy, sampling=SAMPLED, limits=limits, key_storage=keys)
     assert result.stats.kv_bytes_peak <= budget
     assert result.stats.kv_tokens_peak <= tokens
     assert result.stats.answer_tokens > 0 or result.stats.answer_ended_by == "end"
@@ -125,6 +130,98 @@ def test_a_budget_that_cannot_hold_the_prompt_is_refused_before_anything_runs(
         run(tiny, question="long " * 120)
     with pytest.raises(minseek.InputError, match="empty"):
         run(tiny, question=" \n")
+
+
+def test_a_budget_that_thoughts_of_the_least_length_must_overflow_is_refused(tiny: minseek.Model) -> None:
+    budget = 100 * tiny.token_bytes()
+    for strategy in (minseek.BudgetForcing(4), minseek.MinSeek(4, keep=3), minseek.MinSeek(4, answer="final-thought")):
+        with pytest.raises(minseek.InputError, match="holds 100 tokens"):
+            run(tiny, strategy, kv_budget=budget, min_thought_tokens=30)
+    assert run(tiny, minseek.BudgetForcing(4), kv_budget=budget).stats.kv_bytes_peak <= budget
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        *(minseek.Standard(), minseek.BudgetForcing(3), minseek.MinSeek(0), minseek.MinSeek(1), minseek.MinSeek(6)),
+        *(minseek.MinSeek(6, keep=2), minseek.MinSeek(2, keep=4), minseek.MinSeek(1, answer="final-thought")),
+        minseek.MinSeek(6, answer="final-thought"),
+    ],
+)
+def test_the_plan_names_the_most_a_run_comes_to_hold(tiny: minseek.Model, strategy: Any) -> None:
+    limits = minseek.Limits(min_thought_tokens=20, max_thought_tokens=20, answer_tokens=30)
+    events = Run(tiny, "hello", strategy=strategy, sampling=replace(SAMPLED, temperature=0.0), limits=limits)
+    *_, last = events.events()
+    assert isinstance(last, minseek.Finished)
+    stats = last.result.stats
+    unfed = stats.answer_ended_by == "answer-tokens"  # the last token of a full answer is not fed any more
+    spared = 0 if stats.answer_ended_by != "end" else 30 - stats.answer_tokens
+    assert events.plan.worst is not None
+    assert stats.kv_tokens_peak <= events.plan.worst
+    assert stats.kv_tokens_peak >= events.plan.worst - spared - unfed
+
+
+def test_an_unbounded_run_gets_its_final_thought(tiny: minseek.Model) -> None:
+    result = run(tiny, minseek.MinSeek(None, answer="final-thought"), max_tokens=150)
+    assert result.stats.ended_by == "max-tokens"
+    assert result.thoughts[-1].kept
+    assert sum(t.length for t in result.thoughts[:-2]) < 150
+
+
+@pytest.mark.parametrize("question", ["hi", "think", "k", "<think>", "What does <think> mean?", "</think>"])
+def test_only_the_template_decides_whether_thinking_is_open(tiny: minseek.Model, tmp_path: Path, question: str) -> None:
+    assert Run(tiny, question, **_DEFAULTS).prompt.count(257) == 1 + question.count("<think>")
+    leaves = minseek.load(str(save(tmp_path, "llama", "leaves")), device="cpu", dtype="float32")
+    assert Run(leaves, question, **_DEFAULTS).prompt[-1] == 257
+
+
+def test_runs_of_one_model_in_several_threads_do_not_touch_each_other(tiny: minseek.Model) -> None:
+    questions = ["hello", "Why?", "x", "Name a prime."]
+    alone = [run(tiny, minseek.MinSeek(4), q, max_thought_tokens=60).tokens for q in questions]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda q: run(tiny, minseek.MinSeek(4), q, max_thought_tokens=60).tokens, questions))
+    assert together == alone
+
+
+def test_torchs_default_dtype_changes_nothing(tiny: minseek.Model, tiny_folders: dict[str, Path]) -> None:
+    wanted = run(tiny, minseek.MinSeek(3)).tokens
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        again = minseek.load(str(tiny_folders["llama"]), device="cpu", dtype="float32")
+        assert run(again, minseek.MinSeek(3)).tokens == wanted
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"question": None}, {"question": 3}, {"strategy": "min-seek"}, {"strategy": minseek.MinSeek}]
+)
+def test_arguments_of_a_wrong_type_are_refused_before_anything_runs(tiny: minseek.Model, wrong: dict[str, Any]) -> None:
+    given = {"question": "hello", **wrong}
+    with pytest.raises(TypeError, match=r"a (question|strategy) is"):
+        minseek.stream(tiny, given.pop("question"), **given)
+    with pytest.raises(minseek.InputError, match="'paged'"):
+        minseek.stream(tiny, "hello", key_storage="paged")  # type: ignore[arg-type]
+
+
+def test_a_silent_opening_stays_inside_the_budget(tmp_path: Path) -> None:
+    model = minseek.load(str(save(tmp_path, "llama", "leaves")), device="cpu", dtype="float32")
+    scripted = Scripted(model, [" " * 500])
+    limits = minseek.Limits(kv_budget=45 * model.token_bytes())
+    result = scripted.run(minseek.Standard(), limits, all_of_it=False)
+    assert result.answer == ""
+    assert result.stats.kv_tokens_peak <= 45
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny: minseek.Model) -> None:
+    for tokens in ([5, 272], [272], [1, -1]):
+        with pytest.raises(minseek.InputError, match="does not fit"):
+            tiny.session().feed(tokens)
+
+
+def test_logits_that_are_not_numbers_are_refused(tiny: minseek.Model) -> None:
+    with pytest.raises(minseek.InputError, match="not finite"):
+        minseek.decode.Sampler(SAMPLED).pick(torch.full((5,), float("nan")))
 
 
 def test_the_size_named_in_a_refusal_is_enough(tiny: minseek.Model) -> None:
@@ -152,6 +249,12 @@ def test_the_rules_keep_what_they_say(tiny: minseek.Model) -> None:
             assert kept[0].index == 1 + induced.index(choose(induced))
     result = run(tiny, minseek.MinSeek(8, keep=3, rule="random"))
     assert sum(thought.kept for thought in result.thoughts[1:]) == 3
+
+
+def test_min_seek_and_budget_forcing_part_after_the_second_induced_thought(tiny: minseek.Model) -> None:
+    forced, sought = (run(tiny, kind(4), max_thought_tokens=60) for kind in (minseek.BudgetForcing, minseek.MinSeek))
+    assert [t.tokens for t in forced.thoughts[:3]] == [t.tokens for t in sought.thoughts[:3]]
+    assert [t.tokens for t in forced.thoughts[3:]] != [t.tokens for t in sought.thoughts[3:]]
 
 
 def test_a_final_thought_closes_by_itself_and_is_seen_by_the_answer(tiny: minseek.Model) -> None:
@@ -261,10 +364,12 @@ class Scripted:
         self.model = model
         self.tokens = [token for text in texts for token in model.encode(text)]
 
-    def run(self, strategy: Any) -> minseek.Result:
-        wanted = Run(self.model, "hello", strategy=strategy, sampling=minseek.Sampling(), limits=minseek.Limits())
+    def run(self, strategy: Any, limits: minseek.Limits | None = None, all_of_it: bool = True) -> minseek.Result:
+        wanted = Run(
+            self.model, "hello", strategy=strategy, sampling=minseek.Sampling(), limits=limits or minseek.Limits()
+        )
         wanted._sampler.pick = lambda logits, banned=(): self.tokens.pop(0) if self.tokens else 256  # type: ignore
         *_, last = wanted.events()
         assert isinstance(last, minseek.Finished)
-        assert not self.tokens
+        assert not (all_of_it and self.tokens)
         return last.result

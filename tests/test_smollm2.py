@@ -69,15 +69,17 @@ def test_without_induced_thoughts_it_is_plain_generation(model: minseek.Model, r
     [
         (minseek.BudgetForcing(1), budget_forcing, 1),
         (minseek.MinSeek(1), budget_forcing, 1),
+        (minseek.BudgetForcing(2), budget_forcing, 2),
         (minseek.MinSeek(3), min_seek, 3),
     ],
 )
+@pytest.mark.parametrize("key_storage", ["re-rotated", "unrotated"])
 def test_runs_equal_their_definition_on_transformers(
-    model: minseek.Model, reference: Any, strategy: Any, oracle: Any, thoughts: int
+    model: minseek.Model, reference: Any, strategy: Any, oracle: Any, thoughts: int, key_storage: Any
 ) -> None:
     wanted, answer = oracle(reference, task(model, 12), thoughts)
     limits = minseek.Limits(answer_tokens=12)
-    got = minseek.reason(model, QUESTION, strategy=strategy, sampling=GREEDY, limits=limits)
+    got = minseek.reason(model, QUESTION, strategy=strategy, sampling=GREEDY, limits=limits, key_storage=key_storage)
     assert [thought.tokens for thought in got.thoughts] == wanted
     assert got.answer == model.decode(answer).strip()
 

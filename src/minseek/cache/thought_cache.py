@@ -24,9 +24,11 @@ class CacheShape:
     head_dim: int
     dtype: torch.dtype
 
-    def token_bytes(self, storage: KeyStorage = "re-rotated") -> int:
+    def token_bytes(self, key_storage: KeyStorage = "re-rotated") -> int:
         """Bytes of one token's keys and values; *unrotated* storage holds a second copy of the keys."""
-        copies = 3 if storage == "unrotated" else 2
+        if key_storage not in get_args(KeyStorage):
+            raise InputError(f"keys can be stored {' or '.join(get_args(KeyStorage))}, not {key_storage!r}")
+        copies = 3 if key_storage == "unrotated" else 2
         return self.layers * self.heads * self.head_dim * copies * self.dtype.itemsize
 
 
@@ -50,13 +52,13 @@ class ThoughtCache:
         Layers, heads, head dimension and dtype.
     rotary : Rotary
         The model's position embedding.
-    storage : {"re-rotated", "unrotated"}
+    key_storage : {"re-rotated", "unrotated"}
         *re-rotated* stores keys with their position in them and turns a moved key by the difference, in float32.
         *unrotated* (as in the paper) stores keys without position and beside them a rotated copy, made anew from
         them when they move: no accumulated rounding, half as much memory again.
     max_tokens : int or None
         Room to allocate at once and never exceed. Without it the cache grows in blocks, a layer at a time.
-    block : int
+    grow_by : int
         Tokens by which the cache grows.
     """
 
@@ -65,15 +67,14 @@ class ThoughtCache:
         shape: CacheShape,
         rotary: Rotary,
         *,
-        storage: KeyStorage = "re-rotated",
+        key_storage: KeyStorage = "re-rotated",
         max_tokens: int | None = None,
-        block: int = 128,
+        grow_by: int = 128,
         device: torch.device | str = "cpu",
     ) -> None:
-        if storage not in get_args(KeyStorage):
-            raise InputError(f"keys can be stored {' or '.join(get_args(KeyStorage))}, not {storage!r}")
-        self.shape, self.rotary, self.storage = shape, rotary, storage
-        self.max_tokens, self.block = max_tokens, block
+        shape.token_bytes(key_storage)  # refuses an unknown one
+        self.shape, self.rotary, self.key_storage = shape, rotary, key_storage
+        self.max_tokens, self.grow_by = max_tokens, grow_by
         self.length = 0
         self.peak_length = 0
         self.peak_bytes = 0
@@ -82,7 +83,7 @@ class ThoughtCache:
         empty = torch.empty(shape.heads, self.capacity, shape.head_dim, dtype=shape.dtype, device=device)
         self.keys = [torch.empty_like(empty) for _ in range(shape.layers)]
         self.values = [torch.empty_like(empty) for _ in range(shape.layers)]
-        self.raw_keys = [torch.empty_like(empty) for _ in range(shape.layers)] if storage == "unrotated" else []
+        self.raw_keys = [torch.empty_like(empty) for _ in range(shape.layers)] if key_storage == "unrotated" else []
         self._note_peak()
 
     @property
@@ -103,7 +104,7 @@ class ThoughtCache:
             return
         if self.max_tokens is not None:
             raise CacheFullError(f"the cache holds {self.max_tokens} tokens and {needed} are wanted")
-        before, after = self.capacity, -(-needed // self.block) * self.block
+        before, after = self.capacity, -(-needed // self.grow_by) * self.grow_by
         for tensors in (self.keys, self.values, self.raw_keys):
             for layer, old in enumerate(tensors):
                 new = old.new_empty(old.shape[0], after, old.shape[2])

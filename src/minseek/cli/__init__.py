@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         own = commands.add_parser(command.name, help=command.help, description=command.help)
         command.add_arguments(own)
         own.set_defaults(run=command.run)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", MinseekWarning)

@@ -10,22 +10,21 @@ from minseek.units import format_bytes
 
 def show_plan(run: Run, *, as_json: bool) -> None:
     """Print what the weights and the cache take and how far thinking can go."""
-    room, kind = run.room, str(run.model.placement.dtype).removeprefix("torch.")
+    plan, kind = run.plan, str(run.model.placement.dtype).removeprefix("torch.")
     rows: list[tuple[str, str, int | None, str]] = [  # key, words, tokens, note
         ("token", "cache, each token", 1, ""),
-        ("prompt", "prompt", room.prompt_tokens, ""),
+        ("prompt", "prompt", plan.prompt_tokens, ""),
     ]
-    bound = {"context": "the model's context", "kv-budget": "the KV budget, allocated at once"}[room.bound_by]
-    rows.append(("cache", "cache at most", room.total, bound if room.total else "neither context nor budget bound it"))
-    if room.total is not None and room.thinking is not None:
-        rows.append(("thoughts", "  of it for thoughts at once", room.thinking - room.prompt_tokens, ""))
-        rows.append(("answer", "  of it for closing and answer", room.total - room.thinking, ""))
-    worst = run.worst_tokens()
-    if worst is not None:
-        rows.append(("worst", "this run at most", worst, "prompt, thoughts held at once, the current one, answer"))
+    bound = {"context": "the model's context", "kv-budget": "the KV budget, allocated at once"}[plan.bound_by]
+    rows.append(("cache", "cache at most", plan.total, bound if plan.total else "neither context nor budget bound it"))
+    if plan.total is not None and plan.thinking is not None:
+        rows.append(("thoughts", "  of it for thoughts at once", plan.thinking - plan.prompt_tokens, ""))
+        rows.append(("answer", "  of it for closing and answer", plan.total - plan.thinking, ""))
+    if plan.worst is not None:
+        rows.append(("worst", "this run at most", plan.worst, "prompt, thoughts held at once, the current one, answer"))
     if as_json:
-        plan = {key: {"tokens": n, "bytes": None if n is None else n * room.token_bytes} for key, _, n, _ in rows}
-        print(json.dumps({"weights": {"bytes": run.model.weight_bytes, "dtype": kind}, **plan}, indent=1))
+        sizes = {key: {"tokens": n, "bytes": None if n is None else n * plan.token_bytes} for key, _, n, _ in rows}
+        print(json.dumps({"weights": {"bytes": run.model.weight_bytes, "dtype": kind}, **sizes}, indent=1))
         return
     from rich.console import Console
     from rich.table import Table
@@ -34,6 +33,6 @@ def show_plan(run: Run, *, as_json: bool) -> None:
     table.columns[1].justify = table.columns[2].justify = "right"
     table.add_row("weights", "", format_bytes(run.model.weight_bytes), f"{run.model.name}, {kind}")
     for _, words, tokens, note in rows:
-        size = "" if tokens is None else format_bytes(tokens * room.token_bytes)
+        size = "" if tokens is None else format_bytes(tokens * plan.token_bytes)
         table.add_row(words, "no limit" if tokens is None else f"{tokens:,}", size, note)
     Console().print(table)

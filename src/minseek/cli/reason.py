@@ -67,7 +67,7 @@ class ReasonCommand:
         group.add_argument("--device", default="auto", help="auto, cpu, cuda … (%(default)s)")
         group.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32 (%(default)s)")
         group.add_argument(
-            "--keys",
+            "--key-storage",
             choices=("re-rotated", "unrotated"),
             default="re-rotated",
             help="how keys are stored (%(default)s)",
@@ -105,7 +105,7 @@ class ReasonCommand:
             limits=limits,
             induce=args.induce,
             system=args.system,
-            keys=args.keys,
+            key_storage=args.key_storage,
         )
         if args.plan:
             from minseek.cli.plan import show_plan

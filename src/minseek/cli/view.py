@@ -84,8 +84,8 @@ class ReasoningView:
         self._end_answer()
         if self._result is not None and self._result.stats.ended_by not in ("thoughts", "max-tokens"):
             print(f"minseek: {_LIMITS[self._result.stats.ended_by]}", file=sys.stderr)
-        if self._result is not None and self._result.stats.answer_ended_by == "length":
-            print("minseek: the answer was cut off at its limit; --answer-tokens moves it", file=sys.stderr)
+        if self._result is not None and self._result.stats.answer_ended_by != "end":
+            print(f"minseek: {_CUTS[self._result.stats.answer_ended_by]}", file=sys.stderr)
         return True
 
     def report(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class ReasoningView:
             return
         s = self._result.stats
         chain = s.prompt_tokens + len(self._result.tokens)
-        full = chain * self._run.room.token_bytes
+        full = chain * self._run.plan.token_bytes
         print(
             f"{s.prompt_tokens} prompt + {s.thinking_tokens} thinking ({s.thoughts} induced thoughts) + "
             f"{s.answer_tokens} answer tokens in {s.seconds:.1f} s ({s.tokens_per_second:.1f} tok/s; "
@@ -152,7 +152,7 @@ class ReasoningView:
             self._result = event.result
 
     def _verdict(self, event: ThoughtEnded) -> str:
-        size = format_bytes(event.cached * self._run.room.token_bytes)
+        size = format_bytes(event.cached * self._run.plan.token_bytes)
         fate = "kept" if event.kept else "dropped"
         cut = "" if event.thought.finished else f", cut off by the limit ({event.thought.ended_by})"
         return f"  {fate}{cut}: {event.why}; cache {event.cached} tokens, {size}"
@@ -192,15 +192,23 @@ class ReasoningView:
         wanted = self._run.strategy.thoughts
         of = "" if wanted is None else f" of {wanted}"
         speed = self._tokens / max(1e-9, time.perf_counter() - self._began)
-        size = format_bytes(cached * self._run.room.token_bytes)
+        size = format_bytes(cached * self._run.plan.token_bytes)
         status = f"thought {index}{of} · {self._tokens} tokens · cache {cached} tokens, {size} · {speed:.1f} tok/s"
-        live.update(Group(Text(self._line, style="dim"), Text(status, style="reverse")), refresh=True)
+        fits = self._errors.width * max(
+            1, self._errors.height - 3
+        )  # a live region must not be taller than the terminal
+        live.update(Group(Text(self._line[-fits:], style="dim"), Text(status, style="reverse")), refresh=True)
 
     def _end_answer(self) -> None:
         if self._answer and not self._silent and not self._answer[-1].endswith("\n"):
             print()
 
 
+_CUTS = {
+    "answer-tokens": "the answer was cut off at its limit; --answer-tokens moves it",
+    "kv-budget": "the answer was cut off because the KV budget was full; --kv-budget moves it",
+    "context": "the answer was cut off at the model's context length",
+}
 _LIMITS = {
     "thinking-budget": "thinking was ended by --thinking-budget; the answer rests on what was thought by then",
     "kv-budget": "thinking was ended because the KV budget was full; the answer rests on what was kept by then",

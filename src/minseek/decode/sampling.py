@@ -80,6 +80,8 @@ class Sampler:
         if banned:
             logits = logits.clone()
             logits[list(banned)] = -math.inf
+        if not math.isfinite(logits.max()):
+            raise InputError("the model's logits are not finite numbers: try bfloat16 or float32 if it runs in float16")
         if self.sampling.temperature == 0:
             return int(logits.argmax())
         probabilities, ids = self.candidates(logits)

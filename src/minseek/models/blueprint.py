@@ -51,7 +51,7 @@ class Blueprint:
     max_positions : int
         The context length the model was made for.
     end_ids : list of int
-        Tokens that end the model's turn, as transformers' generation takes them.
+        Tokens that end the model's turn, from its generation configuration and its configuration.
     """
 
     architecture: str

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minseek.cache import ThoughtCache, rotate
+from minseek.errors import InputError
 from minseek.models.native import NativeStep, native_status
 from minseek.models.parts import DecoderParts, LayerParts
 
@@ -48,6 +49,11 @@ class Decoder:
         """
         if not tokens:
             raise ValueError("feed() needs at least one token")
+        rows = len(self.parts.embedding)
+        if not 0 <= min(tokens) <= max(tokens) < rows:
+            raise InputError(
+                f"the token {max(tokens)} has no place in an embedding of {rows}: the tokenizer does not fit"
+            )
         cache.reserve(len(tokens))
         if self._step is not None and len(tokens) <= _FEW:
             for token in tokens[:-1]:

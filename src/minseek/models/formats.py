@@ -58,6 +58,12 @@ FORMATS = {
 }
 
 
+def check_format_name(name: str) -> None:
+    """Refuse a format that is not in `FORMATS`."""
+    if name not in FORMATS:
+        raise InputError(f"unknown thinking format {name!r}: choose {', '.join(FORMATS)}")
+
+
 def choose_format(wanted: str | ThinkingFormat | None, tokenizer: Any) -> ThinkingFormat:
     """The format asked for, or the one whose close tag the chat template mentions, or plain.
 
@@ -69,8 +75,7 @@ def choose_format(wanted: str | ThinkingFormat | None, tokenizer: Any) -> Thinki
     if isinstance(wanted, ThinkingFormat):
         return wanted
     if wanted is not None:
-        if wanted not in FORMATS:
-            raise InputError(f"unknown thinking format {wanted!r}: choose {', '.join(FORMATS)}")
+        check_format_name(wanted)
         return FORMATS[wanted]
     template = tokenizer.chat_template or ""
     if isinstance(template, dict):

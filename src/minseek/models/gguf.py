@@ -15,7 +15,7 @@ import torch
 from minseek.errors import InputError, MinseekWarning
 from minseek.models.blueprint import check_config, describe
 from minseek.models.storage import cache_folder
-from minseek.models.transformers_quirks import quiet, readable_errors
+from minseek.models.transformers_quirks import check_complete, parsed_once, quiet, readable_errors
 from minseek.units import format_bytes
 
 BLUEPRINT = "minseek.json"
@@ -58,12 +58,14 @@ def _convert(file: Path, dtype: torch.dtype, folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    with readable_errors(f"{file} could not be read as a GGUF model"), quiet():
+    with readable_errors(f"{file} could not be read as a GGUF model"), quiet(), parsed_once(file) as reader:
         check_config(AutoConfig.from_pretrained(**place))
+        _check_reader(file, reader)
         tokenizer = AutoTokenizer.from_pretrained(**place)
-        model = AutoModelForCausalLM.from_pretrained(
-            **place, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            **place, dtype=dtype, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
         )
+    check_complete(file.name, found)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
@@ -81,3 +83,18 @@ def _convert(file: Path, dtype: torch.dtype, folder: Path) -> None:
                 raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _check_reader(file: Path, reader: Any) -> None:
+    """Refuse what transformers' GGUF reader drops without a word."""
+    fields = {name: field for name, field in reader.fields.items() if name.endswith(("scaling.type", "split.count"))}
+    scaling = next((f.contents() for name, f in fields.items() if name.endswith("rope.scaling.type")), "none")
+    if scaling not in ("none", "") or any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors):
+        what = scaling if scaling not in ("none", "") else "rope_freqs.weight"
+        raise InputError(
+            f"{file} scales its rotary embedding ({what}), and transformers' GGUF reader loses that: use the model's "
+            "safetensors directory"
+        )
+    parts = next((f.contents() for name, f in fields.items() if name.endswith("split.count")), 1)
+    if parts > 1:
+        raise InputError(f"{file} is one of {parts} parts: join them with llama-gguf-split --merge")

@@ -65,9 +65,9 @@ def _device(device: str) -> tuple[torch.device, str]:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Bytes of memory that the device has in all."""
+    """Bytes of memory for a cache: what a GPU has free, what a computer has in all (it can page others out)."""
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        return int(torch.cuda.mem_get_info(device)[0])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -76,12 +76,10 @@ def _fast_dtype(device: torch.device) -> tuple[torch.dtype, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "this GPU computes in bfloat16"
         return torch.float32, "this GPU does not compute in bfloat16"
-    if device.type == "cpu":
-        has = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in cpu_flags()]
-        if has:
-            return torch.bfloat16, f"this processor multiplies bfloat16 ({', '.join(has)})"
-        return torch.float32, "this processor has no bfloat16 instructions"
-    return torch.float32, f"nothing is known about bfloat16 on {device.type}"
+    has = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in cpu_flags()]
+    if has:
+        return torch.bfloat16, f"this processor multiplies bfloat16 ({', '.join(has)})"
+    return torch.float32, "this processor has no bfloat16 instructions"
 
 
 def cpu_flags() -> set[str]:

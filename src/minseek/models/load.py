@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from minseek.errors import InputError
 from minseek.models.blueprint import Blueprint, check_config, describe
-from minseek.models.formats import ThinkingFormat
+from minseek.models.formats import ThinkingFormat, check_format_name
 from minseek.models.gguf import BLUEPRINT, dense_folder
 from minseek.models.hardware import Placement, place
 from minseek.models.model import Model
+from minseek.models.native import native_status
 from minseek.models.parts import DecoderParts, take_parts
-from minseek.models.transformers_quirks import quiet, readable_errors
+from minseek.models.transformers_quirks import check_complete, quiet, readable_errors
 
 ALIASES = {
     "smollm2": (
@@ -54,6 +56,10 @@ def load(
         raise TypeError(f"a model's name is a string, not {type(name).__name__}")
     placement = place(device, dtype)
     source = _locate(name)
+    if isinstance(thinking, str):
+        check_format_name(thinking)
+    # The C step is built, once on a machine, while the weights are read.
+    threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
     if source.is_file():
         parts, tokenizer = _read_converted(dense_folder(source, placement.dtype), placement)
     else:
@@ -102,17 +108,13 @@ def _read(name: str, source: Path, placement: Placement) -> tuple[DecoderParts, 
 
     place, local = source.as_posix(), source.exists()  # a download shows its progress
     with readable_errors(f"the model {name!r} could not be loaded"), quiet(bars=not local):
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         check_config(config)
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         model, found = AutoModelForCausalLM.from_pretrained(
             place, config=config, dtype=placement.dtype, output_loading_info=True
         )
-    missing = sorted(found["missing_keys"])
-    if missing:  # transformers has filled them with random numbers
-        raise InputError(
-            f"the model {name!r} is incomplete: its files lack {len(missing)} tensors, the first is {missing[0]!r}"
-        )
+    check_complete(name, found)
     model.to(placement.device)
     return take_parts(describe(model), model.state_dict()), tokenizer
 
@@ -122,5 +124,7 @@ def _read_converted(folder: Path, placement: Placement) -> tuple[DecoderParts, A
     from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerFast
 
-    weights = load_file(folder / "model.safetensors", device=str(placement.device))
-    return take_parts(Blueprint.read(folder / BLUEPRINT), weights), PreTrainedTokenizerFast.from_pretrained(folder)
+    with readable_errors(f"the converted model in {folder} is damaged: remove that folder"):
+        weights = load_file(folder / "model.safetensors", device=str(placement.device))
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        return take_parts(Blueprint.read(folder / BLUEPRINT), weights), tokenizer

@@ -9,10 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from minseek.cache import KeyStorage, ThoughtCache
+from minseek.errors import InputError
 from minseek.models.decoder import Decoder
 from minseek.models.formats import ThinkingFormat, choose_format
 from minseek.models.hardware import Placement
 from minseek.models.parts import DecoderParts
+from minseek.units import format_bytes
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,21 @@ class Model:
     def weight_bytes(self) -> int:
         return self.parts.weight_bytes
 
-    def token_bytes(self, keys: KeyStorage = "re-rotated") -> int:
+    def token_bytes(self, key_storage: KeyStorage = "re-rotated") -> int:
         """Bytes of cache that one token takes."""
-        return self.parts.shape.token_bytes(keys)
+        return self.parts.shape.token_bytes(key_storage)
 
-    def session(self, *, keys: KeyStorage = "re-rotated", max_tokens: int | None = None) -> Session:
+    def session(self, *, key_storage: KeyStorage = "re-rotated", max_tokens: int | None = None) -> Session:
         """Begin a sequence; with `max_tokens` its cache is allocated at once and never grows."""
         device = self.parts.embedding.device
-        cache = ThoughtCache(self.parts.shape, self.parts.rotary, storage=keys, max_tokens=max_tokens, device=device)
+        shape = self.parts.shape
+        try:
+            cache = ThoughtCache(
+                shape, self.parts.rotary, key_storage=key_storage, max_tokens=max_tokens, device=device
+            )
+        except RuntimeError as error:  # torch has one kind of error for all that fails
+            size = format_bytes((max_tokens or 0) * shape.token_bytes(key_storage))
+            raise InputError(f"a cache of {size} could not be allocated on {device}: give a smaller budget") from error
         return Session(self._decoder, cache)
 
     def encode(self, text: str) -> list[int]:

@@ -130,18 +130,23 @@ class NativeStep:
             *(parts.embedding.data_ptr(), parts.norm.data_ptr()),
             *(parts.head.data_ptr(), None if parts.head_bias is None else parts.head_bias.data_ptr(), layers),
         )
-        self._scratch = torch.empty(library.scratch_floats(ctypes.byref(self._decoder)))
+        self._scratch = _floats(library.scratch_floats(ctypes.byref(self._decoder)))
+        self._lock = threading.Lock()  # sessions of a model share the scratch, and ctypes lets other threads run
         self._addresses: tuple[object, ...] = ()
         self._allocation = -1
 
     def feed(self, token: int, cache: ThoughtCache, *, logits: bool) -> Tensor | None:
         """Append one token to the cache; its logits [vocabulary], float32, if they are wanted."""
-        cache.reserve(1)
+        with self._lock:
+            return self._feed(token, cache, logits)
+
+    def _feed(self, token: int, cache: ThoughtCache, logits: bool) -> Tensor | None:
+        cache.reserve(1)  # the C code writes where it is told to
         if self._allocation != cache.allocation:
             self._addresses = tuple(map(_addresses, (cache.keys, cache.values, cache.raw_keys)))
             self._allocation = cache.allocation
         cos, sin = cache.rotary.at(cache.length, 1)
-        out = torch.empty(self._parts.vocabulary) if logits else None
+        out = _floats(self._parts.vocabulary) if logits else None
         self._library.step(
             *(ctypes.byref(self._decoder), c_int32(token), c_int32(cache.length), c_int32(cache.capacity)),
             *self._addresses,
@@ -150,6 +155,10 @@ class NativeStep:
         )
         cache.advance(1)
         return out
+
+
+def _floats(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.float32, device="cpu")
 
 
 def _addresses(tensors: list[Tensor]) -> object:

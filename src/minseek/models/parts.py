@@ -118,7 +118,7 @@ def take_parts(blueprint: Blueprint, weights: Mapping[str, Tensor]) -> DecoderPa
     head_bias = take("lm_head.bias") if "lm_head.bias" in left else None
     if left:
         raise InputError(f"the model is not supported: nothing is known of its tensor {min(left)!r}")
-    inv_freq = torch.tensor(blueprint.inv_freq, device=embedding.device)
+    inv_freq = torch.tensor(blueprint.inv_freq, dtype=torch.float32, device=embedding.device)
     return DecoderParts(
         blueprint=blueprint,
         layers=layers,

@@ -34,6 +34,12 @@ def render_prompt(tokenizer: Any, question: str, system: str | None = None) -> s
     return render([*messages, {"role": "assistant", "content": _MARK}]).partition(_MARK)[0]
 
 
+def template_tail(tokenizer: Any, system: str | None = None) -> str:
+    """What the template writes behind the question, whatever the question is."""
+    mark = "\x02question\x03"
+    return render_prompt(tokenizer, mark, system).rpartition(mark)[2]
+
+
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
     """Tokens of a rendered prompt; special tokens are added only where there is no template that wrote them."""
     return list(tokenizer.encode(text, add_special_tokens=not tokenizer.chat_template))

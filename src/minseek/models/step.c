@@ -49,11 +49,15 @@ static inline weight narrow(float f) { return f; }
 static inline vec splat(float f) { return (vec){0} + f; }
 static inline vec loadf(const float *p) { return *(const vec_u *)p; }
 static inline void storef(float *p, vec v) { *(vec_u *)p = v; }
-static inline float sum(vec v) {
+static inline float sum(vec v) { /* by halves; memcpy is how every compiler takes a vector apart */
     typedef float vec8 __attribute__((vector_size(32)));
     typedef float vec4 __attribute__((vector_size(16)));
-    vec8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    vec4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
+    vec8 half[2];
+    vec4 quarter[2];
+    memcpy(half, &v, sizeof half);
+    half[0] += half[1];
+    memcpy(quarter, half, sizeof quarter);
+    vec4 b = quarter[0] + quarter[1];
     return (b[0] + b[2]) + (b[1] + b[3]);
 }
 
@@ -303,7 +307,7 @@ void step(const decoder *m, int32_t token, int32_t length, int32_t capacity, wei
             }
             int start = w->window && length + 1 > w->window ? length + 1 - w->window : 0;
             int first = start + share(length + 1 - start, t, n), last = start + share(length + 1 - start, t + 1, n);
-            int writes = last == length + 1 && first <= length; /* the slice that holds the new token */
+            int writes = t == n - 1; /* its slice holds the new token */
             for (int h = 0; h < kv_heads; h++) {
                 size_t at = (size_t)h * capacity * dim, slot = at + (size_t)length * dim;
                 if (writes) {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging as std_logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from minseek.errors import InputError
 
@@ -39,6 +41,34 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
         gguf_reader.tqdm = bar
         if shown:
             logging.enable_progress_bar()
+
+
+def check_complete(name: str, found: Mapping[str, Any]) -> None:
+    """Refuse a model whose files lack tensors: transformers fills them with random numbers.
+
+    Parameters
+    ----------
+    found : mapping
+        What ``from_pretrained(…, output_loading_info=True)`` tells.
+    """
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise InputError(
+            f"the model {name!r} is incomplete: its files lack {len(missing)} tensors, the first is {missing[0]!r}"
+        )
+
+
+@contextmanager
+def parsed_once(file: Path) -> Iterator[Any]:
+    """Let transformers use one parsed reader of a GGUF file: it parses the file three times, many seconds each."""
+    import gguf
+
+    original, reader = gguf.GGUFReader, gguf.GGUFReader(str(file))
+    gguf.GGUFReader = lambda *_, **__: reader
+    try:
+        yield reader
+    finally:
+        gguf.GGUFReader = original
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def stream(
     limits: Limits | None = None,
     induce: str | None = None,
     system: str | None = None,
-    keys: KeyStorage = "re-rotated",
+    key_storage: KeyStorage = "re-rotated",
 ) -> Iterator[Event]:
     """Answer a question, telling what happens as it happens.
 
@@ -42,7 +42,7 @@ def stream(
         The text that begins an induced thought, instead of the format's ("Wait").
     system : str, optional
         A system message.
-    keys : {"re-rotated", "unrotated"}
+    key_storage : {"re-rotated", "unrotated"}
         How keys are stored; see `minseek.cache.ThoughtCache`.
 
     Returns
@@ -63,7 +63,7 @@ def stream(
         limits=limits or Limits(),
         induce=induce,
         system=system,
-        keys=keys,
+        key_storage=key_storage,
     )
     return run.events()
 
@@ -77,7 +77,7 @@ def reason(
     limits: Limits | None = None,
     induce: str | None = None,
     system: str | None = None,
-    keys: KeyStorage = "re-rotated",
+    key_storage: KeyStorage = "re-rotated",
 ) -> Result:
     """Answer a question: the same run as `stream`, with the same parameters, at once.
 
@@ -94,7 +94,7 @@ def reason(
         limits=limits,
         induce=induce,
         system=system,
-        keys=keys,
+        key_storage=key_storage,
     )
     for event in events:
         if isinstance(event, Finished):

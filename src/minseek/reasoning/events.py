@@ -58,11 +58,11 @@ class Stats:
     kv_bytes, kv_bytes_peak : int
         Bytes allocated for the cache at the end and at most.
     thoughts : int
-        Induced thoughts.
+        Induced thoughts, a final one included.
     ended_by : str
         Why thinking ended: "thoughts" (as many as wanted), "max-tokens", "thinking-budget", "context" or "kv-budget".
     answer_ended_by : str
-        "end" (of the model's turn) or "length".
+        "end" (of the model's turn), "answer-tokens", "context" or "kv-budget".
     """
 
     prompt_tokens: int = 0

@@ -23,9 +23,11 @@ class Limits:
         The answer ends after so many tokens at the latest. Up to this, at most a quarter of the room that the prompt
         leaves, is kept free for it while thinking.
     kv_budget : int, str or None
-        Bytes of cache that the run may allocate, as ``"16MB"``; all of it is allocated at once and never exceeded.
+        Bytes of cache that the run may allocate, as ``"16MB"``: allocated at once, as far as the context length can use
+        them, and never exceeded.
     min_thought_tokens, max_thought_tokens : int or None
-        A thought neither closes before nor goes on after so many tokens.
+        A thought goes on for at least so many tokens (neither the close tag nor the end of the turn is sampled), and is
+        closed after so many.
     beyond_context : bool
         Let positions pass the model's context length, untrained as they are. Otherwise thinking ends there.
     """

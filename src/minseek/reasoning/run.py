@@ -11,7 +11,7 @@ from minseek.decode import Sampler, Sampling, TagWatcher, TextStream
 from minseek.errors import InputError
 from minseek.models import Model, ThinkingFormat
 from minseek.models.formats import is_open
-from minseek.models.prompts import encode_prompt, render_prompt
+from minseek.models.prompts import encode_prompt, render_prompt, template_tail
 from minseek.reasoning.events import (
     AnswerToken,
     Ending,
@@ -25,8 +25,10 @@ from minseek.reasoning.events import (
     ThoughtToken,
 )
 from minseek.reasoning.limits import Limits
-from minseek.reasoning.room import Room
+from minseek.reasoning.plan import RunPlan
 from minseek.reasoning.strategies import Strategy
+
+_OPENING = 32  # tokens within which a model that opens its thinking itself has done so
 
 
 class Run:
@@ -45,13 +47,16 @@ class Run:
         limits: Limits,
         induce: str | None = None,
         system: str | None = None,
-        keys: KeyStorage = "re-rotated",
+        key_storage: KeyStorage = "re-rotated",
     ) -> None:
         self.model, self.strategy, self.limits = model, strategy, limits
+        if not isinstance(question, str):
+            raise TypeError(f"a question is a string, not {type(question).__name__}")
+        if isinstance(strategy, type) or not hasattr(strategy, "settle"):
+            raise TypeError(f"a strategy is MinSeek(), BudgetForcing() or Standard(), not {strategy!r}")
         form = self.form = model.thinking
         text = render_prompt(model.tokenizer, question, system)
-        behind = text.rpartition(question.strip())[2]  # what the template wrote, not what the user did
-        self._opened = not form.open or is_open(behind, form)
+        self._opened = not form.open or is_open(template_tail(model.tokenizer, system), form)
         if not self._opened and strategy.thoughts != 0:
             text += form.open  # whoever wants thoughts wants thinking: as s1 does, the tag is put there
             self._opened = True
@@ -62,8 +67,8 @@ class Run:
         if not self._word_ids:
             raise InputError(f"the text that induces a thought must not be empty, and {self._word!r} has no tokens")
         self._closing_ids = _ids_that_close(model, form) if limits.min_thought_tokens else []
-        self.room = Room.measure(model, len(self.prompt), len(self._closing), limits, keys)
-        self._keys = keys
+        self.plan = RunPlan.make(model, len(self.prompt), len(self._closing), strategy, limits, key_storage)
+        self._key_storage = key_storage
         self._sampler = Sampler(sampling)
         self._chance = random.Random(sampling.seed)
         self.thoughts: list[Thought] = []
@@ -72,13 +77,14 @@ class Run:
         self._sampled_tag: list[int] = []  # the close tag as the model wrote it, while its thought is the last one
         self._behind_tag = ""  # text that shared a token with it
         self._base = 0  # tokens of the prompt and the first thought
+        self._thinking_tokens = 0  # of the thoughts that have ended
         self._over = False
         self._ended_by = "thoughts"
 
     def events(self) -> Iterator[Event]:
         """Run, telling what happens; the last event is `Finished`."""
         began = time.perf_counter()
-        self._session = self.model.session(keys=self._keys, max_tokens=self.room.allocate)
+        self._session = self.model.session(key_storage=self._key_storage, max_tokens=self.plan.allocate)
         self._feed(self.prompt)
         prefill_seconds = time.perf_counter() - began
         thinks, opening = (True, "") if self._opened else self._read_opening()
@@ -103,21 +109,6 @@ class Run:
         )
         yield Finished(Result(answer, self.thoughts, stats, self.tokens))
 
-    def worst_tokens(self) -> int | None:
-        """Tokens that the cache can hold at most, where the lengths of thoughts are limited; else None."""
-        limits, wanted = self.limits, self.strategy.thoughts
-        if limits.max_thought_tokens is None:
-            return self.room.total
-        held = getattr(self.strategy, "keep", wanted)
-        if held is None:
-            return self.room.total
-        longest = max(limits.max_thought_tokens, len(self._word_ids))
-        induced = held if wanted is None else min(held, wanted)
-        after = len(self._closing) + limits.answer_tokens
-        current = longest if induced != wanted else 0
-        worst = len(self.prompt) + longest * (1 + induced) + max(current, after)
-        return worst if self.room.total is None else min(worst, self.room.total)
-
     def _read_opening(self) -> tuple[bool, str]:
         """Let the model open its thinking itself: whether it does, and the text behind the tag."""
         stream, text = self._text_stream(), ""
@@ -132,7 +123,8 @@ class Run:
             head = text.lstrip()
             if head.startswith(self.form.open):
                 return True, head.removeprefix(self.form.open)
-            if not self.form.open.startswith(head) or len(self.tokens) >= self.limits.answer_tokens:
+            undecided = self.form.open.startswith(head) and len(self.tokens) < _OPENING
+            if not undecided or not self.plan.allows_thinking(self._session.length):
                 return False, ""
 
     def _think(self, opening: str) -> Iterator[Event]:
@@ -149,25 +141,25 @@ class Run:
                 self._drop(verdict.dropped)
             gone = verdict.dropped.index if verdict.dropped is not None and new.kept else None
             yield self._ended(new, verdict.why, gone)
-        if self.strategy.answer == "final-thought" and wanted != 0 and self._may_induce():
+        if self.strategy.answer == "final-thought" and wanted != 0 and self._may_induce(final=True):
             final = yield from self._thought(len(self.thoughts))
             self.kept.append(final)
             yield self._ended(final, "the final thought closes by itself")
         if not self.thoughts[-1].finished:
             self._ended_by = self.thoughts[-1].ended_by
 
-    def _may_induce(self) -> bool:
+    def _may_induce(self, final: bool = False) -> bool:
         """Whether the limits allow another thought; if not, why thinking ended is noted."""
         last, count = self.thoughts[-1], len(self._word_ids)
         budget = self.limits.thinking_budget
         if not last.finished:
             return False
-        if self._thinking_tokens >= self.limits.max_tokens:
+        if self._thinking_tokens >= self.limits.max_tokens and not final:
             self._ended_by = "max-tokens"
         elif budget is not None and self._thinking_tokens + count >= budget:
             self._ended_by = "thinking-budget"
-        elif not self.room.allows_thinking(self._session.length + count):
-            self._ended_by = self.room.bound_by
+        elif not self.plan.allows_thinking(self._session.length + count):
+            self._ended_by = self.plan.bound_by
         else:
             return True
         return False
@@ -207,6 +199,7 @@ class Run:
         if not watcher.found:
             yield self._told(thought, None, watcher.push(stream.flush()) + watcher.flush())
         self._session.drop(start + thought.length, self._session.length)
+        self._thinking_tokens += thought.length
         self.tokens.extend(thought.tokens)
         thought.ended_by = ending
         return thought
@@ -216,9 +209,9 @@ class Run:
         limits = self.limits
         if limits.max_thought_tokens is not None and thought.length >= limits.max_thought_tokens:
             return "max-thought-tokens"
-        if limits.thinking_budget is not None and self._thinking_tokens >= limits.thinking_budget:
+        if limits.thinking_budget is not None and self._thinking_tokens + thought.length >= limits.thinking_budget:
             return "thinking-budget"
-        return None if self.room.allows_thinking(self._session.length) else self.room.bound_by
+        return None if self.plan.allows_thinking(self._session.length) else self.plan.bound_by
 
     def _drop(self, thought: Thought) -> None:
         """Take an induced thought out of the cache."""
@@ -243,14 +236,17 @@ class Run:
         if parts[0]:
             yield AnswerToken(None, parts[0], self._session.length)
         count = 0
-        for token in carried:
+        for token in carried[: self.limits.answer_tokens]:
             parts.append(stream.push(token))
             count += 1
             yield AnswerToken(token, parts[-1], self._session.length)
         ended_by = "end"
         while not self._over:
-            if count >= self.limits.answer_tokens or not self.room.allows(self._session.length):
-                ended_by = "length"
+            if count >= self.limits.answer_tokens:
+                ended_by = "answer-tokens"
+                break
+            if not self.plan.allows(self._session.length):
+                ended_by = self.plan.bound_by
                 break
             token = self._sampler.pick(self._logits)
             if token in self.model.end_ids:
@@ -266,16 +262,12 @@ class Run:
             yield AnswerToken(None, parts[-1], self._session.length)
         return "".join(parts).strip(), count, ended_by
 
-    @property
-    def _thinking_tokens(self) -> int:
-        return sum(thought.length for thought in self.thoughts)
-
     def _feed(self, tokens: Sequence[int]) -> None:
         self._logits = self._session.feed(tokens)
 
     def _text_stream(self, before: int = 0) -> TextStream:
         """A stream of the text that follows what stands in the chain, less its last `before` tokens."""
-        chain = [*self.prompt[-8:], *self.tokens]
+        chain = [*self.prompt[-_OPENING:], *self.tokens[-2 * _OPENING :]]
         return TextStream(self.model.decode, before=chain[: len(chain) - before])
 
     def _told(self, thought: Thought, token: int | None, text: str) -> ThoughtToken:

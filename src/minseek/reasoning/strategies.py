@@ -59,7 +59,7 @@ class BudgetForcing:
         Thoughts to induce; None for as many as the limits allow.
     """
 
-    thoughts: int | None = 1
+    thoughts: int | None = 10
     answer: ClassVar[Answer] = "direct"
 
     def __post_init__(self) -> None:
