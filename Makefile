@@ -1,7 +1,7 @@
 # Everything runs in .venv/, which is made on first use. A fresh machine needs Python 3.11, pip, gcc and make.
 PYTHON ?= python3
 BIN := .venv/bin
-QUESTION ?= A train leaves at 9:40 and arrives at 13:05. How long is the journey?
+QUESTION ?= How many days are in a week?
 
 .PHONY: demo test lint format bench clean
 .venv/ready: pyproject.toml constraints.txt
@@ -11,7 +11,7 @@ QUESTION ?= A train leaves at 9:40 and arrives at 13:05. How long is the journey
 	touch $@
 
 demo: .venv/ready ## answer a question on SmolLM2 with 10 induced thoughts; the cache stays flat
-	$(BIN)/minseek reason "$(QUESTION)" -m smollm2 --thoughts 10 --max-thought-tokens 120 --answer-tokens 120 --temperature 0.6 --seed 0 -u
+	$(BIN)/minseek reason "$(QUESTION)" -m smollm2 --thoughts 10 --max-thought-tokens 120 --answer-tokens 120 --seed 1 -u
 
 test: lint ## lint, types and tests
 	$(BIN)/python -m pytest
