@@ -71,9 +71,14 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     return "\n".join(lines)
 
 
+def kept(name: str) -> dict[str, Any]:
+    """The figures that were written before."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
 def write(name: str, figures: dict[str, Any]) -> None:
     """Keep the figures with the machine they were measured on."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
-    file.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
+    file.write_text(json.dumps({**figures, "machine": machine()}, indent=1) + "\n")
     print(f"\nwritten to {file}")

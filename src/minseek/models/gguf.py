@@ -57,13 +57,13 @@ def _convert(file: Path, dtype: torch.dtype, folder: Path) -> None:
     """Write the dense model into a temporary folder and put it in place whole."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     with readable_errors(f"{file} could not be read as a GGUF model"), quiet(), parsed_once(file) as reader:
-        check_config(AutoConfig.from_pretrained(**place))
+        check_config(AutoConfig.from_pretrained(**where))
         _check_reader(file, reader)
-        tokenizer = AutoTokenizer.from_pretrained(**place)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
         model, found = AutoModelForCausalLM.from_pretrained(
-            **place, dtype=dtype, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
+            **where, dtype=dtype, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
         )
     check_complete(file.name, found)
     folder.parent.mkdir(parents=True, exist_ok=True)

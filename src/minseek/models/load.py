@@ -58,8 +58,8 @@ def load(
     source = _locate(name)
     if isinstance(thinking, str):
         check_format_name(thinking)
-    # The C step is built, once on a machine, while the weights are read.
-    threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
+    if placement.device.type == "cpu":  # the C step is built, once on a machine, while the weights are read
+        threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
     if source.is_file():
         parts, tokenizer = _read_converted(dense_folder(source, placement.dtype), placement)
     else:
@@ -106,13 +106,13 @@ def _read(name: str, source: Path, placement: Placement) -> tuple[DecoderParts, 
     """A directory or Hub id, through transformers; tensors are shared with its model, which is not kept."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    place, local = source.as_posix(), source.exists()  # a download shows its progress
+    where, local = source.as_posix(), source.exists()  # a download shows its progress
     with readable_errors(f"the model {name!r} could not be loaded"), quiet(bars=not local):
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         check_config(config)
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         model, found = AutoModelForCausalLM.from_pretrained(
-            place, config=config, dtype=placement.dtype, output_loading_info=True
+            where, config=config, dtype=placement.dtype, output_loading_info=True
         )
     check_complete(name, found)
     model.to(placement.device)
