@@ -11,6 +11,7 @@ from conftest import VARIANTS, make_reference, save
 import minseek
 from minseek.models import decoder as decoder_module
 from minseek.models.decoder import attend
+from minseek.models.feed import Feed
 
 
 def load(folder: Path, device: str, step: str, monkeypatch: pytest.MonkeyPatch) -> minseek.Model:
@@ -67,15 +68,17 @@ def test_the_same_tokens_in_other_chunks_give_the_same_logits(tiny: minseek.Mode
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_the_number_of_threads_changes_nothing_but_rounding(tiny: minseek.Model, threads: int) -> None:
-    from minseek.models.native import NativeStep, native_status
+    from minseek.models.native import NativeForward, native_status
 
     library = native_status(torch.float32).library
     assert library is not None
     session = tiny.session()
     wanted = [session.feed([token]) for token in range(40, 80)]
-    step, cache = NativeStep(library, tiny.parts, threads), tiny.session()._cache
-    got = [step.feed(token, cache, logits=True) for token in range(40, 80)]
+    native, cache = NativeForward(library, tiny.parts, threads), tiny.session()._cache
+    got = [native.step(token, cache, logits=True) for token in range(40, 80)]
     torch.testing.assert_close(torch.stack(got), torch.stack(wanted), atol=1e-4, rtol=1e-4)
+    at_once, _ = native.forward([Feed(range(40, 80), tiny.session()._cache, wanted=40)])
+    torch.testing.assert_close(at_once, torch.stack(wanted), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, 64])

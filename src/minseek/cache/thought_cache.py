@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal, get_args
@@ -36,7 +37,7 @@ class CacheFullError(RuntimeError):
     """More tokens were appended than the cache may hold; the reasoning loop ends a thought before this happens."""
 
 
-_allocations = count()  # unique over all caches: whoever holds addresses can tell when they are stale
+allocations = count()  # unique over all caches: whoever holds addresses can tell when they are stale
 
 
 class ThoughtCache:
@@ -79,12 +80,28 @@ class ThoughtCache:
         self.peak_length = 0
         self.peak_bytes = 0
         self.capacity = max_tokens or 0
-        self.allocation = next(_allocations)
+        self.allocation = next(allocations)
         empty = torch.empty(shape.heads, self.capacity, shape.head_dim, dtype=shape.dtype, device=device)
         self.keys = [torch.empty_like(empty) for _ in range(shape.layers)]
         self.values = [torch.empty_like(empty) for _ in range(shape.layers)]
         self.raw_keys = [torch.empty_like(empty) for _ in range(shape.layers)] if key_storage == "unrotated" else []
         self._note_peak()
+
+    positions: Sequence[Tensor] = ()  # every pair stands where it lies,
+    received: Sequence[Tensor] = ()  # and nobody asks what attention it received
+    latest: Sequence[Tensor] = ()
+
+    @property
+    def position(self) -> int:
+        """Where the next token stands."""
+        return self.length
+
+    def counts_as_latest(self, tokens: int) -> int:
+        """None: attention is not counted."""
+        return 0
+
+    def observe(self, layer: int, weights: Tensor) -> None:
+        """Nothing: attention is not counted."""
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +128,7 @@ class ThoughtCache:
                 new[:, : self.length] = old[:, : self.length]
                 tensors[layer] = new  # frees the old one: only one layer is ever held twice
         self.capacity = after
-        self.allocation = next(_allocations)
+        self.allocation = next(allocations)
         self._note_peak(extra=before * self.shape.token_bytes() // (2 * self.shape.layers))
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minseek.cache import ThoughtCache, rotate
+from minseek.cache import Pairs, rotate
 from minseek.errors import InputError
-from minseek.models.native import NativeStep, native_status
+from minseek.models.feed import Feed
+from minseek.models.native import NativeForward, native_status
 from minseek.models.parts import DecoderParts, LayerParts
 
-_CHUNK = 2048  # tokens of a prompt read at once: bounds the memory of activations
+_CHUNK = 512  # tokens read at once: enough for the products to be fast, and little memory for activations
 _BYTES_PER_THREAD = 4 * 2**20  # of weights: with less to read, threads cost more in meeting than they save
-_FEW = 4  # up to so many tokens, single steps in C beat one pass in PyTorch
+_FEW = 2  # up to so many tokens of one sequence, single steps in C beat a pass
 
 
 class Decoder:
-    """Feeds tokens through a model's weights, with keys and values in a `ThoughtCache`.
+    """Feeds tokens through a model's weights, with keys and values in a `ThoughtCache` or in `Slot`s.
 
     transformers rotates keys before its cache sees them and takes several small operations where one does; owning
     these lines is what makes keys movable and a step as fast as the memory. Logits are tested to equal those of the
@@ -28,18 +30,17 @@ class Decoder:
 
     def __init__(self, parts: DecoderParts) -> None:
         self.parts = parts
-        self._step: NativeStep | None = None
+        self._native: NativeForward | None = None
         self.step_kind = "PyTorch"
         device = parts.embedding.device
         if device.type == "cpu":
             status = native_status(parts.shape.dtype)
             if status.library is not None:
                 threads = min(torch.get_num_threads(), 1 + parts.weight_bytes // _BYTES_PER_THREAD)
-                self._step = NativeStep(status.library, parts, threads)
+                self._native = NativeForward(status.library, parts, threads)
                 self.step_kind = "C"
 
-    @torch.no_grad()
-    def feed(self, tokens: Sequence[int], cache: ThoughtCache) -> Tensor:
+    def feed(self, tokens: Sequence[int], cache: Pairs) -> Tensor:
         """Append tokens to the cache; the logits that follow the last one, float32, [vocabulary].
 
         Raises
@@ -47,6 +48,33 @@ class Decoder:
         CacheFullError
             If the cache may not grow so far.
         """
+        self._check(tokens)
+        cache.reserve(len(tokens))
+        if self._native is not None and len(tokens) <= _FEW and not cache.received:
+            for token in tokens[:-1]:
+                self._native.step(token, cache, logits=False)
+            logits = self._native.step(tokens[-1], cache, logits=True)
+            assert logits is not None
+            return logits
+        for start in range(0, len(tokens), _CHUNK):
+            chunk = tokens[start : start + _CHUNK]
+            logits, _ = self.feed_many([Feed(chunk, cache, wanted=int(start + len(chunk) == len(tokens)))])
+        return logits[0]
+
+    @torch.no_grad()
+    def feed_many(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+        """One pass over new tokens of several sequences, prompts and single steps side by side.
+
+        Returns
+        -------
+        logits, hidden : Tensor
+            Of the tokens that are wanted, in order: float32, [n, vocabulary] and [n, hidden] (after the last norm).
+        """
+        for feed in feeds:
+            self._check(feed.tokens)
+        return self._native.forward(feeds) if self._native is not None else self._forward(feeds)
+
+    def _check(self, tokens: Sequence[int]) -> None:
         if not tokens:
             raise ValueError("feed() needs at least one token")
         rows = len(self.parts.embedding)
@@ -54,40 +82,48 @@ class Decoder:
             raise InputError(
                 f"the token {max(tokens)} has no place in an embedding of {rows}: the tokenizer does not fit"
             )
-        cache.reserve(len(tokens))
-        if self._step is not None and len(tokens) <= _FEW:
-            for token in tokens[:-1]:
-                self._step.feed(token, cache, logits=False)
-            logits = self._step.feed(tokens[-1], cache, logits=True)
-            assert logits is not None
-            return logits
-        ids = torch.tensor(tokens, device=self.parts.embedding.device)
-        for chunk in torch.split(ids, _CHUNK):
-            hidden = self._forward(chunk, cache)
-        return F.linear(self._norm(hidden[-1], self.parts.norm), self.parts.head, self.parts.head_bias).float()
 
-    def _forward(self, ids: Tensor, cache: ThoughtCache) -> Tensor:
-        """Hidden states [T, hidden] of T new tokens."""
-        hidden = F.embedding(ids, self.parts.embedding)
+    def _forward(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+        """The pass in PyTorch: products over all tokens at once, attention sequence by sequence."""
+        for feed in feeds:
+            feed.cache.reserve(len(feed.tokens))
+        device = self.parts.embedding.device
+        hidden = F.embedding(torch.tensor([t for f in feeds for t in f.tokens], device=device), self.parts.embedding)
         for index, layer in enumerate(self.parts.layers):
-            hidden = hidden + self._attention(index, layer, self._norm(hidden, layer.norm1), cache)
+            hidden = hidden + self._attention(index, layer, self._norm(hidden, layer.norm1), feeds)
             normed = self._norm(hidden, layer.norm2)
             gated = F.silu(F.linear(normed, layer.gate, layer.gate_bias)) * F.linear(normed, layer.up, layer.up_bias)
             hidden = hidden + F.linear(gated, layer.down, layer.down_bias)
-        cache.advance(len(ids))
-        return hidden
+        for feed in feeds:
+            feed.cache.advance(len(feed.tokens))
+        ends = accumulate(len(f.tokens) for f in feeds)
+        rows = [row for feed, end in zip(feeds, ends, strict=True) for row in range(end - feed.wanted, end)]
+        last = self._norm(hidden[torch.tensor(rows, dtype=torch.long, device=device)], self.parts.norm)
+        return F.linear(last, self.parts.head, self.parts.head_bias).float(), last.float()
 
-    def _attention(self, index: int, layer: LayerParts, x: Tensor, cache: ThoughtCache) -> Tensor:
-        count, dim = len(x), self.parts.shape.head_dim
-        q = F.linear(x, layer.q, layer.q_bias).view(count, -1, dim)
-        k = F.linear(x, layer.k, layer.k_bias).view(count, -1, dim)
-        v = F.linear(x, layer.v, layer.v_bias).view(count, -1, dim)
+    def _attention(self, index: int, layer: LayerParts, x: Tensor, feeds: Sequence[Feed]) -> Tensor:
+        dim, counts = self.parts.shape.head_dim, [len(f.tokens) for f in feeds]
+        q = F.linear(x, layer.q, layer.q_bias).view(len(x), -1, dim)
+        k = F.linear(x, layer.k, layer.k_bias).view(len(x), -1, dim)
+        v = F.linear(x, layer.v, layer.v_bias).view(len(x), -1, dim)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
-        q = rotate(q.transpose(0, 1), *cache.rotary.at(cache.length, count))
-        keys, values = cache.append(index, k.transpose(0, 1), v.transpose(0, 1))
-        out = attend(q, keys, values, scale=self.parts.blueprint.scale, window=layer.window)
-        return F.linear(out.transpose(0, 1).reshape(count, -1), layer.o, layer.o_bias)
+        out = []
+        for feed, *qkv in zip(feeds, *(t.transpose(0, 1).split(counts, dim=1) for t in (q, k, v)), strict=True):
+            cache, count = feed.cache, len(feed.tokens)
+            queries = rotate(qkv[0], *cache.rotary.at(cache.position, count))
+            keys, values = cache.append(index, qkv[1], qkv[2])
+            if cache.received:
+                at = cache.positions[index][:, : keys.shape[1]]
+                given, weights = attend_counting(
+                    queries, keys, values, at, scale=self.parts.blueprint.scale, window=layer.window
+                )
+                cache.observe(index, weights)
+            else:
+                given = attend(queries, keys, values, scale=self.parts.blueprint.scale, window=layer.window)
+            out.append(given)
+        joined = torch.cat(out, dim=1)
+        return F.linear(joined.transpose(0, 1).reshape(len(x), -1), layer.o, layer.o_bias)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.parts.blueprint.eps)
@@ -125,3 +161,33 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, *, scale: float, window: int
     return F.scaled_dot_product_attention(
         q[None], keys[None], values[None], attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
     )[0]
+
+
+def attend_counting(
+    q: Tensor, keys: Tensor, values: Tensor, at: Tensor, *, scale: float, window: int | None
+) -> tuple[Tensor, Tensor]:
+    """Causal attention of the last T pairs over all, and its weights.
+
+    Parameters
+    ----------
+    q : Tensor
+        [H * G, T, D], with positions.
+    keys, values : Tensor
+        [H, n, D]; the queries' own are the last T of the n.
+    at : Tensor
+        [H, n], int32: the keys' positions.
+
+    Returns
+    -------
+    out, weights : Tensor
+        [H * G, T, D], and float32 [H, G, T, n].
+    """
+    heads, count, total = len(keys), q.shape[1], keys.shape[1]
+    grouped = q.view(heads, -1, count, q.shape[2])
+    scores = (grouped @ keys[:, None].transpose(2, 3)).float() * scale
+    index = torch.arange(total, device=q.device)
+    hidden = index > index[total - count :, None]
+    if window is not None:
+        hidden = hidden | (at[:, total - count :, None] - at[:, None] >= window)[:, None]
+    weights = scores.masked_fill_(hidden, -torch.inf).softmax(-1)
+    return (weights.to(q.dtype) @ values[:, None]).view(q.shape), weights

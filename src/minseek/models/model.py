@@ -11,6 +11,7 @@ from torch import Tensor
 from minseek.cache import KeyStorage, ThoughtCache
 from minseek.errors import InputError
 from minseek.models.decoder import Decoder
+from minseek.models.feed import Feed
 from minseek.models.formats import ThinkingFormat, choose_format
 from minseek.models.hardware import Placement
 from minseek.models.parts import DecoderParts
@@ -117,6 +118,10 @@ class Model:
             size = format_bytes((max_tokens or 0) * shape.token_bytes(key_storage))
             raise InputError(f"a cache of {size} could not be allocated on {device}: give a smaller budget") from error
         return Session(self._decoder, cache)
+
+    def feed_many(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+        """One pass over new tokens of several sequences; see `minseek.models.decoder.Decoder.feed_many`."""
+        return self._decoder.feed_many(feeds)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text that goes on from what stands before."""

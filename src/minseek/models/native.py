@@ -1,4 +1,4 @@
-"""The decoding step in C: built once for this processor, kept in the user's cache folder, loaded through ctypes."""
+"""The forward pass in C: built once for this processor, kept in the user's cache folder, loaded through ctypes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from minseek.cache import ThoughtCache
+from minseek.cache import Pairs
+from minseek.models.feed import Feed
 from minseek.models.hardware import cpu_flags
 from minseek.models.parts import DecoderParts
 from minseek.models.storage import cache_folder
 
-_SOURCE = Path(__file__).with_name("step.c")
+_FOLDER = Path(__file__).with_name("kernels")
+_SOURCES = ("step.c", "forward.c")
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-std=gnu11")
 _DTYPE_FLAGS = {torch.bfloat16: ("-DWEIGHT_BF16",), torch.float32: ()}
 _LAYER_FIELDS = (
@@ -46,6 +51,12 @@ class _Decoder(Structure):
         + [(name, c_void_p) for name in ("embedding", "norm", "head", "head_bias")]
         + [("layer", POINTER(_Layer))]
     )
+
+
+class _Sequence(Structure):
+    _fields_ = [(name, c_int32) for name in ("rows", "first", "length", "capacity", "position", "recent")] + [
+        (name, POINTER(c_void_p)) for name in ("keys", "values", "raw", "positions", "received", "latest")
+    ]
 
 
 @dataclass(frozen=True)
@@ -76,10 +87,9 @@ def _find_or_build(dtype: torch.dtype) -> NativeStatus:
         return NativeStatus(None, f"there is none for {str(dtype).removeprefix('torch.')}")
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
     processor = " ".join((platform.machine(), *sorted(cpu_flags())))  # what -march=native depends on
-    key = hashlib.sha256(
-        "\0".join((_SOURCE.read_text(), *_FLAGS, *_DTYPE_FLAGS[dtype], processor, str(compiler))).encode()
-    ).hexdigest()[:20]
-    path = cache_folder() / "kernels" / f"step-{key}.so"
+    texts = [file.read_text() for file in sorted(_FOLDER.iterdir()) if file.suffix in (".c", ".h")]
+    key = hashlib.sha256("\0".join((*texts, *_FLAGS, *_DTYPE_FLAGS[dtype], processor, str(compiler))).encode())
+    path = cache_folder() / "kernels" / f"forward-{key.hexdigest()[:20]}.so"
     if not path.exists():
         if compiler is None:
             return NativeStatus(None, "no C compiler (cc, gcc or clang) was found")
@@ -90,7 +100,7 @@ def _find_or_build(dtype: torch.dtype) -> NativeStatus:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         return NativeStatus(None, f"{path} could not be loaded: {error}")
-    library.scratch_floats.restype = c_int64
+    library.scratch_floats.restype = library.forward_bytes.restype = c_int64
     library.read_all.restype = c_float
     return NativeStatus(library, f"built by {compiler}")
 
@@ -101,7 +111,8 @@ def _build(compiler: str, flags: tuple[str, ...], path: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
-            command = [compiler, *_FLAGS, *flags, str(_SOURCE), "-o", str(built), "-lm"]
+            sources = [str(_FOLDER / name) for name in _SOURCES]
+            command = [compiler, *_FLAGS, *flags, *sources, "-o", str(built), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
             if done.returncode:
                 return f"{compiler} failed: {(done.stderr.strip() or 'no message').splitlines()[0]}"
@@ -111,8 +122,12 @@ def _build(compiler: str, flags: tuple[str, ...], path: Path) -> str:
     return ""
 
 
-class NativeStep:
-    """Feeds one token at a time through a decoder whose weights lie in main memory."""
+class NativeForward:
+    """Feeds tokens through a decoder whose weights lie in main memory: one of one sequence, or many of many.
+
+    One token of one sequence takes `step`, which keeps activations in float32 and is as fast as the memory; several
+    take `forward`, where tokens are the columns of matrix products and no column depends on another.
+    """
 
     def __init__(self, library: ctypes.CDLL, parts: DecoderParts, threads: int) -> None:
         self._library = library
@@ -131,35 +146,87 @@ class NativeStep:
             *(parts.head.data_ptr(), None if parts.head_bias is None else parts.head_bias.data_ptr(), layers),
         )
         self._scratch = _floats(library.scratch_floats(ctypes.byref(self._decoder)))
+        self._memory = _floats(0)
         self._lock = threading.Lock()  # sessions of a model share the scratch, and ctypes lets other threads run
-        self._addresses: tuple[object, ...] = ()
-        self._allocation = -1
+        self._described: WeakKeyDictionary[Pairs, tuple[int, _Sequence]] = WeakKeyDictionary()
 
-    def feed(self, token: int, cache: ThoughtCache, *, logits: bool) -> Tensor | None:
+    def step(self, token: int, cache: Pairs, *, logits: bool) -> Tensor | None:
         """Append one token to the cache; its logits [vocabulary], float32, if they are wanted."""
         with self._lock:
-            return self._feed(token, cache, logits)
+            cache.reserve(1)  # the C code writes where it is told to
+            cos, sin = cache.rotary.at(cache.position, 1)
+            out = _floats(self._parts.vocabulary) if logits else None
+            known = self._describe(cache)
+            self._library.step(
+                *(ctypes.byref(self._decoder), c_int32(token), c_int32(cache.length), c_int32(cache.capacity)),
+                *(known.keys, known.values, known.raw),
+                *(c_void_p(cos.data_ptr()), c_void_p(sin.data_ptr()), c_void_p(self._scratch.data_ptr())),
+                c_void_p(None if out is None else out.data_ptr()),
+            )
+            cache.advance(1)
+            return out
 
-    def _feed(self, token: int, cache: ThoughtCache, logits: bool) -> Tensor | None:
-        cache.reserve(1)  # the C code writes where it is told to
-        if self._allocation != cache.allocation:
-            self._addresses = tuple(map(_addresses, (cache.keys, cache.values, cache.raw_keys)))
-            self._allocation = cache.allocation
-        cos, sin = cache.rotary.at(cache.length, 1)
-        out = _floats(self._parts.vocabulary) if logits else None
-        self._library.step(
-            *(ctypes.byref(self._decoder), c_int32(token), c_int32(cache.length), c_int32(cache.capacity)),
-            *self._addresses,
-            *(c_void_p(cos.data_ptr()), c_void_p(sin.data_ptr()), c_void_p(self._scratch.data_ptr())),
-            c_void_p(None if out is None else out.data_ptr()),
+    def forward(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+        """Append the tokens of each feed to its cache.
+
+        Returns
+        -------
+        logits, hidden : Tensor
+            Of the tokens that are wanted, in order: float32, [n, vocabulary] and [n, hidden] (after the last norm).
+        """
+        with self._lock:
+            return self._forward(feeds)
+
+    def _forward(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+        sequences = (_Sequence * len(feeds))()
+        columns, longest = 0, 0
+        tokens: list[int] = []
+        wanted: list[int] = []
+        angles: list[tuple[Tensor, Tensor]] = []
+        for target, feed in zip(sequences, feeds, strict=True):
+            cache, count = feed.cache, len(feed.tokens)
+            cache.reserve(count)
+            known = self._describe(cache)
+            ctypes.memmove(ctypes.byref(target), ctypes.byref(known), ctypes.sizeof(_Sequence))
+            target.rows, target.first = count, columns
+            target.length, target.capacity, target.position = cache.length, cache.capacity, cache.position
+            target.recent = count - cache.counts_as_latest(count)
+            angles.append(cache.rotary.at(cache.position, count))
+            tokens += feed.tokens
+            wanted += range(columns + count - feed.wanted, columns + count)
+            columns += count
+            longest = max(longest, cache.length + count)
+        needed = self._library.forward_bytes(ctypes.byref(self._decoder), c_int64(columns), c_int64(longest))
+        if needed > self._memory.nbytes:
+            self._memory = _floats(0)  # frees the old one first
+            self._memory = _floats(needed // 4 + 16)
+        cos, sin = (torch.cat(parts).contiguous() for parts in zip(*angles, strict=True))
+        logits = torch.empty(len(wanted), self._parts.vocabulary, dtype=torch.float32)
+        hidden = torch.empty(len(wanted), self._parts.hidden, dtype=torch.float32)
+        self._library.forward(
+            *(ctypes.byref(self._decoder), (c_int32 * columns)(*tokens), c_int32(columns)),
+            *(sequences, c_int32(len(feeds)), c_void_p(cos.data_ptr()), c_void_p(sin.data_ptr())),
+            *(c_int32(longest), c_void_p(self._memory.data_ptr())),
+            *((c_int32 * len(wanted))(*wanted), c_int32(len(wanted))),
+            *(c_void_p(logits.data_ptr()), c_void_p(hidden.data_ptr())),
         )
-        cache.advance(1)
-        return out
+        for feed in feeds:
+            feed.cache.advance(len(feed.tokens))
+        return logits, hidden
+
+    def _describe(self, cache: Pairs) -> _Sequence:
+        """Where the cache lies, found out anew only when it has been allocated anew."""
+        known = self._described.get(cache)
+        if known is None or known[0] != cache.allocation:
+            groups = (cache.keys, cache.values, cache.raw_keys, cache.positions, cache.received, cache.latest)
+            known = cache.allocation, _Sequence(*([0] * 6), *map(_addresses, groups))
+            self._described[cache] = known
+        return known[1]
 
 
 def _floats(count: int) -> Tensor:
     return torch.empty(count, dtype=torch.float32, device="cpu")
 
 
-def _addresses(tensors: list[Tensor]) -> object:
+def _addresses(tensors: Sequence[Tensor]) -> Any:
     return (c_void_p * len(tensors))(*(t.data_ptr() for t in tensors)) if tensors else None

@@ -5,94 +5,8 @@
  * Compile with -DWEIGHT_BF16 or without it (float32). No headers beyond the C library: models/native.py loads it
  * through ctypes. Shapes: H key/value heads, G query heads per key/value head, D head dimension, T cached tokens.
  */
-#include <math.h>
-#include <omp.h>
-#include <sched.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#ifdef __linux__
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
-#define LANES 16
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
-typedef float vec_u __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-#ifdef WEIGHT_BF16
-typedef uint16_t weight;
-typedef uint16_t half_vec __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
-static inline vec load(const weight *p) { return (vec)(__builtin_convertvector(*(const half_vec *)p, uvec) << 16); }
-static inline float widen(weight w) {
-    uint32_t bits = (uint32_t)w << 16;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-static inline weight narrow(float f) { /* to nearest even; the cache never holds NaN worth keeping apart */
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    return (weight)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-#else
-typedef float weight;
-static inline vec load(const weight *p) { return *(const vec_u *)p; }
-static inline float widen(weight w) { return w; }
-static inline weight narrow(float f) { return f; }
-#endif
-
-static inline vec splat(float f) { return (vec){0} + f; }
-static inline vec loadf(const float *p) { return *(const vec_u *)p; }
-static inline void storef(float *p, vec v) { *(vec_u *)p = v; }
-static inline float sum(vec v) { /* by halves; memcpy is how every compiler takes a vector apart */
-    typedef float vec8 __attribute__((vector_size(32)));
-    typedef float vec4 __attribute__((vector_size(16)));
-    vec8 half[2];
-    vec4 quarter[2];
-    memcpy(half, &v, sizeof half);
-    half[0] += half[1];
-    memcpy(quarter, half, sizeof quarter);
-    vec4 b = quarter[0] + quarter[1];
-    return (b[0] + b[2]) + (b[1] + b[3]);
-}
-
-/* exp for x <= 88, relative error below 2e-7; anything under -87 gives 0. */
-static inline vec vexp(vec x) {
-    ivec tiny = x < splat(-87.0f);
-    vec n = x * 1.44269504f;
-    vec magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
-    vec k = (n + magic) - magic;
-    vec r = x - k * 0.693359375f + k * 2.12194440e-4f;
-    vec p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    ivec scale = (__builtin_convertvector(k, ivec) + 127) << 23;
-    ivec bits = (ivec)(p * (vec)scale);
-    return (vec)(bits & ~tiny);
-}
-
-typedef struct {
-    const weight *norm1, *q, *k, *v, *o, *q_bias, *k_bias, *v_bias, *o_bias, *q_norm, *k_norm;
-    const weight *norm2, *gate, *up, *down, *gate_bias, *up_bias, *down_bias;
-    int32_t window; /* keys further back than this are not attended to; 0 means all are */
-    int32_t reserved;
-} layer_weights;
-
-typedef struct {
-    int32_t layers, hidden, query_heads, kv_heads, head_dim, inner, vocab, threads;
-    float eps, scale;
-    const weight *embedding, *norm, *head, *head_bias;
-    const layer_weights *layer;
-} decoder;
+#include "decoder.h"
+#include "team.h"
 
 /* out[i] = x[i] / rms(x) * w[i] */
 static void rms_norm(const float *x, const weight *w, float eps, int n, float *out) {
@@ -132,53 +46,6 @@ static void rows(const weight *w, const weight *bias, const float *x, int n, int
         float y = dot(w + (size_t)r * n, x, n) + (bias ? widen(bias[r]) : 0.0f);
         out[r] = add ? out[r] + y : y;
     }
-}
-
-/* All threads wait for each other. OpenMP's own barrier spins for milliseconds, which on a machine with other work is
- * spent waiting for a thread that has no processor: here a thread soon sleeps. */
-typedef struct {
-    atomic_int arrived, round, asleep;
-} meeting;
-#define SPINS 2000
-
-static inline void pause_a_little(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("yield");
-#endif
-}
-
-static void meet(meeting *m, int threads) {
-    int round = atomic_load(&m->round);
-    if (atomic_fetch_add(&m->arrived, 1) == threads - 1) {
-        atomic_store(&m->arrived, 0);
-        atomic_fetch_add(&m->round, 1);
-#ifdef __linux__
-        if (atomic_load(&m->asleep)) syscall(SYS_futex, &m->round, FUTEX_WAKE_PRIVATE, threads, NULL, NULL, 0);
-#endif
-        return;
-    }
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(&m->round, memory_order_acquire) != round) return;
-        pause_a_little();
-    }
-    atomic_fetch_add(&m->asleep, 1);
-    while (atomic_load(&m->round) == round) {
-#ifdef __linux__
-        syscall(SYS_futex, &m->round, FUTEX_WAIT_PRIVATE, round, NULL, NULL, 0);
-#else
-        sched_yield();
-#endif
-    }
-    atomic_fetch_sub(&m->asleep, 1);
-}
-
-/* The part of a range that thread t of n does, in multiples of 4. */
-static inline int share(int size, int t, int n) {
-    int64_t units = (size + 3) / 4;
-    int64_t at = units * t / n * 4;
-    return at < size ? (int)at : size;
 }
 
 static void rotate(float *x, const float *cosine, const float *sine, int dim) {

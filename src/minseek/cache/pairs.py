@@ -1,0 +1,60 @@
+"""What the forward pass needs of the key/value pairs of one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from minseek.cache.rotary import Rotary
+
+
+class Pairs(Protocol):
+    """The key/value pairs of one sequence: a `ThoughtCache` or a `Slot`.
+
+    Attributes
+    ----------
+    keys, values : sequence of Tensor
+        For each layer [H, capacity, D]; the first `length` of each head are in use, keys with their positions.
+    raw_keys : sequence of Tensor
+        Keys without positions in the same shapes, or nothing.
+    positions : sequence of Tensor
+        For each layer [H, capacity], int32; nothing where pair i stands at position i.
+    received, latest : sequence of Tensor
+        For each layer [H, capacity], float32: attention that each pair has received since it came, summed over
+        queries, mean over a group's query heads, and the part of it from the latest queries. Nothing if nobody asks.
+    length, capacity, position : int
+        Pairs that each head holds and has room for; where the next token stands.
+    allocation : int
+        Another number whenever the tensors lie elsewhere.
+    """
+
+    rotary: Rotary
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    raw_keys: Sequence[Tensor]
+    positions: Sequence[Tensor]
+    received: Sequence[Tensor]
+    latest: Sequence[Tensor]
+    capacity: int
+    length: int
+    allocation: int
+
+    @property
+    def position(self) -> int: ...
+
+    def counts_as_latest(self, tokens: int) -> int:
+        """How many of the next `tokens` tokens are among the latest queries."""
+
+    def reserve(self, tokens: int) -> None:
+        """Make room; `CacheFullError` if there is none."""
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write keys without positions and values [H, T, D]; all of the layer [H, length + T, D], keys with theirs."""
+
+    def observe(self, layer: int, weights: Tensor) -> None:
+        """Count attention weights [H, G, T, length + T] of the tokens just appended."""
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens that have been written in every layer."""

@@ -1,0 +1,202 @@
+"""Slots: fixed rectangles of cache, one for each sequence that is being read or written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minseek.cache.rotary import Rotary, rotate
+from minseek.cache.thought_cache import CacheFullError, CacheShape, allocations
+
+_NOTES = 16  # bytes beside a pair that may be evicted: position, arrival (int32), attention received twice (float32)
+
+
+@dataclass(frozen=True)
+class SlotShape:
+    """The rectangle of one sequence: [layers, H, cap + block, D] keys and as many values.
+
+    Attributes
+    ----------
+    shape : CacheShape
+        Layers, heads, head dimension and dtype.
+    cap : int
+        Pairs per head that survive an eviction.
+    block : int
+        Tokens between two evictions.
+    evicts : bool
+        Whether a policy decides; without one, a slot is full at cap + block tokens, and nothing is noted of its pairs.
+    """
+
+    shape: CacheShape
+    cap: int
+    block: int
+    evicts: bool = True
+
+    @property
+    def capacity(self) -> int:
+        """Pairs per head that a slot has room for."""
+        return self.cap + self.block
+
+    @property
+    def pair_bytes(self) -> int:
+        """Bytes of one pair of one head: key, value, and what is noted of them."""
+        return 2 * self.shape.head_dim * self.shape.dtype.itemsize + (_NOTES if self.evicts else 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a slot."""
+        return self.shape.layers * self.shape.heads * self.capacity * self.pair_bytes
+
+
+class SlotPool:
+    """All slots of a run, allocated at once.
+
+    Attributes
+    ----------
+    keys, values : Tensor
+        [layers, slots, H, cap + block, D].
+    positions, arrivals : Tensor
+        [layers, slots, H, cap + block], int32: where a key stands, and the how-manieth token of its sequence it was.
+    received, latest : Tensor
+        The same shape, float32; see `minseek.cache.Pairs`.
+    """
+
+    def __init__(self, shape: SlotShape, rotary: Rotary, slots: int, *, device: torch.device | str = "cpu") -> None:
+        self.shape, self.rotary = shape, rotary
+        sizes = (shape.shape.layers, slots, shape.shape.heads, shape.capacity)
+        # Zeros, not rubbish: a masked product with a NaN would be one.
+        self.keys = torch.zeros(*sizes, shape.shape.head_dim, dtype=shape.shape.dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+        noted = sizes if shape.evicts else (0, *sizes[1:])
+        self.positions = torch.zeros(noted, dtype=torch.int32, device=device)
+        self.arrivals = torch.zeros_like(self.positions)
+        self.received = torch.zeros(noted, dtype=torch.float32, device=device)
+        self.latest = torch.zeros_like(self.received)
+        self.slots = [Slot(self, index) for index in range(slots)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slots."""
+        tensors = (self.keys, self.values, self.positions, self.arrivals, self.received, self.latest)
+        return sum(t.nbytes for t in tensors)
+
+
+class Slot:
+    """The key/value pairs of one sequence; each head of each layer keeps its own.
+
+    Attributes
+    ----------
+    length : int
+        Pairs that each head holds, in the order of their positions.
+    seen : int
+        Tokens of the sequence so far.
+    position : int
+        Where the next token stands: at `seen`, as long as the sequence fits into the model's context; see `reencode`.
+    window : int
+        How many queries before an eviction count as the latest.
+    """
+
+    raw_keys: Sequence[Tensor] = ()
+
+    def __init__(self, pool: SlotPool, index: int) -> None:
+        self.pool, self.index, self.rotary = pool, index, pool.rotary
+        self.capacity = pool.shape.capacity
+        self.allocation = next(allocations)
+        self.keys, self.values = pool.keys[:, index].unbind(), pool.values[:, index].unbind()
+        self.positions = pool.positions[:, index].unbind() if pool.shape.evicts else ()
+        self.received = pool.received[:, index].unbind() if pool.shape.evicts else ()
+        self.latest = pool.latest[:, index].unbind() if pool.shape.evicts else ()
+        self.window = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything: the next sequence begins."""
+        self.length = self.seen = self.position = self.reencodings = 0
+        if self.pool.shape.evicts:
+            self.pool.received[:, self.index] = 0
+            self.pool.latest[:, self.index] = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether an eviction is due before the next token."""
+        return self.length == self.capacity
+
+    def arrivals_of(self, layer: int) -> Tensor:
+        """[H, length], int32: the how-manieth token of its sequence each pair was."""
+        return self.pool.arrivals[layer, self.index, :, : self.length]
+
+    def counts_as_latest(self, tokens: int) -> int:
+        """How many of the next `tokens` tokens are among the last `window` before the eviction."""
+        return max(0, min(tokens, self.length + tokens - (self.capacity - self.window)))
+
+    def reserve(self, tokens: int) -> None:
+        """Check that there is room."""
+        if self.length + tokens > self.capacity:
+            raise CacheFullError(f"a slot holds {self.capacity} tokens and {self.length + tokens} are wanted")
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write T tokens of one layer behind the others; see `minseek.cache.Pairs`."""
+        count = keys.shape[1]
+        stop = self.length + count
+        self.keys[layer][:, self.length : stop] = rotate(keys, *self.rotary.at(self.position, count))
+        self.values[layer][:, self.length : stop] = values
+        if self.positions:
+            where = torch.arange(self.position, self.position + count, dtype=torch.int32, device=keys.device)
+            self.positions[layer][:, self.length : stop] = where
+        return self.keys[layer][:, :stop], self.values[layer][:, :stop]
+
+    def observe(self, layer: int, weights: Tensor) -> None:
+        """Count attention weights [H, G, T, length + T] of the tokens just appended."""
+        if not self.received:
+            return
+        by_query, count = weights.mean(1), weights.shape[2]
+        self.received[layer][:, : weights.shape[3]] += by_query.sum(1)
+        late = self.counts_as_latest(count)
+        self.latest[layer][:, : weights.shape[3]] += by_query[:, count - late :].sum(1)
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens that have been written in every layer."""
+        if self.pool.shape.evicts:
+            came = torch.arange(self.seen, self.seen + tokens, dtype=torch.int32, device=self.pool.arrivals.device)
+            self.pool.arrivals[:, self.index, :, self.length : self.length + tokens] = came
+        self.length += tokens
+        self.seen += tokens
+        self.position += tokens
+
+    def keep(self, chosen: Tensor) -> None:
+        """Evict all pairs but the chosen ones.
+
+        Parameters
+        ----------
+        chosen : Tensor
+            [layers, H, n]: for each head the indices of the pairs that stay, ascending.
+        """
+        pool, (layers, heads, count) = self.pool, chosen.shape
+        slots = len(pool.slots)
+        at = torch.arange(layers, device=chosen.device)[:, None] * slots + self.index
+        first = (at * heads + torch.arange(heads, device=chosen.device)) * self.capacity  # row of each head's pair 0
+        rows = (first[:, :, None] + chosen).flatten()
+        for tensor in (pool.keys, pool.values, pool.positions, pool.arrivals, pool.received, pool.latest):
+            flat = tensor.view(layers * slots * heads * self.capacity, *tensor.shape[4:])
+            tensor[:, self.index, :, :count] = flat.index_select(0, rows).view(layers, heads, count, *flat.shape[1:])
+        pool.received[:, self.index, :, count:] = 0
+        pool.latest[:, self.index] = 0
+        self.length = count
+
+    def reencode(self) -> None:
+        """Let the pairs stand at contiguous positions from 0 on; what follows stands right behind them.
+
+        Done when a sequence reaches the end of the model's context: positions stay in the range it was trained on.
+        """
+        pool, count = self.pool, self.length
+        old = pool.positions[:, self.index, :, :count]
+        new = torch.arange(count, dtype=torch.int32, device=old.device)
+        angles = (new - old).float()[..., None] * self.rotary.inv_freq
+        keys = pool.keys[:, self.index, :, :count]
+        keys.copy_(rotate(keys, angles.cos(), angles.sin()))
+        old.copy_(new.expand_as(old))
+        self.position = count
+        self.reencodings += 1

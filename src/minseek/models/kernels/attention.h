@@ -1,0 +1,289 @@
+/* Causal attention of the new tokens of one sequence over its cache, for one key/value head and its G query heads.
+ *
+ * Scores are computed as keys times queries and the output as values (turned) times weights, so queries are columns
+ * throughout: 16 of them go through softmax together, and with G query heads over T new tokens there are G * T. */
+#ifndef MINSEEK_ATTENTION_H
+#define MINSEEK_ATTENTION_H
+#include "decoder.h"
+#include "product.h"
+
+/* One sequence's part of a pass. Arrays of pointers have one for each layer. */
+typedef struct {
+    int32_t rows, first;      /* new tokens, and the column of the first */
+    int32_t length, capacity; /* pairs in the cache before them; pairs that a head has room for */
+    int32_t position;         /* where the first new token stands */
+    int32_t recent;           /* new tokens from this one on are counted into `latest` too */
+    weight *const *keys, *const *values; /* [H, capacity, D] */
+    weight *const *raw;                  /* or NULL: keys without their positions, [H, capacity, D] */
+    int32_t *const *positions;           /* or NULL, where pair i stands at position i: [H, capacity] */
+    float *const *received, *const *latest; /* or NULL: attention that a pair received, summed over queries, mean over
+                                               the group's heads, [H, capacity]; added to */
+} sequence;
+
+/* What one thread needs for `longest` pairs and `queries` query columns; see carve(). */
+typedef struct {
+    float *scores[2];   /* [longest][16] */
+    packed *weights[2]; /* [longest / PER_PACKED][16] */
+    weight *turned;     /* values of one head, [D][longest] */
+    float *sums[2];     /* attention received, over all queries and over the latest: [longest][16] */
+    packed *queries;    /* two strips of [D / PER_PACKED][16] */
+    float *column;      /* [D][16], twice */
+    weight *tail;       /* [16][D]: the last keys, when they are fewer than 16 */
+} desk;
+
+static inline size_t up_to(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+static size_t desk_bytes(size_t longest, size_t dim) {
+    longest = up_to(longest, 32);
+    return 2 * longest * LANES * (2 * sizeof(float) + sizeof(packed) / PER_PACKED) + dim * longest * sizeof(weight) +
+           2 * dim * LANES * (sizeof(packed) / PER_PACKED + sizeof(float)) + LANES * dim * sizeof(weight) + 16 * 64;
+}
+
+static desk carve(char *at, size_t longest, size_t dim) {
+    desk d;
+    longest = up_to(longest, 32);
+#define TAKE(FIELD, COUNT) d.FIELD = (void *)at, at += up_to((COUNT) * sizeof(*d.FIELD), 64)
+    TAKE(scores[0], longest * LANES);
+    TAKE(scores[1], longest * LANES);
+    TAKE(sums[0], longest * LANES);
+    TAKE(sums[1], longest * LANES);
+    TAKE(weights[0], longest / PER_PACKED * LANES);
+    TAKE(weights[1], longest / PER_PACKED * LANES);
+    TAKE(turned, dim * longest);
+    TAKE(queries, 2 * dim / PER_PACKED * LANES);
+    TAKE(column, 2 * dim * LANES);
+    TAKE(tail, LANES * dim);
+#undef TAKE
+    return d;
+}
+
+/* Up to 16 columns of features from..from + count of activations [block][features][16], as [count][16]. */
+static void gather(const float *act, int features, int from, int count, const int *columns, float *out) {
+    if (columns[0] >= 0 && columns[0] % LANES == 0 && columns[LANES - 1] == columns[0] + LANES - 1) {
+        memcpy(out, act + ((size_t)columns[0] / LANES * features + from) * LANES, sizeof(float) * count * LANES);
+        return;
+    }
+    for (int l = 0; l < LANES; l++) {
+        if (columns[l] < 0) {
+            for (int i = 0; i < count; i++) out[i * LANES + l] = 0;
+            continue;
+        }
+        const float *a = act + ((size_t)(columns[l] / LANES) * features + from) * LANES + columns[l] % LANES;
+        for (int i = 0; i < count; i++) out[i * LANES + l] = a[(size_t)i * LANES];
+    }
+}
+
+/* The reverse of gather, for lanes that have a column. */
+static void scatter(const float *in, int features, int from, int count, const int *columns, float *act) {
+    if (columns[0] >= 0 && columns[0] % LANES == 0 && columns[LANES - 1] == columns[0] + LANES - 1) {
+        memcpy(act + ((size_t)columns[0] / LANES * features + from) * LANES, in, sizeof(float) * count * LANES);
+        return;
+    }
+    for (int l = 0; l < LANES; l++) {
+        if (columns[l] < 0) continue;
+        float *a = act + ((size_t)(columns[l] / LANES) * features + from) * LANES + columns[l] % LANES;
+        for (int i = 0; i < count; i++) a[(size_t)i * LANES] = in[i * LANES + l];
+    }
+}
+
+/* Divide 16 columns [n][16] by their root mean square and multiply by w. */
+static void norm_columns(float *x, const weight *w, float eps, int n) {
+    vec s = splat(0);
+    for (int i = 0; i < n; i++) s += loadf(x + i * LANES) * loadf(x + i * LANES);
+    float r[LANES];
+    storef(r, s / (float)n + eps);
+    for (int l = 0; l < LANES; l++) r[l] = 1.0f / sqrtf(r[l]);
+    vec by = loadf(r);
+    for (int i = 0; i < n; i++) storef(x + i * LANES, loadf(x + i * LANES) * by * widen(w[i]));
+}
+
+/* Rotate 16 columns [D][16] by their own angles [D/2][16]. */
+static void rotate_columns(float *x, const float *cosine, const float *sine, int dim) {
+    int half = dim / 2;
+    for (int i = 0; i < half; i++) {
+        vec a = loadf(x + i * LANES), b = loadf(x + (i + half) * LANES);
+        vec c = loadf(cosine + i * LANES), s = loadf(sine + i * LANES);
+        storef(x + i * LANES, a * c - b * s);
+        storef(x + (i + half) * LANES, b * c + a * s);
+    }
+}
+
+/* Write the new keys and values of one head behind those in the cache. qkv: [block][width + 2 kv][16]. */
+static void remember(const decoder *m, const layer_weights *w, int layer, int head, const sequence *s, const float *qkv,
+                     const float *cosine, const float *sine, desk *d) {
+    const int dim = m->head_dim, kv = m->kv_heads * dim, width = m->query_heads * dim, features = width + 2 * kv;
+    const size_t base = ((size_t)head * s->capacity + s->length) * dim;
+    float *x = d->column, *angles = d->column + dim * LANES;
+    for (int t = 0; t < s->rows; t += LANES) {
+        int columns[LANES], count = s->rows - t < LANES ? s->rows - t : LANES;
+        for (int l = 0; l < LANES; l++) columns[l] = l < count ? s->first + t + l : -1;
+        gather(qkv, features, width + head * dim, dim, columns, x);
+        if (w->k_norm) norm_columns(x, w->k_norm, m->eps, dim);
+        if (s->raw)
+            for (int l = 0; l < count; l++)
+                for (int i = 0; i < dim; i++) s->raw[layer][base + (size_t)(t + l) * dim + i] = narrow(x[i * LANES + l]);
+        gather(cosine, dim / 2, 0, dim / 2, columns, angles);
+        gather(sine, dim / 2, 0, dim / 2, columns, angles + dim / 2 * LANES);
+        rotate_columns(x, angles, angles + dim / 2 * LANES, dim);
+        for (int l = 0; l < count; l++)
+            for (int i = 0; i < dim; i++) s->keys[layer][base + (size_t)(t + l) * dim + i] = narrow(x[i * LANES + l]);
+        gather(qkv, features, width + kv + head * dim, dim, columns, x);
+        for (int l = 0; l < count; l++)
+            for (int i = 0; i < dim; i++) s->values[layer][base + (size_t)(t + l) * dim + i] = narrow(x[i * LANES + l]);
+    }
+    if (s->positions)
+        for (int t = 0; t < s->rows; t++)
+            s->positions[layer][(size_t)head * s->capacity + s->length + t] = s->position + t;
+}
+
+/* values [n][D] as [D][longest], zero from n on. */
+static void turn(const weight *values, int n, int longest, int dim, weight *out) {
+    for (int from = 0; from < n; from += 32) {
+        int count = n - from < 32 ? n - from : 32;
+        for (int i = 0; i < dim; i++) {
+            weight *o = out + (size_t)i * longest + from;
+            const weight *v = values + (size_t)from * dim + i;
+            if (count == 32)
+                for (int j = 0; j < 32; j++) o[j] = v[(size_t)j * dim];
+            else
+                for (int j = 0; j < count; j++) o[j] = v[(size_t)j * dim];
+        }
+    }
+    for (int i = 0; i < dim; i++) memset(out + (size_t)i * longest + n, 0, sizeof(weight) * (longest - n));
+}
+
+/* Softmax of one strip of scores [n][16] over its keys; each query sees keys 0..sees[lane], and none further back than
+ * the window. Writes the weights packed, up to `padded`, and adds them to sums (if wanted). */
+static void soften(float *scores, int n, int padded, int length, const int *sees, const int *stands, const int *at,
+                   const int *alive, const int *late, int window, packed *weights, float *const *sums) {
+    ivec limit, mine, lives, latest;
+    memcpy(&limit, sees, sizeof limit);
+    memcpy(&mine, stands, sizeof mine);
+    memcpy(&lives, alive, sizeof lives);
+    memcpy(&latest, late, sizeof latest);
+    vec top = splat(-INFINITY), total = splat(0);
+    for (int j = 0; j < n; j++) {
+        vec x = loadf(scores + (size_t)j * LANES);
+        if (j >= length || window) {
+            ivec visible = j <= limit;
+            if (window) visible &= mine - (at ? at[j] : j) < window;
+            x = (vec)(((ivec)x & visible) | ((ivec)splat(-INFINITY) & ~visible));
+            storef(scores + (size_t)j * LANES, x);
+        }
+        ivec more = x > top;
+        top = (vec)(((ivec)x & more) | ((ivec)top & ~more));
+    }
+    for (int j = 0; j < n; j++) {
+        vec e = vexp(loadf(scores + (size_t)j * LANES) - top);
+        storef(scores + (size_t)j * LANES, e);
+        total += e;
+    }
+    vec by = (vec)((ivec)(1.0f / total) & lives);
+    for (int j = n; j < padded; j++) storef(scores + (size_t)j * LANES, splat(0));
+    for (int j = 0; j < padded; j += 2) {
+        vec even = loadf(scores + (size_t)j * LANES) * by, odd = loadf(scores + (size_t)(j + 1) * LANES) * by;
+        pack(weights + packed_at(j), even, odd);
+        if (!sums) continue;
+        storef(sums[0] + (size_t)j * LANES, loadf(sums[0] + (size_t)j * LANES) + even);
+        storef(sums[0] + (size_t)(j + 1) * LANES, loadf(sums[0] + (size_t)(j + 1) * LANES) + odd);
+        vec e = (vec)((ivec)even & latest), o = (vec)((ivec)odd & latest);
+        storef(sums[1] + (size_t)j * LANES, loadf(sums[1] + (size_t)j * LANES) + e);
+        storef(sums[1] + (size_t)(j + 1) * LANES, loadf(sums[1] + (size_t)(j + 1) * LANES) + o);
+    }
+}
+
+/* All of one head: write its keys and values, attend, leave the output in out [block][width][16]. */
+static void attend_head(const decoder *m, const layer_weights *w, int layer, int head, const sequence *s,
+                        const float *qkv, const float *cosine, const float *sine, desk *d, int tiles, float *out) {
+    const int dim = m->head_dim, group = m->query_heads / m->kv_heads, width = m->query_heads * dim;
+    const int features = width + 2 * m->kv_heads * dim, n = s->length + s->rows, padded = (int)up_to(n, 32);
+    const weight *keys = s->keys[layer] + (size_t)head * s->capacity * dim;
+    const int *at = s->positions ? s->positions[layer] + (size_t)head * s->capacity : NULL;
+    const int queries = group * s->rows, counted = s->received != NULL;
+    remember(m, w, layer, head, s, qkv, cosine, sine, d);
+    turn(s->values[layer] + (size_t)head * s->capacity * dim, n, padded, dim, d->turned);
+    const int whole = n / LANES * LANES;
+    memset(d->tail, 0, sizeof(weight) * LANES * dim);
+    memcpy(d->tail, keys + (size_t)whole * dim, sizeof(weight) * (n - whole) * dim);
+    if (counted)
+        for (int i = 0; i < 2; i++) memset(d->sums[i], 0, sizeof(float) * padded * LANES);
+
+    for (int first = 0; first < queries; first += 2 * LANES) {
+        int strips = queries - first > LANES ? 2 : 1, furthest = 0;
+        int columns[2][LANES], sees[2][LANES], stands[2][LANES], alive[2][LANES], late[2][LANES];
+        int heads[2][LANES];
+        packed *q[2] = {d->queries, d->queries + packed_at(dim)};
+        for (int i = 0; i < strips; i++) {
+            float *x = d->column, *angles = d->column + dim * LANES;
+            int one = 1; /* whether all lanes belong to one query head */
+            for (int l = 0; l < LANES; l++) {
+                int c = first + i * LANES + l, g = c / s->rows, t = c % s->rows, is = c < queries;
+                columns[i][l] = is ? s->first + t : -1;
+                heads[i][l] = is ? head * group + g : -1;
+                sees[i][l] = s->length + t; /* of a lane without a query too: no softmax is over nothing */
+                stands[i][l] = s->position + t;
+                alive[i][l] = is ? -1 : 0;
+                late[i][l] = is && t >= s->recent ? -1 : 0;
+                if (is && sees[i][l] > furthest) furthest = sees[i][l];
+                one &= heads[i][l] == heads[i][0];
+            }
+            if (one)
+                gather(qkv, features, heads[i][0] * dim, dim, columns[i], x);
+            else
+                for (int l = 0; l < LANES; l++) {
+                    const float *a = qkv;
+                    if (columns[i][l] >= 0)
+                        a += ((size_t)(columns[i][l] / LANES) * features + heads[i][l] * dim) * LANES +
+                             columns[i][l] % LANES;
+                    for (int k = 0; k < dim; k++) x[k * LANES + l] = columns[i][l] < 0 ? 0 : a[(size_t)k * LANES];
+                }
+            if (w->q_norm) norm_columns(x, w->q_norm, m->eps, dim);
+            gather(cosine, dim / 2, 0, dim / 2, columns[i], angles);
+            gather(sine, dim / 2, 0, dim / 2, columns[i], angles + dim / 2 * LANES);
+            rotate_columns(x, angles, angles + dim / 2 * LANES, dim);
+            for (int k = 0; k < dim; k += 2)
+                pack(q[i] + packed_at(k), loadf(x + k * LANES) * m->scale, loadf(x + (k + 1) * LANES) * m->scale);
+        }
+        const int seen = furthest + 1, reach = (int)up_to(seen, 32);
+        for (int j = 0; j < seen; j += 2 * LANES) {
+            const weight *a[2];
+            for (int i = 0; i < 2; i++) {
+                int from = j + i * LANES;
+                a[i] = from >= seen ? NULL : from == whole ? d->tail : keys + (size_t)from * dim;
+            }
+            float *c[4] = {d->scores[0] + (size_t)j * LANES, d->scores[1] + (size_t)j * LANES,
+                           d->scores[0] + (size_t)(j + LANES) * LANES, d->scores[1] + (size_t)(j + LANES) * LANES};
+            product(tiles, a[0], LANES, a[1], LANES, dim, q[0], strips > 1 ? q[1] : NULL, dim, 0, c, NULL, 0);
+        }
+        for (int i = 0; i < strips; i++)
+            soften(d->scores[i], seen, reach, s->length, sees[i], stands[i], at, alive[i], late[i], w->window,
+                   d->weights[i], counted ? d->sums : NULL);
+        for (int k = 0; k < dim; k += 2 * LANES) {
+            int left = dim - k - LANES;
+            float *c[4] = {d->column + (size_t)k * LANES, d->scores[0] + (size_t)k * LANES,
+                           d->column + (size_t)(k + LANES) * LANES, d->scores[0] + (size_t)(k + LANES) * LANES};
+            product(tiles, d->turned + (size_t)k * padded, dim - k < LANES ? dim - k : LANES,
+                    left > 0 ? d->turned + (size_t)(k + LANES) * padded : NULL, left < LANES ? left : LANES, padded,
+                    d->weights[0], strips > 1 ? d->weights[1] : NULL, reach, 0, c, NULL, 0);
+        }
+        for (int i = 0; i < strips; i++) {
+            const float *x = i ? d->scores[0] : d->column;
+            if (heads[i][0] == heads[i][LANES - 1])
+                scatter(x, width, heads[i][0] * dim, dim, columns[i], out);
+            else
+                for (int l = 0; l < LANES; l++)
+                    if (columns[i][l] >= 0) {
+                        float *o = out + ((size_t)(columns[i][l] / LANES) * width + heads[i][l] * dim) * LANES +
+                                   columns[i][l] % LANES;
+                        for (int k = 0; k < dim; k++) o[(size_t)k * LANES] = x[k * LANES + l];
+                    }
+        }
+    }
+    if (counted)
+        for (int j = 0; j < n; j++) {
+            size_t pair = (size_t)head * s->capacity + j;
+            s->received[layer][pair] += sum(loadf(d->sums[0] + (size_t)j * LANES)) / group;
+            s->latest[layer][pair] += sum(loadf(d->sums[1] + (size_t)j * LANES)) / group;
+        }
+}
+#endif

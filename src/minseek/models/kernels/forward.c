@@ -1,0 +1,248 @@
+/* One pass of a Llama-family decoder over new tokens of many sequences, on the CPU: blocks of prompts and single steps
+ * of decoding side by side, each token a column. See product.h for how columns lie, attention.h for attention.
+ *
+ * All threads run through the layers together. Weights are read once a pass: with few columns that is its floor, with
+ * many it is the products.
+ */
+#include "attention.h"
+#include "team.h"
+
+typedef struct {
+    float *x;        /* the residual stream, [block][hidden][16] */
+    float *qkv;      /* [block][width + 2 kv][16] */
+    float *out;      /* attention's, [block][width][16]; later the columns whose logits are wanted */
+    float *cosine, *sine; /* of each column's position, [block][D/2][16] */
+    packed *in;      /* what the next product multiplies */
+    packed *act;     /* [block][inner][16], packed */
+    char *desks;     /* one a thread */
+} room;
+
+static size_t room_bytes(const decoder *m, size_t columns, size_t longest, room *r, char *at) {
+    const size_t width = (size_t)m->query_heads * m->head_dim, kv = (size_t)m->kv_heads * m->head_dim;
+    const size_t widest = (size_t)m->hidden > width ? (size_t)m->hidden : width;
+    const size_t c = up_to(columns, LANES);
+    char *from = at;
+    room none;
+    if (!r) r = &none;
+#define TAKE(FIELD, COUNT) r->FIELD = (void *)at, at += up_to((COUNT) * sizeof(*r->FIELD), 64)
+    TAKE(x, c * m->hidden);
+    TAKE(qkv, c * (width + 2 * kv));
+    TAKE(out, c * widest);
+    TAKE(cosine, c * m->head_dim / 2);
+    TAKE(sine, c * m->head_dim / 2);
+    TAKE(in, c * widest / PER_PACKED);
+    TAKE(act, c * m->inner / PER_PACKED);
+    TAKE(desks, m->threads * up_to(desk_bytes(longest, m->head_dim), 4096));
+#undef TAKE
+    return at - from;
+}
+
+/* Bytes of memory, aligned to 64, that forward() needs for so many columns and pairs of the longest sequence. */
+int64_t forward_bytes(const decoder *m, int64_t columns, int64_t longest) {
+    size_t pairs = longest > m->head_dim ? longest : m->head_dim;
+    return room_bytes(m, columns, pairs, NULL, NULL);
+}
+
+/* Work in units that whoever is free takes next. */
+typedef struct {
+    atomic_int next;
+} queue;
+static inline int take(queue *q) { return atomic_fetch_add(&q->next, 1); }
+
+/* Rows of a product: out [block][rows][16] = (out +) w x + bias. */
+typedef struct {
+    const weight *w, *bias;
+    int rows, offset; /* offset: where they begin among the features of out */
+} matrix;
+
+/* This thread's share of the rows of several matrices [rows, k], panel by panel of 32. */
+static void multiply(int tiles, const matrix *ms, int count, int k, const packed *x, int blocks, int add, float *out,
+                     int features, int t, int n) {
+    int panels = 0;
+    for (int i = 0; i < count; i++) panels += (ms[i].rows + 31) / 32;
+    const int last = (int)((int64_t)panels * (t + 1) / n), pairs = (blocks + 1) / 2;
+    const size_t block = packed_at(k);
+    for (int p = (int)((int64_t)panels * t / n), at = 0, i = 0; p < last; p++) {
+        while (p - at >= (ms[i].rows + 31) / 32) at += (ms[i++].rows + 31) / 32;
+        const int first = (p - at) * 32, left = ms[i].rows - first;
+        const weight *a0 = ms[i].w + (size_t)first * k, *a1 = left > LANES ? a0 + (size_t)LANES * k : NULL;
+        const int rows0 = left < LANES ? left : LANES, rows1 = left - LANES < LANES ? left - LANES : LANES;
+        const char *ahead = (const char *)(a0 + (size_t)32 * k);
+        const int lines = (32 * (int)sizeof(weight) / 2 + pairs - 1) / pairs;
+        for (int b = 0; b < blocks; b += 2) {
+            float *c[4];
+            for (int j = 0; j < 4; j++)
+                c[j] = out + ((size_t)(b + j % 2) * features + ms[i].offset + first + j / 2 * LANES) * LANES;
+            product(tiles, a0, rows0, a1, rows1, k, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k, add,
+                    c, ahead, lines);
+            ahead += (size_t)lines * 64 * (k / 32);
+            if (ms[i].bias)
+                for (int j = b; j < b + 2 && j < blocks; j++)
+                    for (int r = first; r < first + 32 && r < ms[i].rows; r++) {
+                        float *o = out + ((size_t)j * features + ms[i].offset + r) * LANES;
+                        storef(o, loadf(o) + widen(ms[i].bias[r]));
+                    }
+        }
+    }
+}
+
+/* This thread's share of act = silu(gate x) * (up x), packed for the product that follows. */
+static void gated(int tiles, const decoder *m, const layer_weights *w, const packed *x, int blocks, packed *act, int t,
+                  int n) {
+    const int k = m->hidden, panels = (m->inner + LANES - 1) / LANES, pairs = (blocks + 1) / 2;
+    const size_t block = packed_at(k);
+    float square[4][SQUARE];
+    float *c[4] = {square[0], square[1], square[2], square[3]};
+    const int lines = (LANES * (int)sizeof(weight) / 2 + pairs - 1) / pairs;
+    for (int p = (int)((int64_t)panels * t / n), last = (int)((int64_t)panels * (t + 1) / n); p < last; p++) {
+        const int first = p * LANES, rows = m->inner - first < LANES ? m->inner - first : LANES;
+        const weight *g = w->gate + (size_t)first * k, *u = w->up + (size_t)first * k;
+        for (int b = 0; b < blocks; b += 2) {
+            size_t done = (size_t)b / 2 * lines * 64 * (k / 32);
+            const char *ahead = (const char *)(g + (size_t)LANES * k) + done;
+            product(tiles, g, rows, u, rows, k, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k, 0, c,
+                    ahead, lines);
+            const char *next = (const char *)(u + (size_t)LANES * k) + done;
+            for (int l = 0; l < lines * (k / 32); l++) __builtin_prefetch(next + (size_t)l * 64, 0, 2);
+            for (int j = 0; j < 2 && b + j < blocks; j++) {
+                packed *o = act + (size_t)(b + j) * packed_at(m->inner) + packed_at(first);
+                for (int r = 0; r < rows; r += 2) {
+                    vec y[2];
+                    for (int e = 0; e < 2; e++) {
+                        float bias = w->gate_bias ? widen(w->gate_bias[first + r + e]) : 0;
+                        vec a = loadf(square[j] + (r + e) * LANES) + bias;
+                        bias = w->up_bias ? widen(w->up_bias[first + r + e]) : 0;
+                        vec low = splat(-80.0f);
+                        ivec deep = a < low; /* exp(80) is still a number */
+                        vec held = (vec)(((ivec)low & deep) | ((ivec)a & ~deep));
+                        y[e] = a / (1.0f + vexp(-held)) * (loadf(square[j + 2] + (r + e) * LANES) + bias);
+                    }
+                    pack(o + packed_at(r), y[0], y[1]);
+                }
+            }
+        }
+    }
+}
+
+/* Columns of x [features][16], divided by their root mean square and multiplied by w (if given), packed. */
+static void pack_block(const float *x, const weight *w, float eps, int features, packed *out) {
+    vec by = splat(1);
+    if (w) {
+        vec s = splat(0);
+        for (int i = 0; i < features; i++) s += loadf(x + i * LANES) * loadf(x + i * LANES);
+        float r[LANES];
+        storef(r, s / (float)features + eps);
+        for (int l = 0; l < LANES; l++) r[l] = 1.0f / sqrtf(r[l]);
+        by = loadf(r);
+    }
+    for (int i = 0; i < features; i += 2) {
+        vec even = loadf(x + i * LANES) * by, odd = loadf(x + (i + 1) * LANES) * by;
+        if (w) even *= widen(w[i]), odd *= widen(w[i + 1]);
+        pack(out + packed_at(i), even, odd);
+    }
+}
+
+/* Logits of `count` columns, [count, vocab], from the residual stream's last columns `wanted`. */
+static void head(int tiles, const decoder *m, room *r, const int32_t *wanted, int count, float *logits, float *hidden,
+                 meeting *together, int t, int n) {
+    const int k = m->hidden, blocks = (count + LANES - 1) / LANES;
+    for (int b = t; b < blocks; b += n) {
+        int columns[LANES];
+        for (int l = 0; l < LANES; l++) columns[l] = b * LANES + l < count ? wanted[b * LANES + l] : -1;
+        float *x = r->out + (size_t)b * m->hidden * LANES; /* free by now */
+        gather(r->x, k, 0, k, columns, x);
+        norm_columns(x, m->norm, m->eps, k);
+        if (hidden)
+            for (int l = 0; l < LANES; l++)
+                if (columns[l] >= 0)
+                    for (int i = 0; i < k; i++) hidden[((size_t)b * LANES + l) * k + i] = x[i * LANES + l];
+        pack_block(x, NULL, 0, k, r->in + b * packed_at(k));
+    }
+    if (!logits) return;
+    meet(together, n);
+    const int panels = (m->vocab + 31) / 32;
+    float square[4][SQUARE];
+    float *c[4] = {square[0], square[1], square[2], square[3]};
+    for (int p = (int)((int64_t)panels * t / n), last = (int)((int64_t)panels * (t + 1) / n); p < last; p++) {
+        const int first = p * 32, left = m->vocab - first;
+        const weight *a0 = m->head + (size_t)first * k, *a1 = left > LANES ? a0 + (size_t)LANES * k : NULL;
+        const int rows0 = left < LANES ? left : LANES, rows1 = left - LANES < LANES ? left - LANES : LANES;
+        for (int b = 0; b < blocks; b += 2) {
+            product(tiles, a0, rows0, a1, rows1, k, r->in + b * packed_at(k),
+                    b + 1 < blocks ? r->in + (b + 1) * packed_at(k) : NULL, k, 0, c, (const char *)(a0 + (size_t)32 * k),
+                    b ? 0 : 16 * (int)sizeof(weight));
+            for (int j = 0; j < 4; j++) {
+                const int from = first + j / 2 * LANES, column = (b + j % 2) * LANES;
+                for (int l = 0; l < LANES && column + l < count; l++)
+                    for (int i = 0; i < LANES && from + i < m->vocab; i++)
+                        logits[(size_t)(column + l) * m->vocab + from + i] =
+                            square[j][i * LANES + l] + (m->head_bias ? widen(m->head_bias[from + i]) : 0.0f);
+            }
+        }
+    }
+}
+
+/* Feed the tokens of `count` sequences, `columns` in all; their keys and values are written behind what they have.
+ * cosine, sine: [columns, D/2] of the tokens' positions. wanted: columns whose logits [n_wanted, vocab] and last hidden
+ * states [n_wanted, hidden] (after the norm) are left, where asked for. memory: forward_bytes(). */
+void forward(const decoder *m, const int32_t *tokens, int32_t columns, const sequence *sequences, int32_t count,
+             const float *cosine, const float *sine, int32_t longest, char *memory, const int32_t *wanted,
+             int32_t n_wanted, float *logits, float *hidden) {
+    const int width = m->query_heads * m->head_dim, kv = m->kv_heads * m->head_dim, half = m->head_dim / 2;
+    const int features = width + 2 * kv, blocks = (columns + LANES - 1) / LANES, tiles = tiles_allowed();
+    const size_t pairs = longest > m->head_dim ? longest : m->head_dim;
+    room r;
+    room_bytes(m, columns, pairs, &r, memory);
+    queue *attention = calloc(m->layers, sizeof(queue));
+    meeting together = {0};
+    const int threads = blocks == 1 && m->threads > 8 ? 8 : m->threads;
+
+#pragma omp parallel num_threads(threads)
+    {
+        const int n = omp_get_num_threads(), t = omp_get_thread_num();
+        desk own = carve(r.desks + t * up_to(desk_bytes(pairs, m->head_dim), 4096), pairs, m->head_dim);
+        tiles_begin(tiles);
+        for (int b = t; b < blocks; b += n)
+            for (int l = 0; l < LANES; l++) {
+                const int c = b * LANES + l, is = c < columns;
+                const weight *e = m->embedding + (is ? (size_t)tokens[c] * m->hidden : 0);
+                float *x = r.x + (size_t)b * m->hidden * LANES + l;
+                for (int i = 0; i < m->hidden; i++) x[i * LANES] = is ? widen(e[i]) : 0;
+                for (int i = 0; i < half; i++) {
+                    r.cosine[((size_t)b * half + i) * LANES + l] = is ? cosine[(size_t)c * half + i] : 1;
+                    r.sine[((size_t)b * half + i) * LANES + l] = is ? sine[(size_t)c * half + i] : 0;
+                }
+            }
+        for (int l = 0; l < m->layers; l++) {
+            const layer_weights *w = m->layer + l;
+            const int hidden = m->hidden, inner = m->inner;
+            const matrix to_qkv[] = {
+                {w->q, w->q_bias, width, 0}, {w->k, w->k_bias, kv, width}, {w->v, w->v_bias, kv, width + kv}};
+            const matrix to_x = {w->o, w->o_bias, hidden, 0}, down = {w->down, w->down_bias, hidden, 0};
+            for (int b = t; b < blocks; b += n) /* the same blocks as above: no need to meet before */
+                pack_block(r.x + (size_t)b * hidden * LANES, w->norm1, m->eps, hidden, r.in + b * packed_at(hidden));
+            meet(&together, n);
+            multiply(tiles, to_qkv, 3, hidden, r.in, blocks, 0, r.qkv, features, t, n);
+            meet(&together, n);
+            for (int task; (task = take(attention + l)) < count * m->kv_heads;)
+                attend_head(m, w, l, task % m->kv_heads, sequences + task / m->kv_heads, r.qkv, r.cosine, r.sine, &own,
+                            tiles, r.out);
+            meet(&together, n);
+            for (int b = t; b < blocks; b += n)
+                pack_block(r.out + (size_t)b * width * LANES, NULL, 0, width, r.in + b * packed_at(width));
+            meet(&together, n);
+            multiply(tiles, &to_x, 1, width, r.in, blocks, 1, r.x, hidden, t, n);
+            meet(&together, n);
+            for (int b = t; b < blocks; b += n)
+                pack_block(r.x + (size_t)b * hidden * LANES, w->norm2, m->eps, hidden, r.in + b * packed_at(hidden));
+            meet(&together, n);
+            gated(tiles, m, w, r.in, blocks, r.act, t, n);
+            meet(&together, n);
+            multiply(tiles, &down, 1, inner, r.act, blocks, 1, r.x, hidden, t, n);
+            meet(&together, n);
+        }
+        if (n_wanted) head(tiles, m, &r, wanted, n_wanted, logits, hidden, &together, t, n);
+        tiles_end(tiles);
+    }
+    free(attention);
+}

@@ -1,0 +1,182 @@
+/* Products of rows of weights with columns of activations: C [rows, columns] = A [rows, K] times B [K, columns].
+ *
+ * Columns come in blocks of 16, one per lane, so everything that is done to an activation (norms, rotations, softmax)
+ * is done to 16 of them at once without ever summing across lanes, and a column never depends on its neighbours: what
+ * a sequence gives does not change with the company it is in. Activations lie as [block][feature][16] in float32, and
+ * packed for a product as [block][K/2][16] pairs of bfloat16, or [block][K][16] float32. Rows of A stay where they
+ * are, [rows][K], whether they are weights, keys or (turned) values.
+ *
+ * On processors with AMX a product of 32 rows and 32 columns runs in eight tile registers; elsewhere in vectors.
+ */
+#ifndef MINSEEK_PRODUCT_H
+#define MINSEEK_PRODUCT_H
+#include "vector.h"
+#if defined(__AMX_BF16__) && defined(__linux__) && defined(WEIGHT_BF16)
+#define TILES 1
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#elif defined(__AVX512BF16__) && defined(WEIGHT_BF16)
+#include <immintrin.h>
+#endif
+
+#define SQUARE (LANES * LANES)
+
+#ifdef WEIGHT_BF16
+typedef uint32_t packed;
+typedef uint32_t pair_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define PER_PACKED 2
+static inline uvec rounded(vec f) { /* bfloat16 in the upper half, to nearest even; NaN stays NaN */
+    uvec bits = (uvec)f, odd = (bits >> 16) & 1;
+    ivec nan = f != f;
+    return ((bits + 0x7fff + odd) & ~(uvec)nan) | ((uvec)nan & 0x7fc00000u);
+}
+/* Features k and k + 1 of 16 columns. */
+static inline void pack(packed *p, vec even, vec odd) {
+    *(pair_vec *)p = (rounded(even) >> 16) | (rounded(odd) & 0xffff0000u);
+}
+#else
+typedef float packed;
+#define PER_PACKED 1
+static inline void pack(packed *p, vec even, vec odd) {
+    storef(p, even);
+    storef(p + LANES, odd);
+}
+#endif
+/* Where feature k (even) of a packed block lies. */
+static inline size_t packed_at(size_t k) { return k / PER_PACKED * LANES; }
+
+#define TOGETHER 8
+/* rows <= 16 rows of A times one block, into C [16][16], or added to it. */
+static void product_in_vectors(const weight *a, size_t stride, int rows, const packed *b, int k, int add, float *c) {
+    for (int first = 0; first < rows; first += TOGETHER) {
+        const weight *row[TOGETHER];
+        vec sum[TOGETHER];
+        int count = rows - first < TOGETHER ? rows - first : TOGETHER;
+        for (int r = 0; r < TOGETHER; r++) {
+            row[r] = a + (size_t)(first + (r < count ? r : 0)) * stride;
+            sum[r] = add && r < count ? loadf(c + (first + r) * LANES) : splat(0);
+        }
+        for (int i = 0; i < k; i += PER_PACKED) {
+#ifdef WEIGHT_BF16
+            uvec pairs = *(const pair_vec *)(b + packed_at(i));
+#ifdef __AVX512BF16__
+            for (int r = 0; r < TOGETHER; r++) {
+                int two;
+                memcpy(&two, row[r] + i, 4);
+                sum[r] = (vec)_mm512_dpbf16_ps((__m512)sum[r], (__m512bh)_mm512_set1_epi32(two), (__m512bh)pairs);
+            }
+#else
+            vec even = (vec)(pairs << 16), odd = (vec)(pairs & 0xffff0000u);
+            for (int r = 0; r < TOGETHER; r++) sum[r] += splat(widen(row[r][i])) * even + splat(widen(row[r][i + 1])) * odd;
+#endif
+#else
+            vec x = loadf(b + (size_t)i * LANES);
+            for (int r = 0; r < TOGETHER; r++) sum[r] += splat(row[r][i]) * x;
+#endif
+        }
+        for (int r = 0; r < count; r++) storef(c + (first + r) * LANES, sum[r]);
+    }
+}
+
+#ifdef TILES
+static int tiles_allowed(void) { /* Linux asks to be asked: tile registers are large */
+    static int known = -1;
+    if (known < 0) known = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
+    return known;
+}
+static void tiles_begin(int allowed) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = LANES;
+    if (allowed) _tile_loadconfig(&shape);
+}
+static void tiles_end(int allowed) {
+    if (allowed) _tile_release();
+}
+#define AHEAD                                                                                                         \
+    for (int p = 0; p < lines; p++) _mm_prefetch(ahead + (size_t)p * 64, _MM_HINT_T1);                                  \
+    ahead += (size_t)lines * 64;
+/* 16 or 32 rows (a1 may be NULL) times one or two blocks (b1 may be NULL), into c[0] = a0 b0, c[1] = a0 b1, c[2] = a1 b0,
+ * c[3] = a1 b1; meanwhile `lines` cache lines from `ahead` are fetched in each of the K/32 steps. */
+static void product_in_tiles(const weight *a0, const weight *a1, size_t stride, const packed *b0, const packed *b1, int k,
+                             int add, float *const *c, const char *ahead, int lines) {
+    const size_t bytes = stride * sizeof(weight);
+    if (add) {
+        _tile_loadd(0, c[0], 64);
+        if (b1) _tile_loadd(1, c[1], 64);
+        if (a1) _tile_loadd(2, c[2], 64);
+        if (a1 && b1) _tile_loadd(3, c[3], 64);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    if (a1 && b1)
+        for (int i = 0; i < k; i += 32) {
+            _tile_loadd(4, a0 + i, bytes);
+            _tile_loadd(6, b0 + packed_at(i), 64);
+            _tile_loadd(7, b1 + packed_at(i), 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(5, a1 + i, bytes);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+            AHEAD
+        }
+    else if (a1)
+        for (int i = 0; i < k; i += 32) {
+            _tile_loadd(4, a0 + i, bytes);
+            _tile_loadd(5, a1 + i, bytes);
+            _tile_loadd(6, b0 + packed_at(i), 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(2, 5, 6);
+            AHEAD
+        }
+    else if (b1)
+        for (int i = 0; i < k; i += 32) {
+            _tile_loadd(4, a0 + i, bytes);
+            _tile_loadd(6, b0 + packed_at(i), 64);
+            _tile_loadd(7, b1 + packed_at(i), 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            AHEAD
+        }
+    else
+        for (int i = 0; i < k; i += 32) {
+            _tile_loadd(4, a0 + i, bytes);
+            _tile_loadd(6, b0 + packed_at(i), 64);
+            _tile_dpbf16ps(0, 4, 6);
+            AHEAD
+        }
+    _tile_stored(0, c[0], 64);
+    if (b1) _tile_stored(1, c[1], 64);
+    if (a1) _tile_stored(2, c[2], 64);
+    if (a1 && b1) _tile_stored(3, c[3], 64);
+}
+#else
+static int tiles_allowed(void) { return 0; }
+static void tiles_begin(int allowed) { (void)allowed; }
+static void tiles_end(int allowed) { (void)allowed; }
+#endif
+
+/* Up to 16 rows each from a0 and a1 (may be NULL) times one or two blocks; see product_in_tiles. */
+static void product(int tiles, const weight *a0, int rows0, const weight *a1, int rows1, size_t stride, const packed *b0,
+                    const packed *b1, int k, int add, float *const *c, const char *ahead, int lines) {
+#ifdef TILES
+    if (tiles && rows0 == LANES && (!a1 || rows1 == LANES) && k % 32 == 0) {
+        product_in_tiles(a0, a1, stride, b0, b1, k, add, c, ahead, lines);
+        return;
+    }
+#endif
+    (void)tiles, (void)ahead, (void)lines;
+    product_in_vectors(a0, stride, rows0, b0, k, add, c[0]);
+    if (b1) product_in_vectors(a0, stride, rows0, b1, k, add, c[1]);
+    if (a1) product_in_vectors(a1, stride, rows1, b0, k, add, c[2]);
+    if (a1 && b1) product_in_vectors(a1, stride, rows1, b1, k, add, c[3]);
+}
+#endif

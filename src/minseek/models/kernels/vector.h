@@ -1,0 +1,71 @@
+/* Sixteen floats at a time, in whatever registers the processor has; weights are bfloat16 (-DWEIGHT_BF16) or float32. */
+#ifndef MINSEEK_VECTOR_H
+#define MINSEEK_VECTOR_H
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES 16
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef float vec_u __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#ifdef WEIGHT_BF16
+typedef uint16_t weight;
+typedef uint16_t half_vec __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+static inline vec load(const weight *p) { return (vec)(__builtin_convertvector(*(const half_vec *)p, uvec) << 16); }
+static inline float widen(weight w) {
+    uint32_t bits = (uint32_t)w << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+static inline weight narrow(float f) { /* to nearest even; the cache never holds NaN worth keeping apart */
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    return (weight)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+#else
+typedef float weight;
+static inline vec load(const weight *p) { return *(const vec_u *)p; }
+static inline float widen(weight w) { return w; }
+static inline weight narrow(float f) { return f; }
+#endif
+
+static inline vec splat(float f) { return (vec){0} + f; }
+static inline vec loadf(const float *p) { return *(const vec_u *)p; }
+static inline void storef(float *p, vec v) { *(vec_u *)p = v; }
+static inline float sum(vec v) { /* by halves; memcpy is how every compiler takes a vector apart */
+    typedef float vec8 __attribute__((vector_size(32)));
+    typedef float vec4 __attribute__((vector_size(16)));
+    vec8 half[2];
+    vec4 quarter[2];
+    memcpy(half, &v, sizeof half);
+    half[0] += half[1];
+    memcpy(quarter, half, sizeof quarter);
+    vec4 b = quarter[0] + quarter[1];
+    return (b[0] + b[2]) + (b[1] + b[3]);
+}
+
+/* exp for x <= 88, relative error below 2e-7; anything under -87 gives 0. */
+static inline vec vexp(vec x) {
+    ivec tiny = x < splat(-87.0f);
+    vec n = x * 1.44269504f;
+    vec magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    vec k = (n + magic) - magic;
+    vec r = x - k * 0.693359375f + k * 2.12194440e-4f;
+    vec p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    ivec scale = (__builtin_convertvector(k, ivec) + 127) << 23;
+    ivec bits = (ivec)(p * (vec)scale);
+    return (vec)(bits & ~tiny);
+}
+
+#endif

@@ -1,0 +1,134 @@
+"""One pass over many sequences: logits, independence of the company, and the attention that is counted."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import VARIANTS, make_reference, save
+from test_forward import load
+
+import minseek
+from minseek.cache import Slot, SlotPool, SlotShape
+from minseek.models.feed import Feed
+
+LENGTHS = (70, 1, 33, 16, 47)
+
+
+def tokens(length: int, seed: int) -> list[int]:
+    return torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def slots(model: minseek.Model, count: int, capacity: int = 80, evicts: bool = True) -> list[Slot]:
+    shape = SlotShape(model.parts.shape, capacity - 16, 16, evicts)
+    pool = SlotPool(shape, model.parts.rotary, count, device=model.parts.embedding.device)
+    for slot in pool.slots:
+        slot.window = 5
+    return pool.slots
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_of_mixed_sequences_equal_transformers(
+    variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, reference = load(save(tmp_path, variant), device, step, monkeypatch), make_reference(variant)
+    chance = random.Random(7)
+    prompts = [tokens(n, seed) for seed, n in enumerate(LENGTHS)]
+    wanted = [reference(torch.tensor([ids])).logits[0] for ids in prompts]
+    for evicts in (False, True):
+        at = [0] * len(prompts)
+        held = slots(model, len(prompts), evicts=evicts)
+        while any(a < len(p) for a, p in zip(at, prompts, strict=True)):
+            feeds, expected = [], []
+            for index, ids in enumerate(prompts):
+                count = min(len(ids) - at[index], chance.choice([0, 1, 1, 2, 15, 16, 31]))
+                if count:
+                    asked = chance.randint(0, count)
+                    feeds.append(Feed(ids[at[index] : at[index] + count], held[index], asked))
+                    at[index] += count
+                    expected.append(wanted[index][at[index] - asked : at[index]])
+            if feeds:
+                logits, hidden = model.feed_many(feeds)
+                torch.testing.assert_close(logits.cpu(), torch.cat(expected), atol=3e-4, rtol=3e-4)
+                assert hidden.shape == (len(logits), model.parts.hidden)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_sequence_gives_does_not_depend_on_its_company(dtype: str, tmp_path: Path) -> None:
+    model = minseek.load(str(save(tmp_path, "qwen3")), device="cpu", dtype=dtype)
+    assert model.step_kind == "C"
+    ids = tokens(60, 1)
+
+    def logits(company: int) -> torch.Tensor:
+        held = slots(model, company + 1)
+        mine, others = held[0], held[1:]
+        got = []
+        for start, stop in ((0, 32), (32, 33), (33, 60)):
+            feeds = [Feed(tokens(7, i), other) for i, other in enumerate(others) if other.length < 70]
+            feeds.insert(company // 2, Feed(ids[start:stop], mine, stop - start))
+            got.append(model.feed_many(feeds)[0])
+        counted = torch.stack([*mine.received, *mine.latest])[..., :60].flatten()
+        return torch.cat([*(g.flatten() for g in got), counted])
+
+    alone = logits(0)
+    for company in (1, 5, 17):
+        assert torch.equal(logits(company), alone)  # to the last bit
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+@pytest.mark.parametrize("variant", ["llama", "qwen3", "mistral-window"])
+def test_attention_received_is_what_transformers_pays(
+    variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(save(tmp_path, variant), device, step, monkeypatch)
+    reference = make_reference(variant)
+    reference.set_attn_implementation("eager")
+    ids = tokens(80, 3)
+    paid = reference(torch.tensor([ids]), output_attentions=True).attentions
+    (slot,) = slots(model, 1)
+    for start, stop in ((0, 30), (30, 31), (31, 78), (78, 79), (79, 80)):
+        model.feed_many([Feed(ids[start:stop], slot)])
+    for layer, weights in enumerate(paid):
+        by_query = weights[0].view(2, 3, 80, 80).mean(1)
+        torch.testing.assert_close(slot.received[layer].cpu(), by_query.sum(1), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(slot.latest[layer].cpu(), by_query[:, -5:].sum(1), atol=1e-4, rtol=1e-4)
+    assert torch.equal(slot.positions[1].cpu(), torch.arange(80, dtype=torch.int32).expand(2, -1))
+
+
+def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both paths agree on what follows an eviction in which every head keeps its own pairs."""
+    save(tmp_path, "mistral-window")
+    ids = tokens(120, 4)
+    given = []
+    for step in ("C", "PyTorch"):
+        model = load(tmp_path, device, step, monkeypatch)
+        (slot,) = slots(model, 1)
+        chance = torch.Generator().manual_seed(1)
+        model.feed_many([Feed(ids[:80], slot)])
+        chosen = torch.rand(3, 2, 80, generator=chance).topk(64).indices.sort().values
+        slot.keep(chosen.to(device))
+        assert slot.length == 64
+        assert torch.equal(slot.arrivals_of(1)[0].cpu(), chosen[1, 0].int())
+        logits, _ = model.feed_many([Feed(ids[80:96], slot, 16)])
+        slot.keep(torch.arange(64, device=device).expand(3, 2, -1))
+        slot.reencode()
+        assert slot.position == 64
+        more, _ = model.feed_many([Feed(ids[80:90], slot, 10)])
+        given.append((logits.cpu(), more.cpu(), slot.pool.received.cpu()))
+    for ours, theirs in zip(*given, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=3e-4, rtol=3e-4)
+
+
+def test_a_slot_that_is_taken_again_remembers_nothing(tiny: minseek.Model) -> None:
+    ids = tokens(40, 5)
+    fresh, used = slots(tiny, 1)[0], slots(tiny, 1)[0]
+    tiny.feed_many([Feed(tokens(80, 6), used)])
+    used.clear()
+    first, second = (tiny.feed_many([Feed(ids, slot, 40)])[0] for slot in (fresh, used))
+    assert torch.equal(first, second)
+    assert torch.equal(fresh.pool.received, used.pool.received)
