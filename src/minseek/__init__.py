@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from minseek.batch import BatchPlan, Completion, generate, plan
     from minseek.decode import Sampling
     from minseek.models import FORMATS, PLAIN, THINK, Model, ThinkingFormat, load
     from minseek.reasoning import (
@@ -32,6 +33,7 @@ from minseek.errors import InputError, MinseekWarning
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "minseek.batch": ("BatchPlan", "Completion", "generate", "plan"),
     "minseek.decode": ("Sampling",),
     "minseek.models": ("FORMATS", "PLAIN", "THINK", "Model", "ThinkingFormat", "load"),
     "minseek.reasoning": (
@@ -46,7 +48,9 @@ __all__ = [
     "PLAIN",
     "THINK",
     "AnswerToken",
+    "BatchPlan",
     "BudgetForcing",
+    "Completion",
     "Event",
     "Finished",
     "InputError",
@@ -64,7 +68,9 @@ __all__ = [
     "ThoughtEnded",
     "ThoughtStarted",
     "ThoughtToken",
+    "generate",
     "load",
+    "plan",
     "reason",
     "stream",
 ]

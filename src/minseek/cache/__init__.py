@@ -1,5 +1,6 @@
-"""Key/value storage and rotary re-encoding."""
+"""Key/value storage, rotary re-encoding, and in `minseek.cache.policies` what an eviction leaves."""
 
+from minseek.cache.candidates import Candidates
 from minseek.cache.pairs import Pairs
 from minseek.cache.rotary import Rotary, rotate
 from minseek.cache.slots import Slot, SlotPool, SlotShape
@@ -8,6 +9,7 @@ from minseek.cache.thought_cache import CacheFullError, CacheShape, KeyStorage, 
 __all__ = [
     "CacheFullError",
     "CacheShape",
+    "Candidates",
     "KeyStorage",
     "Pairs",
     "Rotary",

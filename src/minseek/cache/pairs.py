@@ -24,6 +24,9 @@ class Pairs(Protocol):
     received, latest : sequence of Tensor
         For each layer [H, capacity], float32: attention that each pair has received since it came, summed over
         queries, mean over a group's query heads, and the part of it from the latest queries. Nothing if nobody asks.
+    queries : sequence of Tensor
+        For each layer [H * G, block, D], float32, without positions; the next query goes to row `asked`, modulo the
+        block. Nothing if nobody asks.
     length, capacity, position : int
         Pairs that each head holds and has room for; where the next token stands.
     allocation : int
@@ -37,12 +40,16 @@ class Pairs(Protocol):
     positions: Sequence[Tensor]
     received: Sequence[Tensor]
     latest: Sequence[Tensor]
+    queries: Sequence[Tensor]
     capacity: int
     length: int
     allocation: int
 
     @property
     def position(self) -> int: ...
+
+    @property
+    def asked(self) -> int: ...
 
     def counts_as_latest(self, tokens: int) -> int:
         """How many of the next `tokens` tokens are among the latest queries."""
@@ -55,6 +62,9 @@ class Pairs(Protocol):
 
     def observe(self, layer: int, weights: Tensor) -> None:
         """Count attention weights [H, G, T, length + T] of the tokens just appended."""
+
+    def remember_queries(self, layer: int, queries: Tensor) -> None:
+        """Keep queries without positions [H * G, T, D] of the tokens just appended."""
 
     def advance(self, tokens: int) -> None:
         """Count tokens that have been written in every layer."""

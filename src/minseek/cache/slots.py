@@ -11,7 +11,7 @@ from torch import Tensor
 from minseek.cache.rotary import Rotary, rotate
 from minseek.cache.thought_cache import CacheFullError, CacheShape, allocations
 
-_NOTES = 16  # bytes beside a pair that may be evicted: position, arrival (int32), attention received twice (float32)
+_NOTES = 20  # bytes beside a pair that may be evicted: position, arrival (int32), attention received twice, a note
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,16 @@ class SlotShape:
         Tokens between two evictions.
     evicts : bool
         Whether a policy decides; without one, a slot is full at cap + block tokens, and nothing is noted of its pairs.
+    query_heads : int
+        Query heads whose queries since the last eviction are kept for the policy, [query heads, block, D] in float32
+        in each layer; 0 keeps none.
     """
 
     shape: CacheShape
     cap: int
     block: int
     evicts: bool = True
+    query_heads: int = 0
 
     @property
     def capacity(self) -> int:
@@ -48,7 +52,8 @@ class SlotShape:
     @property
     def nbytes(self) -> int:
         """Bytes of a slot."""
-        return self.shape.layers * self.shape.heads * self.capacity * self.pair_bytes
+        queries = self.query_heads * self.block * self.shape.head_dim * 4
+        return self.shape.layers * (self.shape.heads * self.capacity * self.pair_bytes + queries)
 
 
 class SlotPool:
@@ -60,8 +65,10 @@ class SlotPool:
         [layers, slots, H, cap + block, D].
     positions, arrivals : Tensor
         [layers, slots, H, cap + block], int32: where a key stands, and the how-manieth token of its sequence it was.
-    received, latest : Tensor
-        The same shape, float32; see `minseek.cache.Pairs`.
+    received, latest, notes : Tensor
+        The same shape, float32; see `minseek.cache.Pairs`, and for notes, which are the policy's, `Candidates`.
+    queries : Tensor
+        [layers, slots, query heads, block, D], float32.
     """
 
     def __init__(self, shape: SlotShape, rotary: Rotary, slots: int, *, device: torch.device | str = "cpu") -> None:
@@ -75,12 +82,16 @@ class SlotPool:
         self.arrivals = torch.zeros_like(self.positions)
         self.received = torch.zeros(noted, dtype=torch.float32, device=device)
         self.latest = torch.zeros_like(self.received)
+        self.notes = torch.zeros_like(self.received)
+        asked = (sizes[0], slots, shape.query_heads, shape.block, shape.shape.head_dim)
+        self.queries = torch.zeros(asked, dtype=torch.float32, device=device)
         self.slots = [Slot(self, index) for index in range(slots)]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all slots."""
-        tensors = (self.keys, self.values, self.positions, self.arrivals, self.received, self.latest)
+        tensors = (self.keys, self.values, self.positions, self.arrivals)
+        tensors += (self.received, self.latest, self.notes, self.queries)
         return sum(t.nbytes for t in tensors)
 
 
@@ -91,10 +102,14 @@ class Slot:
     ----------
     length : int
         Pairs that each head holds, in the order of their positions.
+    survived : int
+        How many of them the last eviction left.
     seen : int
         Tokens of the sequence so far.
     position : int
         Where the next token stands: at `seen`, as long as the sequence fits into the model's context; see `reencode`.
+    evictions, reencodings : int
+        How often `keep` and `reencode` were called.
     window : int
         How many queries before an eviction count as the latest.
     """
@@ -109,15 +124,17 @@ class Slot:
         self.positions = pool.positions[:, index].unbind() if pool.shape.evicts else ()
         self.received = pool.received[:, index].unbind() if pool.shape.evicts else ()
         self.latest = pool.latest[:, index].unbind() if pool.shape.evicts else ()
+        self.queries = pool.queries[:, index].unbind() if pool.shape.query_heads else ()
         self.window = 0
         self.clear()
 
     def clear(self) -> None:
         """Forget everything: the next sequence begins."""
-        self.length = self.seen = self.position = self.reencodings = 0
+        self.length = self.survived = self.seen = self.position = 0
+        self.evictions = self.reencodings = 0
         if self.pool.shape.evicts:
-            self.pool.received[:, self.index] = 0
-            self.pool.latest[:, self.index] = 0
+            for tensor in (self.pool.received, self.pool.latest, self.pool.notes):
+                tensor[:, self.index] = 0
 
     @property
     def full(self) -> bool:
@@ -131,6 +148,11 @@ class Slot:
     def counts_as_latest(self, tokens: int) -> int:
         """How many of the next `tokens` tokens are among the last `window` before the eviction."""
         return max(0, min(tokens, self.length + tokens - (self.capacity - self.window)))
+
+    @property
+    def asked(self) -> int:
+        """Queries since the last eviction, modulo the block: where the next one is kept."""
+        return (self.length - self.survived) % self.pool.shape.block
 
     def reserve(self, tokens: int) -> None:
         """Check that there is room."""
@@ -157,6 +179,12 @@ class Slot:
         late = self.counts_as_latest(count)
         self.latest[layer][:, : weights.shape[3]] += by_query[:, count - late :].sum(1)
 
+    def remember_queries(self, layer: int, queries: Tensor) -> None:
+        """Keep queries without positions [H * G, T, D] of the tokens just appended, if the policy needs them."""
+        if self.queries:
+            at = torch.arange(self.asked, self.asked + queries.shape[1], device=queries.device)
+            self.queries[layer][:, at % self.pool.shape.block] = queries.float()
+
     def advance(self, tokens: int) -> None:
         """Count tokens that have been written in every layer."""
         if self.pool.shape.evicts:
@@ -179,12 +207,14 @@ class Slot:
         at = torch.arange(layers, device=chosen.device)[:, None] * slots + self.index
         first = (at * heads + torch.arange(heads, device=chosen.device)) * self.capacity  # row of each head's pair 0
         rows = (first[:, :, None] + chosen).flatten()
-        for tensor in (pool.keys, pool.values, pool.positions, pool.arrivals, pool.received, pool.latest):
+        for tensor in (pool.keys, pool.values, pool.positions, pool.arrivals, pool.received, pool.notes):
             flat = tensor.view(layers * slots * heads * self.capacity, *tensor.shape[4:])
             tensor[:, self.index, :, :count] = flat.index_select(0, rows).view(layers, heads, count, *flat.shape[1:])
         pool.received[:, self.index, :, count:] = 0
+        pool.notes[:, self.index, :, count:] = 0
         pool.latest[:, self.index] = 0
-        self.length = count
+        self.length = self.survived = count
+        self.evictions += 1
 
     def reencode(self) -> None:
         """Let the pairs stand at contiguous positions from 0 on; what follows stands right behind them.

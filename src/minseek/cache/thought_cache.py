@@ -90,6 +90,8 @@ class ThoughtCache:
     positions: Sequence[Tensor] = ()  # every pair stands where it lies,
     received: Sequence[Tensor] = ()  # and nobody asks what attention it received
     latest: Sequence[Tensor] = ()
+    queries: Sequence[Tensor] = ()
+    asked = 0
 
     @property
     def position(self) -> int:
@@ -102,6 +104,9 @@ class ThoughtCache:
 
     def observe(self, layer: int, weights: Tensor) -> None:
         """Nothing: attention is not counted."""
+
+    def remember_queries(self, layer: int, queries: Tensor) -> None:
+        """Nothing: queries are not kept."""
 
     @property
     def nbytes(self) -> int:

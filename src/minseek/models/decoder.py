@@ -74,6 +74,16 @@ class Decoder:
             self._check(feed.tokens)
         return self._native.forward(feeds) if self._native is not None else self._forward(feeds)
 
+    def pass_bytes(self, tokens: int, longest: int, wanted: int) -> int:
+        """Bytes of activations and logits of a pass; `longest` is how many pairs the longest sequence has then."""
+        parts, blueprint = self.parts, self.parts.blueprint
+        logits = wanted * (parts.vocabulary + parts.hidden) * 4
+        if self._native is not None:
+            return self._native.memory(tokens, longest) + logits
+        width = 4 * parts.hidden + 3 * parts.inner + 4 * blueprint.query_heads * blueprint.head_dim
+        weights = 2 * blueprint.query_heads * min(tokens, 128) * longest * 4  # of one sequence's attention
+        return tokens * width * parts.shape.dtype.itemsize + weights + logits
+
     def _check(self, tokens: Sequence[int]) -> None:
         if not tokens:
             raise ValueError("feed() needs at least one token")
@@ -111,6 +121,7 @@ class Decoder:
         out = []
         for feed, *qkv in zip(feeds, *(t.transpose(0, 1).split(counts, dim=1) for t in (q, k, v)), strict=True):
             cache, count = feed.cache, len(feed.tokens)
+            cache.remember_queries(index, qkv[0])
             queries = rotate(qkv[0], *cache.rotary.at(cache.position, count))
             keys, values = cache.append(index, qkv[1], qkv[2])
             if cache.received:

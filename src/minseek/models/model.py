@@ -123,6 +123,10 @@ class Model:
         """One pass over new tokens of several sequences; see `minseek.models.decoder.Decoder.feed_many`."""
         return self._decoder.feed_many(feeds)
 
+    def pass_bytes(self, tokens: int, longest: int, wanted: int) -> int:
+        """Bytes of a pass of that many tokens; see `minseek.models.decoder.Decoder.pass_bytes`."""
+        return self._decoder.pass_bytes(tokens, longest, wanted)
+
     def encode(self, text: str) -> list[int]:
         """Tokens of a text that goes on from what stands before."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))

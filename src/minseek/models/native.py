@@ -37,6 +37,9 @@ _LAYER_FIELDS = (
 )
 
 
+_SEQUENCE_SIZES = ("rows", "first", "length", "capacity", "position", "recent", "asked", "block")
+
+
 class _Layer(Structure):
     _fields_ = [(name, c_void_p) for name in _LAYER_FIELDS] + [("window", c_int32), ("reserved", c_int32)]
 
@@ -54,8 +57,9 @@ class _Decoder(Structure):
 
 
 class _Sequence(Structure):
-    _fields_ = [(name, c_int32) for name in ("rows", "first", "length", "capacity", "position", "recent")] + [
-        (name, POINTER(c_void_p)) for name in ("keys", "values", "raw", "positions", "received", "latest")
+    _fields_ = [(name, c_int32) for name in _SEQUENCE_SIZES] + [
+        (name, POINTER(c_void_p))
+        for name in ("keys", "values", "raw", "positions", "received", "latest", "queries")
     ]
 
 
@@ -166,6 +170,12 @@ class NativeForward:
             cache.advance(1)
             return out
 
+    def memory(self, columns: int, longest: int) -> int:
+        """Bytes that a pass of so many tokens needs, the longest sequence having so many pairs."""
+        return int(
+            self._library.forward_bytes(ctypes.byref(self._decoder), c_int64(columns), c_int64(longest))
+        )
+
     def forward(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
         """Append the tokens of each feed to its cache.
 
@@ -190,13 +200,14 @@ class NativeForward:
             ctypes.memmove(ctypes.byref(target), ctypes.byref(known), ctypes.sizeof(_Sequence))
             target.rows, target.first = count, columns
             target.length, target.capacity, target.position = cache.length, cache.capacity, cache.position
+            target.asked = cache.asked
             target.recent = count - cache.counts_as_latest(count)
             angles.append(cache.rotary.at(cache.position, count))
             tokens += feed.tokens
             wanted += range(columns + count - feed.wanted, columns + count)
             columns += count
             longest = max(longest, cache.length + count)
-        needed = self._library.forward_bytes(ctypes.byref(self._decoder), c_int64(columns), c_int64(longest))
+        needed = self.memory(columns, longest)
         if needed > self._memory.nbytes:
             self._memory = _floats(0)  # frees the old one first
             self._memory = _floats(needed // 4 + 16)
@@ -218,8 +229,10 @@ class NativeForward:
         """Where the cache lies, found out anew only when it has been allocated anew."""
         known = self._described.get(cache)
         if known is None or known[0] != cache.allocation:
-            groups = (cache.keys, cache.values, cache.raw_keys, cache.positions, cache.received, cache.latest)
-            known = cache.allocation, _Sequence(*([0] * 6), *map(_addresses, groups))
+            groups = (cache.keys, cache.values, cache.raw_keys, cache.positions)
+            counts = (cache.received, cache.latest, cache.queries)
+            known = cache.allocation, _Sequence(*([0] * len(_SEQUENCE_SIZES)), *map(_addresses, groups + counts))
+            known[1].block = cache.queries[0].shape[1] if cache.queries else 0
             self._described[cache] = known
         return known[1]
 

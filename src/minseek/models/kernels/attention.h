@@ -13,11 +13,13 @@ typedef struct {
     int32_t length, capacity; /* pairs in the cache before them; pairs that a head has room for */
     int32_t position;         /* where the first new token stands */
     int32_t recent;           /* new tokens from this one on are counted into `latest` too */
+    int32_t asked, block;     /* queries are kept in a ring of `block` rows, from row `asked` on */
     weight *const *keys, *const *values; /* [H, capacity, D] */
     weight *const *raw;                  /* or NULL: keys without their positions, [H, capacity, D] */
     int32_t *const *positions;           /* or NULL, where pair i stands at position i: [H, capacity] */
     float *const *received, *const *latest; /* or NULL: attention that a pair received, summed over queries, mean over
                                                the group's heads, [H, capacity]; added to */
+    float *const *queries; /* or NULL: queries without their positions, [H * G, block, D] */
 } sequence;
 
 /* What one thread needs for `longest` pairs and `queries` query columns; see carve(). */
@@ -238,6 +240,13 @@ static void attend_head(const decoder *m, const layer_weights *w, int layer, int
                     for (int k = 0; k < dim; k++) x[k * LANES + l] = columns[i][l] < 0 ? 0 : a[(size_t)k * LANES];
                 }
             if (w->q_norm) norm_columns(x, w->q_norm, m->eps, dim);
+            if (s->queries)
+                for (int l = 0; l < LANES; l++)
+                    if (columns[i][l] >= 0) {
+                        size_t row = (s->asked + columns[i][l] - s->first) % s->block;
+                        float *kept = s->queries[layer] + ((size_t)heads[i][l] * s->block + row) * dim;
+                        for (int k = 0; k < dim; k++) kept[k] = x[k * LANES + l];
+                    }
             gather(cosine, dim / 2, 0, dim / 2, columns[i], angles);
             gather(sine, dim / 2, 0, dim / 2, columns[i], angles + dim / 2 * LANES);
             rotate_columns(x, angles, angles + dim / 2 * LANES, dim);

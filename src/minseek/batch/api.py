@@ -1,0 +1,113 @@
+"""`generate`: many prompts at once, inside a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minseek.batch.engine import Engine
+from minseek.batch.job import Completion, Generation
+from minseek.batch.plan import DEFAULT_POLICY, BatchPlan, plan as make_plan
+from minseek.cache.policies import Policy, make_policy
+from minseek.decode import Sampling
+from minseek.errors import InputError
+from minseek.models import Model
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    plan: BatchPlan | None = None,
+    policy: str | Policy | None = "default",
+    max_new_tokens: int = 64,
+    sampling: Sampling | Sequence[Sampling] | None = None,
+    stop: Sequence[str] = (),
+    ignore_end: bool = False,
+) -> list[Completion]:
+    """Continue many prompts.
+
+    Parameters
+    ----------
+    model : Model
+        From `minseek.load`.
+    prompts : sequence of str or of token ids
+        Texts as they stand: no chat template is put around them.
+    plan : BatchPlan, optional
+        From `minseek.plan`; without it, one that holds every prompt whole.
+    policy : str, Policy or None, optional
+        What an eviction leaves; the default is the plan's. None never evicts.
+    max_new_tokens : int
+        Tokens to write at most.
+    sampling : Sampling or sequence of Sampling, optional
+        How tokens are chosen, for all or for each prompt; the default is greedy.
+    stop : sequence of str
+        Texts that end a completion.
+    ignore_end : bool
+        Go on when the model ends its turn (for measuring).
+
+    Returns
+    -------
+    list of Completion
+        In the prompts' order.
+
+    Raises
+    ------
+    InputError
+        Before anything runs: an empty prompt, or one that nothing may be evicted from and that does not fit.
+    """
+    if isinstance(prompts, str):
+        raise TypeError("prompts must be a sequence of texts, not one text: put it into a list")
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens must be 1 or more, not {max_new_tokens!r}")
+    samplings = _each(sampling, len(prompts))
+    encoded = [model.encode(p) if isinstance(p, str) else list(p) for p in prompts]
+    for index, tokens in enumerate(encoded):
+        if not tokens:
+            raise InputError(f"prompt {index} is empty: there is nothing to continue")
+    if not encoded:
+        return []
+    lengths = [len(tokens) + max_new_tokens for tokens in encoded]
+    if plan is None:
+        rule = make_policy(None if policy == "default" else policy)
+        plan = make_plan(model, policy=rule, lengths=lengths)
+    elif policy != "default" and make_policy(policy) != plan.policy:
+        rule = make_policy(policy)
+        plan = make_plan(
+            model, kv_budget=plan.kv_budget or plan.kv_bytes, cap=plan.cap, block=plan.block, policy=rule,
+            sequences=plan.slots,
+        )
+    if plan.policy is None:
+        for index, length in enumerate(lengths):
+            if length > plan.slot.capacity:
+                raise InputError(
+                    f"prompt {index} of {length - max_new_tokens} tokens and {max_new_tokens} new ones do not fit into "
+                    f"a slot of {plan.slot.capacity}, and without a policy nothing is evicted: choose a policy or a "
+                    "larger cap"
+                )
+    jobs = [
+        Generation(
+            *(model, tokens),
+            max_new_tokens=max_new_tokens,
+            sampling=own,
+            stop=stop,
+            evicts=plan.policy is not None,
+            ignore_end=ignore_end,
+        )
+        for tokens, own in zip(encoded, samplings, strict=True)
+    ]
+    for _ in Engine(model, plan).run(jobs):
+        pass
+    return [job.completion() for job in jobs]
+
+
+def _each(sampling: Sampling | Sequence[Sampling] | None, count: int) -> list[Sampling]:
+    if sampling is None:
+        sampling = Sampling(temperature=0)
+    if isinstance(sampling, Sampling):
+        return [sampling] * count
+    if len(sampling) != count:
+        raise InputError(f"there are {count} prompts and {len(sampling)} samplings: give one, or one for each prompt")
+    return list(sampling)
+
+
+__all__ = ["DEFAULT_POLICY", "generate"]

@@ -1,0 +1,125 @@
+"""What the engine runs: a job says what is fed next, and is told the logits that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from minseek.cache import Slot
+from minseek.decode import Sampler, Sampling
+from minseek.models import Model
+
+
+class Job(Protocol):
+    """One sequence's course through a slot.
+
+    Attributes
+    ----------
+    evicts : bool
+        Whether the slot's policy may take pairs from it; a job that may not ends by itself before its slot is full.
+    """
+
+    evicts: bool
+
+    def begin(self, slot: Slot) -> Sequence[int]:
+        """Tokens to feed first. The slot is empty; a job may put a cache of its own kind over its memory."""
+
+    def proceed(self, logits: Tensor) -> Sequence[int]:
+        """Tokens to feed next, having fed the last ones; none ends the job. logits: [vocabulary]."""
+
+
+@dataclass(frozen=True)
+class CompletionStats:
+    """Figures of one completion.
+
+    Attributes
+    ----------
+    prompt_tokens, new_tokens : int
+        What was read and written.
+    evictions : int
+        How often the slot was brought back to its cap.
+    reencodings : int
+        How often positions were made contiguous because the sequence reached the end of the model's context.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    evictions: int
+    reencodings: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What `minseek.generate` returns for each prompt.
+
+    Attributes
+    ----------
+    text : str
+        The new text, without the token or the stop string that ended it.
+    tokens : list of int
+        The new tokens, without one that ends the turn.
+    finish_reason : str
+        "stop" (the model ended its turn, or a stop string came) or "length".
+    stats : CompletionStats
+        Figures.
+    """
+
+    text: str
+    tokens: list[int]
+    finish_reason: str
+    stats: CompletionStats
+
+
+class Generation:
+    """Plain generation from a prompt."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: Sequence[int],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling,
+        stop: Sequence[str] = (),
+        evicts: bool = True,
+        ignore_end: bool = False,
+    ) -> None:
+        self._model, self.prompt, self.evicts = model, prompt, evicts
+        self._limit, self._stop = max_new_tokens, tuple(stop)
+        self._sampler = Sampler(sampling)
+        self._ends = frozenset() if ignore_end else model.end_ids
+        self.tokens: list[int] = []
+        self.finish_reason = "length"
+        self._text = ""
+
+    def begin(self, slot: Slot) -> Sequence[int]:
+        """The prompt."""
+        self._slot = slot
+        return self.prompt
+
+    def proceed(self, logits: Tensor) -> Sequence[int]:
+        """The next token."""
+        token = self._sampler.pick(logits)
+        if token in self._ends:
+            self.finish_reason = "stop"
+            return ()
+        self.tokens.append(token)
+        if self._stop and self._stopped():
+            return ()
+        return (token,) if len(self.tokens) < self._limit else ()
+
+    def _stopped(self) -> bool:
+        text = self._model.decode(self.tokens)
+        found = [at for at in map(text.find, self._stop) if at >= 0]
+        if found:
+            self._text, self.finish_reason = text[: min(found)], "stop"
+        return bool(found)
+
+    def completion(self) -> Completion:
+        """What came of it."""
+        text = self._text if self._stop and self.finish_reason == "stop" else ""
+        stats = CompletionStats(len(self.prompt), len(self.tokens), self._slot.evictions, self._slot.reencodings)
+        return Completion(text or self._model.decode(self.tokens), self.tokens, self.finish_reason, stats)

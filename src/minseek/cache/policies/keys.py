@@ -1,0 +1,116 @@
+"""Policies that go by the keys themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minseek.cache.candidates import Candidates, ranks
+from minseek.cache.policies.base import Policy
+
+
+@dataclass(frozen=True)
+class KeyDifference(Policy):
+    """Keys least similar to the mean direction of all.
+
+    Parameters
+    ----------
+    rotated : bool
+        Compare keys with their positions, as the paper does, or without them.
+    """
+
+    rotated: bool = True
+
+    name: ClassVar[str] = "key-difference"
+    source: ClassVar[str] = "KeyDiff, arXiv 2504.15364"
+
+    def score(self, pairs: Candidates) -> Tensor:
+        """Minus the cosine between a key and the mean normalised key."""
+        return -likeness(pairs.keys.float() if self.rotated else pairs.unrotated)
+
+
+@dataclass(frozen=True)
+class ExpectedAttention(Policy):
+    """The attention that future queries are expected to pay, times how much the value says.
+
+    Queries without positions are taken as Gaussian, with the mean and covariance of those since the last eviction;
+    rotations of the next `ahead` positions are averaged.
+    """
+
+    ahead: int = 512
+    epsilon: float = 0.02
+
+    name: ClassVar[str] = "expected-attention"
+    source: ClassVar[str] = "Expected Attention, arXiv 2510.00636; kvpress"
+    needs_queries: ClassVar[bool] = True
+
+    def score(self, pairs: Candidates) -> Tensor:
+        """E[exp(q k / sqrt(D))] normalised over keys, plus epsilon, times the value's norm; mean over the group."""
+        assert pairs.queries is not None
+        queries = pairs.queries.float()
+        layers, heads, count, dim = pairs.keys.shape
+        mean = queries.mean(2)
+        centred = queries - mean[:, :, None]
+        covariance = centred.transpose(2, 3) @ centred / queries.shape[2]
+        turn = pairs.mean_rotation(self.ahead)
+        mean = (turn @ mean[..., None])[..., 0]
+        covariance = turn @ covariance @ turn.T
+        keys = pairs.keys.float()[:, :, None]
+        mean, covariance = mean.view(layers, heads, -1, 1, dim), covariance.view(layers, heads, -1, dim, dim)
+        logits = (keys * mean).sum(-1) / dim**0.5 + ((keys @ covariance) * keys).sum(-1) / (2 * dim)
+        weights = logits.softmax(-1).mean(2)
+        return (weights + self.epsilon) * pairs.values.float().norm(dim=-1)
+
+
+@dataclass(frozen=True)
+class RedundancyAware(Policy):
+    """Attention from the last queries, less how much a key repeats others.
+
+    Parameters
+    ----------
+    weight : float
+        Lambda: the share of attention in the score.
+    """
+
+    weight: float = 0.1
+    queries: int = 8
+
+    name: ClassVar[str] = "redundancy-aware"
+    source: ClassVar[str] = "R-KV, arXiv 2505.24133"
+
+    @property
+    def window(self) -> int:
+        """The observation window."""
+        return self.queries
+
+    def score(self, pairs: Candidates) -> Tensor:
+        """lambda attention - (1 - lambda) redundancy, each normalised over the pairs."""
+        keys = F.normalize(pairs.keys.float(), dim=-1)
+        redundancy = (keys @ keys.sum(2)[..., None])[..., 0] - 1  # with every other key; its own cosine is 1
+        redundancy = (redundancy / (pairs.count - 1)).softmax(-1)
+        attention = pairs.latest / pairs.latest.sum(-1, keepdim=True).clamp_min(1e-9)
+        return self.weight * attention - (1 - self.weight) * redundancy
+
+
+def likeness(keys: Tensor) -> Tensor:
+    """Cosine [L, H, n] of each key [L, H, n, D] with the mean of all normalised ones."""
+    keys = F.normalize(keys, dim=-1)
+    return (keys @ F.normalize(keys.mean(2), dim=-1)[..., None])[..., 0]
+
+
+@dataclass(frozen=True)
+class RankSum(Policy):
+    """Observed attention and key difference without positions, as the sum of both ranks."""
+
+    weight: float = 1.0
+
+    name: ClassVar[str] = "rank-sum"
+    source: ClassVar[str] = "ours"
+
+    def score(self, pairs: Candidates) -> Tensor:
+        """What is looked at, and what is unlike the rest."""
+        return ranks(pairs.received / pairs.asked) + self.weight * ranks(-likeness(pairs.unrotated))
