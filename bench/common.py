@@ -39,7 +39,7 @@ def bandwidth(seconds: float = 1.0) -> float:
     """Bytes per second at which all threads together read a buffer larger than the caches (the best of many passes)."""
     import torch
 
-    from minseek.models.native import native_status
+    from minseek.native import native_status
 
     library = native_status(torch.float32).library
     assert library is not None, "the bandwidth is read by the C library, which could not be built"

@@ -68,7 +68,8 @@ def test_the_same_tokens_in_other_chunks_give_the_same_logits(tiny: minseek.Mode
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_the_number_of_threads_changes_nothing_but_rounding(tiny: minseek.Model, threads: int) -> None:
-    from minseek.models.native import NativeForward, native_status
+    from minseek.models.native import NativeForward
+    from minseek.native import native_status
 
     library = native_status(torch.float32).library
     assert library is not None

@@ -22,9 +22,10 @@ from tokenizers import pre_tokenizers
 
 import minseek
 from minseek import InputError, MinseekWarning
-from minseek.models import FORMATS, PLAIN, THINK, ThinkingFormat, gguf, hardware, native
+from minseek.models import FORMATS, PLAIN, THINK, ThinkingFormat, gguf, hardware
 from minseek.models.formats import choose_format, is_open
 from minseek.models.prompts import encode_prompt, render_prompt
+from minseek.native import library as native
 from minseek.reasoning.run import Run
 from minseek.units import format_bytes
 

@@ -44,7 +44,9 @@ def read_job() -> Job:
     job = Job(**json.loads(Path(sys.argv[1]).read_text()))
     need = job.longest() * job.token_bytes()
     if need > job.kv_budget:
-        raise SystemExit(f"the longest request needs {need} bytes of cache, over the budget of {job.kv_budget}: raise it")
+        raise SystemExit(
+            f"the longest request needs {need} bytes of cache, over the budget of {job.kv_budget}: raise it"
+        )
     return job
 
 

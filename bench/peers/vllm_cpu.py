@@ -11,48 +11,98 @@ import time
 from pathlib import Path
 from typing import Any
 
-from job import answer, peak_rss_mb, read_job
+from job import answer, read_job
+
+BLOCK = 32
+"""Tokens of a block: the least its AMX attention takes."""
 
 
-def set_environment(threads: int) -> None:
-    """Bind its OpenMP threads to cores, preload Intel's OpenMP in its workers, keep stdout clean and the network unused."""
+def with_environment(threads: int) -> None:
+    """Start this script anew with what must be set before Python: one process, Intel's OpenMP, threads on cores.
+
+    By default vLLM runs three processes, and while its worker computes, its scheduler polls on one of the cores.
+    """
+    if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
+        return
     cores = sorted(os.sched_getaffinity(0))[:threads]
-    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
-    os.environ.update(VLLM_LOGGING_STREAM="ext://sys.stderr", VLLM_LOGGING_LEVEL=os.environ.get("LEVEL", "WARNING"))
-    os.environ.update(HF_HUB_OFFLINE="1", VLLM_CACHE_ROOT=str(Path(sys.prefix) / "cache"), VLLM_NO_USAGE_STATS="1")
-    openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
-    if openmp.is_file() and not os.environ.get("NOIOMP"):
-        os.environ["LD_PRELOAD"] = str(openmp)
+    preload = [file for file in (Path(sys.prefix) / "lib").glob("lib*.so*") if file.name in PRELOADED]
+    os.environ.update(
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        VLLM_USE_AOT_COMPILE="0",  # 0.32.0 fails to read what it compiled ahead and compiles again
+        VLLM_CACHE_ROOT=str(Path(sys.prefix) / "cache"),
+        VLLM_LOGGING_STREAM="ext://sys.stderr",
+        VLLM_LOGGING_LEVEL="WARNING",
+        VLLM_NO_USAGE_STATS="1",
+        HF_HUB_OFFLINE="1",
+        LD_PRELOAD=":".join(map(str, preload)),
+        OMP_NUM_THREADS=str(len(cores)),
+        KMP_AFFINITY=f"granularity=fine,explicit,proclist=[{','.join(map(str, cores))}]",
+        KMP_BLOCKTIME="5",
+        KMP_TPAUSE="0",
+    )
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+PRELOADED = ("libiomp5.so", "libtcmalloc_minimal.so.4")
+
+
+class Engine:
+    """An engine with a cache of exactly that many bytes, stepped from here."""
+
+    def __init__(self, model: str, settings: dict[str, Any]) -> None:
+        from vllm import LLM
+
+        self.llm = LLM(model, skip_tokenizer_init=True, disable_log_stats=True, **settings)
+        self.engine = self.llm.llm_engine
+        self.scheduler = self.engine.engine_core.engine_core.scheduler
+        self.blocks = self.engine.vllm_config.cache_config.num_gpu_blocks
+        self.seconds = {"prefill": 0.0, "decode": 0.0}
+        self.batch = 0
+
+    def generate(self, prompts: list[list[int]], new: int) -> list[list[int]]:
+        """Greedy answers of exactly `new` tokens."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, detokenize=False)
+        self.seconds, self.batch = {"prefill": 0.0, "decode": 0.0}, 0
+        for index, ids in enumerate(prompts):
+            self.engine.add_request(str(index), {"prompt_token_ids": ids}, sampling)
+        found: dict[int, list[int]] = {}
+        while self.engine.has_unfinished_requests():
+            began = time.perf_counter()
+            outputs = self.engine.step()
+            taken = time.perf_counter() - began
+            for output in outputs:
+                if output.finished:
+                    found[int(output.request_id)] = list(output.outputs[0].token_ids)
+            self.batch = max(self.batch, len(outputs))
+            self.seconds["prefill"] += taken
+        return [found[index] for index in range(len(prompts))]
 
 
 def main() -> None:
     job = read_job()
-    set_environment(job.threads)
-    from vllm import LLM, SamplingParams, __version__
+    with_environment(job.threads)
+    from vllm import __version__
 
+    cells = job.kv_budget // job.token_bytes() // BLOCK * BLOCK - BLOCK  # it keeps one block empty
     settings: dict[str, Any] = {
         "dtype": job.dtype,
         "kv_cache_memory_bytes": job.kv_budget,
-        "max_model_len": min(8192, job.kv_budget // job.token_bytes() // 32 * 32 - 32),
+        "block_size": BLOCK,
+        "max_model_len": min(8192, cells),
         "enable_prefix_caching": False,
-        "block_size": 32,
         **job.settings,
     }
-    engine = LLM(job.model, skip_tokenizer_init=True, disable_log_stats=True, **settings)
-
-    def generate(prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
-        sampling = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True, detokenize=False)
-        outputs = engine.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
-        return [list(output.outputs[0].token_ids) for output in outputs]
-
-    generate([job.prompts[0][:64]], 4)
+    engine = Engine(job.model, settings)
+    engine.generate([job.prompts[0][:64]], 4)
     began = time.perf_counter()
-    tokens = generate(job.prompts, job.max_new_tokens)
+    tokens = engine.generate(job.prompts, job.max_new_tokens)
     seconds = time.perf_counter() - began
-    cache = engine.llm_engine.vllm_config.cache_config
-    settings["num_gpu_blocks"]=cache.num_gpu_blocks
-    answer(job, "vllm", __version__, seconds, tokens, settings=settings)
+    answer(
+        job, "vllm", __version__, seconds, tokens, batch=engine.batch, settings={**settings, "blocks": engine.blocks}
+    )
 
 
-if __name__ == "__main__":  # vLLM starts its workers by importing this file anew
+if __name__ == "__main__":  # vLLM may start workers by importing this file anew
     main()

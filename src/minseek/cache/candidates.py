@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from minseek.cache.kernels import likeness, unrotated_likeness
 from minseek.cache.rotary import rotate
 from minseek.cache.slots import Slot
 
@@ -49,6 +50,13 @@ class Candidates:
         """Pairs per head."""
         return self.keys.shape[2]
 
+    def unrotated_likeness(self) -> Tensor:
+        """[L, H, n]: the cosine of each key without its position with the mean of all normalised ones."""
+        rotary = self._slot.rotary
+        cos, sin = rotary.at(0, int(self.positions.max()) + 1)
+        given = unrotated_likeness(self.keys, self.positions, cos.contiguous(), sin.contiguous())
+        return likeness(self.unrotated) if given is None else given
+
     @cached_property
     def unrotated(self) -> Tensor:
         """[L, H, n, D], float32: keys without their positions, so that the same content gives the same key anywhere."""
@@ -68,9 +76,3 @@ class Candidates:
         """[L, H, n]: how many queries could attend to each pair."""
         return (self.seen - self.arrivals).float()
 
-
-def ranks(scores: Tensor) -> Tensor:
-    """Each score's rank among the last dimension's, from 0 to 1: what makes two signals comparable."""
-    order = scores.argsort(-1)
-    places = torch.linspace(0, 1, scores.shape[-1], device=scores.device).expand_as(scores)
-    return torch.empty_like(scores, dtype=torch.float32).scatter_(-1, order, places)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minseek.cache.kernels import keep_pairs
 from minseek.cache.rotary import Rotary, rotate
 from minseek.cache.thought_cache import CacheFullError, CacheShape, allocations
 
@@ -202,14 +203,9 @@ class Slot:
         chosen : Tensor
             [layers, H, n]: for each head the indices of the pairs that stay, ascending.
         """
-        pool, (layers, heads, count) = self.pool, chosen.shape
-        slots = len(pool.slots)
-        at = torch.arange(layers, device=chosen.device)[:, None] * slots + self.index
-        first = (at * heads + torch.arange(heads, device=chosen.device)) * self.capacity  # row of each head's pair 0
-        rows = (first[:, :, None] + chosen).flatten()
-        for tensor in (pool.keys, pool.values, pool.positions, pool.arrivals, pool.received, pool.notes):
-            flat = tensor.view(layers * slots * heads * self.capacity, *tensor.shape[4:])
-            tensor[:, self.index, :, :count] = flat.index_select(0, rows).view(layers, heads, count, *flat.shape[1:])
+        pool, count = self.pool, chosen.shape[2]
+        moved = (pool.keys, pool.values, pool.positions, pool.arrivals, pool.received, pool.notes)
+        keep_pairs([tensor[:, self.index] for tensor in moved], chosen)
         pool.received[:, self.index, :, count:] = 0
         pool.notes[:, self.index, :, count:] = 0
         pool.latest[:, self.index] = 0

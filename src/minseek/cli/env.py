@@ -24,8 +24,8 @@ class EnvCommand:
 
         from minseek import __version__
         from minseek.models.hardware import place
-        from minseek.models.native import native_status
-        from minseek.models.storage import cache_folder
+        from minseek.native import native_status
+        from minseek.native import cache_folder
 
         placement = place()
         table = Table("what", Column("is", overflow="fold"), Column("because", overflow="fold"), show_edge=False)

@@ -12,7 +12,8 @@ from torch import Tensor
 from minseek.cache import Pairs, rotate
 from minseek.errors import InputError
 from minseek.models.feed import Feed
-from minseek.models.native import NativeForward, native_status
+from minseek.models.native import NativeForward
+from minseek.native import native_status
 from minseek.models.parts import DecoderParts, LayerParts
 
 _CHUNK = 512  # tokens read at once: enough for the products to be fast, and little memory for activations

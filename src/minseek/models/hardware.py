@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from minseek.errors import InputError
+from minseek.native import cpu_flags
 
 _DTYPES = {
     name: getattr(torch, long)
@@ -80,12 +80,3 @@ def _fast_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     if has:
         return torch.bfloat16, f"this processor multiplies bfloat16 ({', '.join(has)})"
     return torch.float32, "this processor has no bfloat16 instructions"
-
-
-def cpu_flags() -> set[str]:
-    """Features of the processor as Linux names them; nothing elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())

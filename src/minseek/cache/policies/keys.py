@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minseek.cache.candidates import Candidates, ranks
+from minseek.cache.candidates import Candidates
+from minseek.cache.kernels import likeness, ranks
 from minseek.cache.policies.base import Policy
 
 
@@ -30,7 +30,7 @@ class KeyDifference(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """Minus the cosine between a key and the mean normalised key."""
-        return -likeness(pairs.keys.float() if self.rotated else pairs.unrotated)
+        return -(likeness(pairs.keys) if self.rotated else pairs.unrotated_likeness())
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,6 @@ class RedundancyAware(Policy):
         return self.weight * attention - (1 - self.weight) * redundancy
 
 
-def likeness(keys: Tensor) -> Tensor:
-    """Cosine [L, H, n] of each key [L, H, n, D] with the mean of all normalised ones."""
-    keys = F.normalize(keys, dim=-1)
-    return (keys @ F.normalize(keys.mean(2), dim=-1)[..., None])[..., 0]
-
-
 @dataclass(frozen=True)
 class RankSum(Policy):
     """Observed attention and key difference without positions, as the sum of both ranks."""
@@ -113,4 +107,4 @@ class RankSum(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """What is looked at, and what is unlike the rest."""
-        return ranks(pairs.received / pairs.asked) + self.weight * ranks(-likeness(pairs.unrotated))
+        return ranks(pairs.received / pairs.asked) + self.weight * ranks(-pairs.unrotated_likeness())

@@ -2,7 +2,7 @@
  *
  * A step reads every weight once, so its floor is weight bytes / memory bandwidth. All phases of a layer run in one
  * parallel region with barriers between; activations stay in float32, weights and cache in the model's dtype.
- * Compile with -DWEIGHT_BF16 or without it (float32). No headers beyond the C library: models/native.py loads it
+ * Compile with -DWEIGHT_BF16 or without it (float32). No headers beyond the C library: native/library.py loads it
  * through ctypes. Shapes: H key/value heads, G query heads per key/value head, D head dimension, T cached tokens.
  */
 #include "decoder.h"

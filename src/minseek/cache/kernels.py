@@ -1,0 +1,80 @@
+"""What an eviction computes, in C where the slots lie in main memory, in PyTorch elsewhere; both give the same."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import c_int32, c_int64, c_void_p
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minseek.native import native_status
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """Each score's rank among the last dimension's, from 0 to 1: what makes two signals comparable."""
+    library, n = _library(scores), scores.shape[-1]
+    if library is not None:
+        scores = scores.float().contiguous()
+        out = torch.empty_like(scores)
+        library.rank_rows(_at(scores), c_int32(scores.numel() // n), c_int32(n), _threads(), _at(out))
+        return out
+    order = scores.argsort(-1, stable=True)
+    places = torch.linspace(0, 1, n, device=scores.device).expand_as(scores)
+    return torch.empty_like(scores, dtype=torch.float32).scatter_(-1, order, places)
+
+
+def likeness(keys: Tensor) -> Tensor:
+    """Cosine [L, H, n] of each key [L, H, n, D] with the mean of all normalised ones."""
+    keys = F.normalize(keys.float(), dim=-1)
+    return (keys @ F.normalize(keys.mean(2), dim=-1)[..., None])[..., 0]
+
+
+def unrotated_likeness(keys: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
+    """The same of keys [L, H, n, D] without their positions [L, H, n], computed in C; None where that can't be.
+
+    cos, sin: float32 [positions, D/2].
+    """
+    library, (layers, heads, n, dim) = _library(keys), keys.shape
+    if library is None or dim % 2 or dim > 512:
+        return None
+    out = torch.empty(layers, heads, n)
+    library.key_likeness(
+        *(_at(keys), _at(positions), _at(cos), _at(sin), c_int32(layers), c_int64(positions.stride(0))),
+        *(c_int32(heads), c_int32(positions.stride(1)), c_int32(n), c_int32(dim), _threads(), _at(out)),
+    )
+    return out
+
+
+def keep_pairs(tensors: Sequence[Tensor], chosen: Tensor) -> None:
+    """Move the chosen pairs [L, H, kept], ascending, to the front of each tensor [L, H, capacity, …]."""
+    library, (layers, heads, kept) = _library(tensors[0]), chosen.shape
+    if library is None:
+        for tensor in tensors:
+            index = chosen.view(*chosen.shape, *[1] * (tensor.dim() - 3)).expand(*chosen.shape, *tensor.shape[3:])
+            tensor[:, :, :kept] = tensor.gather(2, index)
+        return
+    chosen, first = chosen.contiguous(), tensors[0]
+    row = first.stride(2)
+    sizes = (c_int64 * len(tensors))(*(t.stride(2) * t.itemsize for t in tensors))
+    library.keep_pairs(
+        *((c_void_p * len(tensors))(*(t.data_ptr() for t in tensors)), sizes, c_int32(len(tensors))),
+        *(c_int32(layers), c_int64(first.stride(0) // row), c_int32(heads), c_int32(first.stride(1) // row)),
+        *(_at(chosen), c_int32(kept), _threads()),
+    )
+
+
+def _library(tensor: Tensor) -> ctypes.CDLL | None:
+    if tensor.device.type != "cpu":
+        return None
+    return native_status(torch.bfloat16 if tensor.dtype == torch.bfloat16 else torch.float32).library
+
+
+def _at(tensor: Tensor) -> c_void_p:
+    return c_void_p(tensor.data_ptr())
+
+
+def _threads() -> c_int32:
+    return c_int32(torch.get_num_threads())

@@ -1,0 +1,96 @@
+/* What an eviction computes of one slot [layers, H, capacity, …], a slot being a slice of [layers, slots, H, capacity, …]:
+ * `stride` is the number of pairs from one layer to the next. Heads are independent: threads share them. */
+#include "vector.h"
+
+#define WIDEST 512 /* D */
+
+/* A key without its position, divided by its length; [D], D a multiple of 2 and at most WIDEST. */
+static void bare(const weight *key, const float *cosine, const float *sine, int dim, float *out) {
+    const int half = dim / 2;
+    float tail = 0;
+    vec s = splat(0);
+    int i = 0;
+    for (; i + LANES <= half; i += LANES) {
+        vec a = load(key + i), b = load(key + half + i), c = loadf(cosine + i), n = loadf(sine + i);
+        vec x = a * c + b * n, y = b * c - a * n;
+        storef(out + i, x);
+        storef(out + half + i, y);
+        s += x * x + y * y;
+    }
+    for (; i < half; i++) {
+        float a = widen(key[i]), b = widen(key[half + i]);
+        out[i] = a * cosine[i] + b * sine[i];
+        out[half + i] = b * cosine[i] - a * sine[i];
+        tail += out[i] * out[i] + out[half + i] * out[half + i];
+    }
+    float norm = sqrtf(sum(s) + tail), by = norm > 0 ? 1 / norm : 0;
+    for (i = 0; i + LANES <= dim; i += LANES) storef(out + i, loadf(out + i) * by);
+    for (; i < dim; i++) out[i] *= by;
+}
+
+/* Cosine of each of n keys, without its position, with the mean of all normalised ones; out [layers, H, n].
+ * cosine, sine: [positions, D/2]. */
+void key_likeness(const weight *keys, const int32_t *positions, const float *cosine, const float *sine, int32_t layers,
+                  int64_t stride, int32_t heads, int32_t capacity, int32_t n, int32_t dim, int32_t threads, float *out) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int task = 0; task < layers * heads; task++) {
+        const int64_t first = task / heads * stride + (int64_t)(task % heads) * capacity;
+        float *bared = malloc(sizeof(float) * (size_t)n * dim), mean[WIDEST] = {0};
+        for (int j = 0; j < n; j++) {
+            float *one = bared + (size_t)j * dim;
+            const size_t at = (size_t)positions[first + j] * (dim / 2);
+            bare(keys + (first + j) * dim, cosine + at, sine + at, dim, one);
+            for (int i = 0; i < dim; i++) mean[i] += one[i];
+        }
+        float length = 0;
+        for (int i = 0; i < dim; i++) length += mean[i] * mean[i];
+        length = length > 0 ? 1 / sqrtf(length) : 0;
+        for (int j = 0; j < n; j++) {
+            const float *one = bared + (size_t)j * dim;
+            vec s = splat(0);
+            float tail = 0;
+            int i = 0;
+            for (; i + LANES <= dim; i += LANES) s += loadf(one + i) * loadf(mean + i);
+            for (; i < dim; i++) tail += one[i] * mean[i];
+            out[(size_t)task * n + j] = (sum(s) + tail) * length;
+        }
+        free(bared);
+    }
+}
+
+/* Move the chosen pairs [layers, H, kept], ascending, to the front: rows of `bytes` in each tensor of a slot. */
+void keep_pairs(char *const *tensors, const int64_t *bytes, int32_t count, int32_t layers, int64_t stride, int32_t heads,
+                int32_t capacity, const int64_t *chosen, int32_t kept, int32_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int task = 0; task < layers * heads; task++) {
+        const int64_t first = task / heads * stride + (int64_t)(task % heads) * capacity;
+        const int64_t *from = chosen + (int64_t)task * kept;
+        int same = 0;
+        while (same < kept && from[same] == same) same++;
+        for (int i = 0; i < count; i++) {
+            char *rows = tensors[i] + first * bytes[i];
+            for (int64_t j = same; j < kept; j++) memcpy(rows + j * bytes[i], rows + from[j] * bytes[i], bytes[i]);
+        }
+    }
+}
+
+typedef struct {
+    float score;
+    int32_t at;
+} scored;
+static int ascending(const void *a, const void *b) {
+    const scored *x = a, *y = b;
+    return x->score < y->score ? -1 : x->score > y->score ? 1 : x->at - y->at;
+}
+
+/* Each score's rank among its row's n, from 0 to 1. */
+void rank_rows(const float *scores, int32_t rows, int32_t n, int32_t threads, float *out) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int r = 0; r < rows; r++) {
+        scored *s = malloc(sizeof(scored) * n);
+        for (int i = 0; i < n; i++) s[i] = (scored){scores[(size_t)r * n + i], i};
+        qsort(s, n, sizeof(scored), ascending);
+        for (int i = 0; i < n; i++) out[(size_t)r * n + s[i].at] = n > 1 ? (float)i / (n - 1) : 0;
+        free(s);
+    }
+}
