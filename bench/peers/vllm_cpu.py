@@ -15,6 +15,8 @@ from job import answer, read_job
 
 BLOCK = 32
 """Tokens of a block: the least its AMX attention takes."""
+PRELOADED = ("libiomp5.so", "libtcmalloc_minimal.so.4")
+"""What vLLM's manual says to preload, if the environment has it."""
 
 
 def with_environment(threads: int) -> None:
@@ -43,11 +45,8 @@ def with_environment(threads: int) -> None:
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
-PRELOADED = ("libiomp5.so", "libtcmalloc_minimal.so.4")
-
-
 class Engine:
-    """An engine with a cache of exactly that many bytes, stepped from here."""
+    """An engine stepped from here: a step that feeds any part of a prompt counts as prefill, others as decoding."""
 
     def __init__(self, model: str, settings: dict[str, Any]) -> None:
         from vllm import LLM
@@ -58,6 +57,14 @@ class Engine:
         self.blocks = self.engine.vllm_config.cache_config.num_gpu_blocks
         self.seconds = {"prefill": 0.0, "decode": 0.0}
         self.batch = 0
+        self.step: Any = None
+        schedule = self.scheduler.schedule
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self.step = schedule(*args, **kwargs)
+            return self.step
+
+        self.scheduler.schedule = watched
 
     def generate(self, prompts: list[list[int]], new: int) -> list[list[int]]:
         """Greedy answers of exactly `new` tokens."""
@@ -70,13 +77,13 @@ class Engine:
         found: dict[int, list[int]] = {}
         while self.engine.has_unfinished_requests():
             began = time.perf_counter()
-            outputs = self.engine.step()
-            taken = time.perf_counter() - began
-            for output in outputs:
+            for output in self.engine.step():
                 if output.finished:
                     found[int(output.request_id)] = list(output.outputs[0].token_ids)
-            self.batch = max(self.batch, len(outputs))
-            self.seconds["prefill"] += taken
+            running = len(self.step.num_scheduled_tokens)
+            self.batch = max(self.batch, running)
+            kind = "prefill" if self.step.total_num_scheduled_tokens > running else "decode"
+            self.seconds[kind] += time.perf_counter() - began
         return [found[index] for index in range(len(prompts))]
 
 
@@ -100,7 +107,15 @@ def main() -> None:
     tokens = engine.generate(job.prompts, job.max_new_tokens)
     seconds = time.perf_counter() - began
     answer(
-        job, "vllm", __version__, seconds, tokens, batch=engine.batch, settings={**settings, "blocks": engine.blocks}
+        job,
+        "vllm",
+        __version__,
+        seconds,
+        tokens,
+        batch=engine.batch,
+        prefill_seconds=round(engine.seconds["prefill"], 3),
+        decode_seconds=round(engine.seconds["decode"], 3),
+        settings={**settings, "blocks": engine.blocks, "preload": os.environ["LD_PRELOAD"].split("/")[-1]},
     )
 
 

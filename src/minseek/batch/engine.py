@@ -75,7 +75,7 @@ class Engine:
     def _seat(self, slot: Slot, job: Job) -> _Seat:
         slot.clear()
         tokens = job.begin(slot)
-        return _Seat(slot, job, getattr(job, "cache", slot), deque(tokens))
+        return _Seat(slot, job, job.cache, deque(tokens))
 
     def _pass(self) -> list[_Seat]:
         """Feed a chunk of every sequence; those whose jobs have finished."""

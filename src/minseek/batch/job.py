@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from minseek.cache import Slot
+from minseek.cache import Pairs, Slot
 from minseek.decode import Sampler, Sampling
 from minseek.models import Model
 
@@ -20,12 +20,15 @@ class Job(Protocol):
     ----------
     evicts : bool
         Whether the slot's policy may take pairs from it; a job that may not ends by itself before its slot is full.
+    cache : Pairs
+        From `begin` on, where its pairs go: the slot, or a cache of another kind over the slot's memory.
     """
 
     evicts: bool
+    cache: Pairs
 
     def begin(self, slot: Slot) -> Sequence[int]:
-        """Tokens to feed first. The slot is empty; a job may put a cache of its own kind over its memory."""
+        """Take an empty slot; tokens to feed first."""
 
     def proceed(self, logits: Tensor) -> Sequence[int]:
         """Tokens to feed next, having fed the last ones; none ends the job. logits: [vocabulary]."""
@@ -97,7 +100,7 @@ class Generation:
 
     def begin(self, slot: Slot) -> Sequence[int]:
         """The prompt."""
-        self._slot = slot
+        self.cache: Slot = slot
         return self.prompt
 
     def proceed(self, logits: Tensor) -> Sequence[int]:
@@ -121,5 +124,5 @@ class Generation:
     def completion(self) -> Completion:
         """What came of it."""
         text = self._text if self._stop and self.finish_reason == "stop" else ""
-        stats = CompletionStats(len(self.prompt), len(self.tokens), self._slot.evictions, self._slot.reencodings)
+        stats = CompletionStats(len(self.prompt), len(self.tokens), self.cache.evictions, self.cache.reencodings)
         return Completion(text or self._model.decode(self.tokens), self.tokens, self.finish_reason, stats)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from minseek.cache.rotary import Rotary, rotate
 from minseek.errors import InputError
+
+if TYPE_CHECKING:
+    from minseek.cache.slots import Slot
 
 KeyStorage = Literal["re-rotated", "unrotated"]
 
@@ -86,6 +89,15 @@ class ThoughtCache:
         self.values = [torch.empty_like(empty) for _ in range(shape.layers)]
         self.raw_keys = [torch.empty_like(empty) for _ in range(shape.layers)] if key_storage == "unrotated" else []
         self._note_peak()
+
+    @classmethod
+    def over(cls, slot: Slot) -> ThoughtCache:
+        """A cache in the memory of a slot, of the slot's size."""
+        cache = cls(slot.pool.shape.shape, slot.rotary, max_tokens=0, device=slot.keys[0].device)
+        cache.keys, cache.values = list(slot.keys), list(slot.values)
+        cache.capacity = cache.max_tokens = slot.capacity
+        cache._note_peak()
+        return cache
 
     positions: Sequence[Tensor] = ()  # every pair stands where it lies,
     received: Sequence[Tensor] = ()  # and nobody asks what attention it received

@@ -106,8 +106,16 @@ class Model:
         """Bytes of cache that one token takes."""
         return self.parts.shape.token_bytes(key_storage)
 
-    def session(self, *, key_storage: KeyStorage = "re-rotated", max_tokens: int | None = None) -> Session:
-        """Begin a sequence; with `max_tokens` its cache is allocated at once and never grows."""
+    def session(
+        self,
+        *,
+        key_storage: KeyStorage = "re-rotated",
+        max_tokens: int | None = None,
+        cache: ThoughtCache | None = None,
+    ) -> Session:
+        """Begin a sequence; with `max_tokens` its cache is allocated at once and never grows, or it takes a given one."""
+        if cache is not None:
+            return Session(self._decoder, cache)
         device = self.parts.embedding.device
         shape = self.parts.shape
         try:

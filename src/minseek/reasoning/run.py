@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
 
 from minseek.cache import KeyStorage
 from minseek.decode import Sampler, Sampling, TagWatcher, TextStream
 from minseek.errors import InputError
-from minseek.models import Model, ThinkingFormat
+from minseek.models import Model, Session, ThinkingFormat
 from minseek.models.formats import is_open
 from minseek.models.prompts import encode_prompt, render_prompt, template_tail
 from minseek.reasoning.events import (
@@ -29,6 +33,17 @@ from minseek.reasoning.plan import RunPlan
 from minseek.reasoning.strategies import Strategy
 
 _OPENING = 32  # tokens within which a model that opens its thinking itself has done so
+
+
+@dataclass(frozen=True)
+class Read:
+    """Tokens that the session is to be fed; the logits that follow them are the answer."""
+
+    tokens: Sequence[int]
+
+
+T = TypeVar("T")
+Steps = Generator[Event | Read, Tensor | None, T]
 
 
 class Run:
@@ -83,14 +98,29 @@ class Run:
 
     def events(self) -> Iterator[Event]:
         """Run, telling what happens; the last event is `Finished`."""
+        session = self.model.session(key_storage=self._key_storage, max_tokens=self.plan.allocate)
+        steps, logits = self.steps(session), None
+        while True:
+            try:
+                step = steps.send(logits)
+            except StopIteration:
+                return
+            logits = None
+            if isinstance(step, Read):
+                logits = session.feed(step.tokens)
+            else:
+                yield step
+
+    def steps(self, session: Session) -> Steps[None]:
+        """The same run for whoever feeds the session: what is to be read next, answered by logits, among the events."""
         began = time.perf_counter()
-        self._session = self.model.session(key_storage=self._key_storage, max_tokens=self.plan.allocate)
-        self._feed(self.prompt)
+        self._session = session
+        yield from self._feed(self.prompt)
         prefill_seconds = time.perf_counter() - began
-        thinks, opening = (True, "") if self._opened else self._read_opening()
+        thinks, opening = (True, "") if self._opened else (yield from self._read_opening())
         if thinks:
             yield from self._think(opening)
-            self._close()
+            yield from self._close()
         answer, answer_tokens, answer_ended_by = yield from self._answer(carried=[] if thinks else self.tokens)
         sizes = self._session.stats()
         stats = Stats(
@@ -109,7 +139,7 @@ class Run:
         )
         yield Finished(Result(answer, self.thoughts, stats, self.tokens))
 
-    def _read_opening(self) -> tuple[bool, str]:
+    def _read_opening(self) -> Steps[tuple[bool, str]]:
         """Let the model open its thinking itself: whether it does, and the text behind the tag."""
         stream, text = self._text_stream(), ""
         while True:
@@ -119,7 +149,7 @@ class Run:
                 return False, ""
             text += stream.push(token)
             self.tokens.append(token)
-            self._feed([token])
+            yield from self._feed([token])
             head = text.lstrip()
             if head.startswith(self.form.open):
                 return True, head.removeprefix(self.form.open)
@@ -127,7 +157,7 @@ class Run:
             if not undecided or not self.plan.allows_thinking(self._session.length):
                 return False, ""
 
-    def _think(self, opening: str) -> Iterator[Event]:
+    def _think(self, opening: str) -> Steps[None]:
         """The first thought, and induced ones while the strategy wants them and the limits allow."""
         first = yield from self._thought(0, opening)
         self._base = self._session.length  # the prompt and the first thought: always kept
@@ -164,7 +194,7 @@ class Run:
             return True
         return False
 
-    def _thought(self, index: int, opening: str = "") -> Generator[Event, None, Thought]:
+    def _thought(self, index: int, opening: str = "") -> Steps[Thought]:
         """One thought, up to where the model wants to close it or a limit is met; no close tag stays in the cache."""
         thought = Thought(index, text=opening)
         self.thoughts.append(thought)
@@ -175,7 +205,7 @@ class Run:
             for token in self._word_ids:
                 thought.tokens.append(token)
                 yield self._told(thought, token, watcher.push(stream.push(token)))
-            self._feed(self._word_ids)
+            yield from self._feed(self._word_ids)
         self._sampled_tag = []
         ending = self._limit(thought)
         while ending is None:
@@ -194,7 +224,7 @@ class Run:
                 break
             thought.tokens.append(token)
             yield self._told(thought, token, piece)
-            self._feed([token])
+            yield from self._feed([token])
             ending = self._limit(thought)
         if not watcher.found:
             yield self._told(thought, None, watcher.push(stream.flush()) + watcher.flush())
@@ -223,13 +253,13 @@ class Run:
         del self.kept[at]
         thought.kept = False
 
-    def _close(self) -> None:
+    def _close(self) -> Steps[None]:
         """Close thinking: with the tag as the model wrote it behind the last thought, else with the format's."""
         closing = self._sampled_tag or self._closing
         self.tokens.extend(closing)
-        self._feed(closing)
+        yield from self._feed(closing)
 
-    def _answer(self, carried: list[int]) -> Generator[Event, None, tuple[str, int, str]]:
+    def _answer(self, carried: list[int]) -> Steps[tuple[str, int, str]]:
         """The answer's text, tokens and why it ended; `carried` tokens of it have been read already."""
         stream = self._text_stream(before=len(carried))
         parts = [self._behind_tag if self._sampled_tag else ""]
@@ -256,14 +286,16 @@ class Run:
             count += 1
             yield AnswerToken(token, parts[-1], self._session.length)
             if count < self.limits.answer_tokens:
-                self._feed([token])
+                yield from self._feed([token])
         parts.append(stream.flush())
         if parts[-1]:
             yield AnswerToken(None, parts[-1], self._session.length)
         return "".join(parts).strip(), count, ended_by
 
-    def _feed(self, tokens: Sequence[int]) -> None:
-        self._logits = self._session.feed(tokens)
+    def _feed(self, tokens: Sequence[int]) -> Steps[None]:
+        logits = yield Read(tokens)
+        assert logits is not None, "whoever runs the steps answers with logits"
+        self._logits = logits
 
     def _text_stream(self, before: int = 0) -> TextStream:
         """A stream of the text that follows what stands in the chain, less its last `before` tokens."""

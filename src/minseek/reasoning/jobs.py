@@ -1,0 +1,85 @@
+"""Thinking in a batch: a run whose tokens are fed together with those of other sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from minseek.batch import BatchPlan
+from minseek.cache import Slot, ThoughtCache
+from minseek.decode import Sampling
+from minseek.models import Model
+from minseek.reasoning.events import Finished, Result
+from minseek.reasoning.limits import Limits
+from minseek.reasoning.run import Read, Run
+from minseek.reasoning.strategies import MinSeek, Strategy
+
+
+class ThinkingJob:
+    """One question in a slot of the engine; the run is the one of `minseek.reason`.
+
+    The slot's memory holds a `ThoughtCache`: thoughts are dropped by the strategy, and no policy evicts anything.
+
+    Parameters
+    ----------
+    model, question, strategy, sampling, limits, system
+        As for `minseek.stream`; a slot bounds the run's cache as a KV budget does.
+    plan : BatchPlan
+        Of the engine that will run it.
+
+    Raises
+    ------
+    InputError
+        If the question does not fit into a slot.
+    """
+
+    evicts = False
+
+    def __init__(
+        self,
+        model: Model,
+        question: str,
+        *,
+        plan: BatchPlan,
+        strategy: Strategy | None = None,
+        sampling: Sampling | None = None,
+        limits: Limits | None = None,
+        system: str | None = None,
+    ) -> None:
+        room = plan.slot.capacity * model.token_bytes()
+        self._run = Run(
+            model,
+            question,
+            strategy=strategy or MinSeek(),
+            sampling=sampling or Sampling(),
+            limits=replace(limits or Limits(), kv_budget=room),
+            system=system,
+        )
+        self._result: Result | None = None
+
+    def begin(self, slot: Slot) -> Sequence[int]:
+        """The prompt."""
+        self.cache = ThoughtCache.over(slot)
+        self._steps = self._run.steps(self._run.model.session(cache=self.cache))
+        return self._until_read(None)
+
+    def proceed(self, logits: Tensor) -> Sequence[int]:
+        """The next token, or the words that induce a thought."""
+        return self._until_read(logits)
+
+    def _until_read(self, logits: Tensor | None) -> Sequence[int]:
+        while True:
+            step = self._steps.send(logits)
+            logits = None
+            if isinstance(step, Read):
+                return step.tokens
+            if isinstance(step, Finished):
+                self._result = step.result
+                return ()
+
+    def result(self) -> Result:
+        """What came of it, once the job has finished."""
+        assert self._result is not None, "the job has not finished"
+        return self._result
