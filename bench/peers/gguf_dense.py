@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType, quantize
-from safetensors import safe_open
 
 FOLDER = Path.home() / ".cache" / "minseek" / "peers"
 KINDS = {
@@ -56,17 +56,33 @@ def _convert(shipped: Path, folder: Path, kind: str, target: Path) -> None:
         sub = entry.types[-1] if entry.types[0] == GGUFValueType.ARRAY else None
         writer.add_key_value(name, entry.contents(), entry.types[0], sub_type=sub)
     writer.add_file_type(file_type)
-    with safe_open(folder / "model.safetensors", framework="pt") as weights:
-        for tensor in reader.tensors:
-            values = weights.get_tensor(_name(tensor.name)).float().numpy()
-            if ".attn_q." in tensor.name or ".attn_k." in tensor.name:
-                values = _interleaved(values, heads if ".attn_q." in tensor.name else kv_heads)
-            form = storage if values.ndim > 1 else GGMLQuantizationType.F32
-            writer.add_tensor(tensor.name, quantize(values, form), raw_dtype=form)
+    weights = _bfloat16(folder / "model.safetensors")
+    for tensor in reader.tensors:
+        values = weights[_name(tensor.name)]
+        if ".attn_q." in tensor.name or ".attn_k." in tensor.name:
+            values = _interleaved(values, heads if ".attn_q." in tensor.name else kv_heads)
+        form = storage if values.ndim > 1 else GGMLQuantizationType.F32
+        writer.add_tensor(tensor.name, quantize(values, form), raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _bfloat16(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a bfloat16 safetensors file as float32: numpy has no bfloat16, and torch is not here."""
+    data = np.memmap(file, np.uint8, "r")
+    start = 8 + int(data[:8].view(np.uint64)[0])
+    tensors = {}
+    for name, entry in json.loads(data[8:start].tobytes()).items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] != "BF16":
+            raise SystemExit(f"{file} holds {name} in {entry['dtype']}: give a bfloat16 folder")
+        begin, end = (start + offset for offset in entry["data_offsets"])
+        bits = np.frombuffer(data[begin:end].tobytes(), np.uint16).astype(np.uint32) << 16
+        tensors[name] = bits.view(np.float32).reshape(entry["shape"])
+    return tensors
 
 
 def _name(name: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from minseek.batch.engine import Engine
 from minseek.batch.job import Completion, Generation
-from minseek.batch.plan import DEFAULT_POLICY, BatchPlan, plan as make_plan
+from minseek.batch.plan import DEFAULT_POLICY, BatchPlan
+from minseek.batch.plan import plan as make_plan
 from minseek.cache.policies import Policy, make_policy
 from minseek.decode import Sampling
 from minseek.errors import InputError

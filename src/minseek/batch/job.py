@@ -25,7 +25,9 @@ class Job(Protocol):
     """
 
     evicts: bool
-    cache: Pairs
+
+    @property
+    def cache(self) -> Pairs: ...  # a property, since a job may promise a particular kind
 
     def begin(self, slot: Slot) -> Sequence[int]:
         """Take an empty slot; tokens to feed first."""
@@ -96,7 +98,7 @@ class Generation:
         self._ends = frozenset() if ignore_end else model.end_ids
         self.tokens: list[int] = []
         self.finish_reason = "length"
-        self._text = ""
+        self._text: str | None = None  # what stands before a stop string, once one came
 
     def begin(self, slot: Slot) -> Sequence[int]:
         """The prompt."""
@@ -123,6 +125,6 @@ class Generation:
 
     def completion(self) -> Completion:
         """What came of it."""
-        text = self._text if self._stop and self.finish_reason == "stop" else ""
+        text = self._model.decode(self.tokens) if self._text is None else self._text
         stats = CompletionStats(len(self.prompt), len(self.tokens), self.cache.evictions, self.cache.reencodings)
-        return Completion(text or self._model.decode(self.tokens), self.tokens, self.finish_reason, stats)
+        return Completion(text, self.tokens, self.finish_reason, stats)

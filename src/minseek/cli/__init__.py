@@ -10,12 +10,14 @@ import warnings
 from collections.abc import Sequence
 
 from minseek import __version__
+from minseek.cli.batch import BatchCommand
+from minseek.cli.batch_plan import PlanCommand
 from minseek.cli.env import EnvCommand
 from minseek.cli.models import ModelsCommand
 from minseek.cli.reason import ReasonCommand
 from minseek.errors import InputError, MinseekWarning
 
-COMMANDS = (ReasonCommand, ModelsCommand, EnvCommand)
+COMMANDS = (ReasonCommand, BatchCommand, PlanCommand, ModelsCommand, EnvCommand)
 INTERRUPTED = 130  # as shells report a process ended by Ctrl-C
 
 

@@ -24,8 +24,7 @@ class EnvCommand:
 
         from minseek import __version__
         from minseek.models.hardware import place
-        from minseek.native import native_status
-        from minseek.native import cache_folder
+        from minseek.native import cache_folder, native_status
 
         placement = place()
         table = Table("what", Column("is", overflow="fold"), Column("because", overflow="fold"), show_edge=False)

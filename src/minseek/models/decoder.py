@@ -13,8 +13,8 @@ from minseek.cache import Pairs, rotate
 from minseek.errors import InputError
 from minseek.models.feed import Feed
 from minseek.models.native import NativeForward
-from minseek.native import native_status
 from minseek.models.parts import DecoderParts, LayerParts
+from minseek.native import native_status
 
 _CHUNK = 512  # tokens read at once: enough for the products to be fast, and little memory for activations
 _BYTES_PER_THREAD = 4 * 2**20  # of weights: with less to read, threads cost more in meeting than they save

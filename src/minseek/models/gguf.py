@@ -14,8 +14,8 @@ import torch
 
 from minseek.errors import InputError, MinseekWarning
 from minseek.models.blueprint import check_config, describe
-from minseek.native import cache_folder
 from minseek.models.transformers_quirks import check_complete, parsed_once, quiet, readable_errors
+from minseek.native import cache_folder
 from minseek.units import format_bytes
 
 BLUEPRINT = "minseek.json"

@@ -14,9 +14,9 @@ from minseek.models.formats import ThinkingFormat, check_format_name
 from minseek.models.gguf import BLUEPRINT, dense_folder
 from minseek.models.hardware import Placement, place
 from minseek.models.model import Model
-from minseek.native import native_status
 from minseek.models.parts import DecoderParts, take_parts
 from minseek.models.transformers_quirks import check_complete, quiet, readable_errors
+from minseek.native import native_status
 
 ALIASES = {
     "smollm2": (

@@ -154,121 +154,246 @@ static void turn(const weight *values, int n, int longest, int dim, weight *out)
     for (int i = 0; i < dim; i++) memset(out + (size_t)i * longest + n, 0, sizeof(weight) * (longest - n));
 }
 
-/* Softmax of one strip of scores [n][16] over its keys; each query sees keys 0..sees[lane], and none further back than
- * the window. Writes the weights packed, up to `padded`, and adds them to sums (if wanted). */
-static void soften(float *scores, int n, int padded, int length, const int *sees, const int *stands, const int *at,
-                   const int *alive, const int *late, int window, packed *weights, float *const *sums) {
-    ivec limit, mine, lives, latest;
-    memcpy(&limit, sees, sizeof limit);
-    memcpy(&mine, stands, sizeof mine);
-    memcpy(&lives, alive, sizeof lives);
-    memcpy(&latest, late, sizeof latest);
-    vec top = splat(-INFINITY), total = splat(0);
-    for (int j = 0; j < n; j++) {
-        vec x = loadf(scores + (size_t)j * LANES);
-        if (j >= length || window) {
-            ivec visible = j <= limit;
-            if (window) visible &= mine - (at ? at[j] : j) < window;
-            x = (vec)(((ivec)x & visible) | ((ivec)splat(-INFINITY) & ~visible));
-            storef(scores + (size_t)j * LANES, x);
+/* 16 queries of one head: which columns they are, what they see. */
+typedef struct {
+    int column[LANES], head[LANES]; /* -1 where a lane has no query */
+    int sees[LANES];                /* the last pair that it may attend to */
+    int stands[LANES];              /* its position */
+    int late[LANES];                /* -1 where its attention counts as the latest, else 0 */
+    int furthest, any_late;
+} strip;
+
+/* Queries first..first + 15 of the G * T of a head, rotated, scaled and packed. */
+static strip ask(const decoder *m, const layer_weights *w, int layer, int head, const sequence *s, int first,
+                 const float *qkv, const float *cosine, const float *sine, desk *d, packed *q) {
+    const int dim = m->head_dim, group = m->query_heads / m->kv_heads, width = m->query_heads * dim;
+    const int features = width + 2 * m->kv_heads * dim, queries = group * s->rows;
+    float *x = d->column, *angles = d->column + dim * LANES;
+    strip r = {.furthest = 0, .any_late = 0};
+    for (int l = 0; l < LANES; l++) {
+        int c = first + l, g = c / s->rows, t = c % s->rows, is = c < queries;
+        r.column[l] = is ? s->first + t : -1;
+        r.head[l] = is ? head * group + g : -1;
+        r.sees[l] = s->length + t; /* of a lane without a query too: no softmax is over nothing */
+        r.stands[l] = s->position + t;
+        r.late[l] = is && t >= s->recent ? -1 : 0;
+        if (is && r.sees[l] > r.furthest) r.furthest = r.sees[l];
+        r.any_late |= r.late[l];
+    }
+    if (r.head[0] == r.head[LANES - 1])
+        gather(qkv, features, r.head[0] * dim, dim, r.column, x);
+    else
+        for (int l = 0; l < LANES; l++) {
+            const int c = r.column[l];
+            const float *a = c < 0 ? qkv : qkv + ((size_t)(c / LANES) * features + r.head[l] * dim) * LANES + c % LANES;
+            for (int k = 0; k < dim; k++) x[k * LANES + l] = c < 0 ? 0 : a[(size_t)k * LANES];
         }
-        ivec more = x > top;
-        top = (vec)(((ivec)x & more) | ((ivec)top & ~more));
+    if (w->q_norm) norm_columns(x, w->q_norm, m->eps, dim);
+    if (s->queries)
+        for (int l = 0; l < LANES; l++)
+            if (r.column[l] >= 0) {
+                size_t row = (s->asked + r.column[l] - s->first) % s->block;
+                float *kept = s->queries[layer] + ((size_t)r.head[l] * s->block + row) * dim;
+                for (int k = 0; k < dim; k++) kept[k] = x[k * LANES + l];
+            }
+    gather(cosine, dim / 2, 0, dim / 2, r.column, angles);
+    gather(sine, dim / 2, 0, dim / 2, r.column, angles + dim / 2 * LANES);
+    rotate_columns(x, angles, angles + dim / 2 * LANES, dim);
+    for (int k = 0; k < dim; k += 2)
+        pack(q + packed_at(k), loadf(x + k * LANES) * m->scale, loadf(x + (k + 1) * LANES) * m->scale);
+    return r;
+}
+
+/* Scores [seen][16] of one or two strips of queries. The last keys, from `whole` on, lie in d->tail. */
+static void score(const weight *keys, int seen, int whole, int dim, int strips, desk *d, int tiles) {
+    packed *q[2] = {d->queries, d->queries + packed_at(dim)};
+    for (int j = 0; j < seen; j += 2 * LANES) {
+        const weight *a[2];
+        for (int i = 0; i < 2; i++) {
+            int from = j + i * LANES;
+            a[i] = from >= seen ? NULL : from == whole ? d->tail : keys + (size_t)from * dim;
+        }
+        float *c[4] = {d->scores[0] + (size_t)j * LANES, d->scores[1] + (size_t)j * LANES,
+                       d->scores[0] + (size_t)(j + LANES) * LANES, d->scores[1] + (size_t)(j + LANES) * LANES};
+        product(tiles, a[0], LANES, a[1], LANES, dim, q[0], strips > 1 ? q[1] : NULL, dim, 0, c, NULL, 0);
     }
-    for (int j = 0; j < n; j++) {
-        vec e = vexp(loadf(scores + (size_t)j * LANES) - top);
-        storef(scores + (size_t)j * LANES, e);
-        total += e;
+}
+
+/* Exponentials of one strip of scores [n][16], each query's over the pairs that it sees, none further back than the
+ * window: in place if `keep`, and packed up to `padded`. Returns what they are to be multiplied by. */
+static vec soften(float *scores, int n, int padded, int length, const strip *r, const int *at, int window, int keep,
+                  packed *weights) {
+    ivec limit, mine;
+    memcpy(&limit, r->sees, sizeof limit);
+    memcpy(&mine, r->stands, sizeof mine);
+    const vec never = splat(-INFINITY);
+    vec top = never, total = splat(0);
+    const int plain = window ? 0 : length < n ? length : n;
+    for (int j = 0; j < plain; j++) top = vmax(top, loadf(scores + (size_t)j * LANES));
+    for (int j = plain; j < n; j++) {
+        ivec visible = j <= limit;
+        if (window) visible &= mine - (at ? at[j] : j) < window;
+        vec x = (vec)(((ivec)loadf(scores + (size_t)j * LANES) & visible) | ((ivec)never & ~visible));
+        storef(scores + (size_t)j * LANES, x);
+        top = vmax(top, x);
     }
-    vec by = (vec)((ivec)(1.0f / total) & lives);
-    for (int j = n; j < padded; j++) storef(scores + (size_t)j * LANES, splat(0));
+    for (int j = n; j < padded; j++) storef(scores + (size_t)j * LANES, never);
     for (int j = 0; j < padded; j += 2) {
-        vec even = loadf(scores + (size_t)j * LANES) * by, odd = loadf(scores + (size_t)(j + 1) * LANES) * by;
+        vec even = vexp_weight(loadf(scores + (size_t)j * LANES) - top);
+        vec odd = vexp_weight(loadf(scores + (size_t)(j + 1) * LANES) - top);
+        total += even + odd;
         pack(weights + packed_at(j), even, odd);
-        if (!sums) continue;
-        storef(sums[0] + (size_t)j * LANES, loadf(sums[0] + (size_t)j * LANES) + even);
-        storef(sums[0] + (size_t)(j + 1) * LANES, loadf(sums[0] + (size_t)(j + 1) * LANES) + odd);
-        vec e = (vec)((ivec)even & latest), o = (vec)((ivec)odd & latest);
-        storef(sums[1] + (size_t)j * LANES, loadf(sums[1] + (size_t)j * LANES) + e);
-        storef(sums[1] + (size_t)(j + 1) * LANES, loadf(sums[1] + (size_t)(j + 1) * LANES) + o);
+        if (keep) {
+            storef(scores + (size_t)j * LANES, even);
+            storef(scores + (size_t)(j + 1) * LANES, odd);
+        }
     }
+    float lives[LANES];
+    for (int l = 0; l < LANES; l++) lives[l] = r->column[l] < 0 ? 0 : 1;
+    return loadf(lives) / total;
+}
+
+/* Add the weights of the strips to the sums over all queries, and over the latest. */
+static void tally(desk *d, int n, int strips, const strip *r, const vec *by) {
+    ivec late[2];
+    for (int i = 0; i < strips; i++) memcpy(&late[i], r[i].late, sizeof late[i]);
+    if (strips > 1)
+        for (int j = 0; j < n; j++) {
+            const size_t at = (size_t)j * LANES;
+            storef(d->sums[0] + at,
+                   loadf(d->sums[0] + at) + loadf(d->scores[0] + at) * by[0] + loadf(d->scores[1] + at) * by[1]);
+        }
+    else
+        for (int j = 0; j < n; j++) {
+            const size_t at = (size_t)j * LANES;
+            storef(d->sums[0] + at, loadf(d->sums[0] + at) + loadf(d->scores[0] + at) * by[0]);
+        }
+    for (int i = 0; i < strips; i++) {
+        if (!r[i].any_late) continue;
+        const vec part = (vec)((ivec)by[i] & late[i]);
+        for (int j = 0; j < n; j++) {
+            const size_t at = (size_t)j * LANES;
+            storef(d->sums[1] + at, loadf(d->sums[1] + at) + loadf(d->scores[i] + at) * part);
+        }
+    }
+}
+
+/* Leave the output of a strip, x [D][16], with its columns. */
+static void answer(const float *x, const strip *r, int width, int dim, float *out) {
+    if (r->head[0] == r->head[LANES - 1]) {
+        scatter(x, width, r->head[0] * dim, dim, r->column, out);
+        return;
+    }
+    for (int l = 0; l < LANES; l++) {
+        const int c = r->column[l];
+        if (c < 0) continue;
+        float *o = out + ((size_t)(c / LANES) * width + r->head[l] * dim) * LANES + c % LANES;
+        for (int k = 0; k < dim; k++) o[(size_t)k * LANES] = x[k * LANES + l];
+    }
+}
+
+/* One new token: its G queries against all pairs. Weights lie in rows here, and values need not be turned. */
+static void attend_one(const decoder *m, const layer_weights *w, int layer, int head, const sequence *s,
+                       const float *qkv, const float *cosine, const float *sine, desk *d, int tiles, float *out) {
+    const int dim = m->head_dim, group = m->query_heads / m->kv_heads, width = m->query_heads * dim;
+    const int n = s->length + 1, padded = (int)up_to(n, LANES), whole = n / LANES * LANES;
+    const size_t base = (size_t)head * s->capacity;
+    const weight *keys = s->keys[layer] + base * dim, *values = s->values[layer] + base * dim;
+    const int *at = s->positions ? s->positions[layer] + base : NULL;
+    strip r = ask(m, w, layer, head, s, 0, qkv, cosine, sine, d, d->queries);
+    score(keys, n, whole, dim, 1, d, tiles);
+    float *rows = d->scores[1]; /* [G][padded] */
+    for (int g = 0; g < group; g++) {
+        float *row = rows + (size_t)g * padded;
+        vec top = splat(-INFINITY), total = splat(0);
+        for (int j = 0; j < n; j++) row[j] = d->scores[0][(size_t)j * LANES + g];
+        if (w->window)
+            for (int j = 0; j < n; j++)
+                if (s->position - (at ? at[j] : j) >= w->window) row[j] = -INFINITY;
+        for (int j = n; j < padded; j++) row[j] = -INFINITY;
+        for (int j = 0; j < padded; j += LANES) top = vmax(top, loadf(row + j));
+        top = splat(highest(top));
+        for (int j = 0; j < padded; j += LANES) {
+            vec e = vexp_weight(loadf(row + j) - top);
+            storef(row + j, e);
+            total += e;
+        }
+        const float by = 1.0f / sum(total);
+        for (int j = 0; j < padded; j += LANES) storef(row + j, loadf(row + j) * by);
+    }
+    if (s->received)
+        for (int j = 0; j < n; j++) {
+            float given = 0;
+            for (int g = 0; g < group; g++) given += rows[(size_t)g * padded + j];
+            s->received[layer][base + j] += given / group;
+            if (!s->recent) s->latest[layer][base + j] += given / group;
+        }
+    float *x = d->column;
+    for (int first = 0; first < group; first += 4) {
+        const int heads = group - first < 4 ? group - first : 4;
+        int k = 0;
+        for (; k + 2 * LANES <= dim; k += 2 * LANES) {
+            vec a[4] = {{0}}, b[4] = {{0}};
+            for (int j = 0; j < n; j++) {
+                const weight *v = values + (size_t)j * dim + k;
+                const vec low = load(v), high = load(v + LANES);
+                for (int g = 0; g < heads; g++) {
+                    const float p = rows[(size_t)(first + g) * padded + j];
+                    a[g] += low * p;
+                    b[g] += high * p;
+                }
+            }
+            for (int g = 0; g < heads; g++)
+                for (int l = 0; l < LANES; l++) {
+                    x[(k + l) * LANES + first + g] = a[g][l];
+                    x[(k + LANES + l) * LANES + first + g] = b[g][l];
+                }
+        }
+        for (; k < dim; k++)
+            for (int g = 0; g < heads; g++) {
+                float a = 0;
+                for (int j = 0; j < n; j++) a += widen(values[(size_t)j * dim + k]) * rows[(size_t)(first + g) * padded + j];
+                x[k * LANES + first + g] = a;
+            }
+    }
+    answer(x, &r, width, dim, out);
 }
 
 /* All of one head: write its keys and values, attend, leave the output in out [block][width][16]. */
 static void attend_head(const decoder *m, const layer_weights *w, int layer, int head, const sequence *s,
                         const float *qkv, const float *cosine, const float *sine, desk *d, int tiles, float *out) {
     const int dim = m->head_dim, group = m->query_heads / m->kv_heads, width = m->query_heads * dim;
-    const int features = width + 2 * m->kv_heads * dim, n = s->length + s->rows, padded = (int)up_to(n, 32);
+    const int n = s->length + s->rows, padded = (int)up_to(n, 32), whole = n / LANES * LANES;
     const weight *keys = s->keys[layer] + (size_t)head * s->capacity * dim;
     const int *at = s->positions ? s->positions[layer] + (size_t)head * s->capacity : NULL;
     const int queries = group * s->rows, counted = s->received != NULL;
     remember(m, w, layer, head, s, qkv, cosine, sine, d);
-    turn(s->values[layer] + (size_t)head * s->capacity * dim, n, padded, dim, d->turned);
-    const int whole = n / LANES * LANES;
     memset(d->tail, 0, sizeof(weight) * LANES * dim);
     memcpy(d->tail, keys + (size_t)whole * dim, sizeof(weight) * (n - whole) * dim);
+    if (s->rows == 1 && group <= LANES) {
+        attend_one(m, w, layer, head, s, qkv, cosine, sine, d, tiles, out);
+        return;
+    }
+    turn(s->values[layer] + (size_t)head * s->capacity * dim, n, padded, dim, d->turned);
     if (counted)
         for (int i = 0; i < 2; i++) memset(d->sums[i], 0, sizeof(float) * padded * LANES);
 
     for (int first = 0; first < queries; first += 2 * LANES) {
-        int strips = queries - first > LANES ? 2 : 1, furthest = 0;
-        int columns[2][LANES], sees[2][LANES], stands[2][LANES], alive[2][LANES], late[2][LANES];
-        int heads[2][LANES];
-        packed *q[2] = {d->queries, d->queries + packed_at(dim)};
+        const int strips = queries - first > LANES ? 2 : 1;
+        strip r[2];
+        vec by[2];
+        int seen = 0;
         for (int i = 0; i < strips; i++) {
-            float *x = d->column, *angles = d->column + dim * LANES;
-            int one = 1; /* whether all lanes belong to one query head */
-            for (int l = 0; l < LANES; l++) {
-                int c = first + i * LANES + l, g = c / s->rows, t = c % s->rows, is = c < queries;
-                columns[i][l] = is ? s->first + t : -1;
-                heads[i][l] = is ? head * group + g : -1;
-                sees[i][l] = s->length + t; /* of a lane without a query too: no softmax is over nothing */
-                stands[i][l] = s->position + t;
-                alive[i][l] = is ? -1 : 0;
-                late[i][l] = is && t >= s->recent ? -1 : 0;
-                if (is && sees[i][l] > furthest) furthest = sees[i][l];
-                one &= heads[i][l] == heads[i][0];
-            }
-            if (one)
-                gather(qkv, features, heads[i][0] * dim, dim, columns[i], x);
-            else
-                for (int l = 0; l < LANES; l++) {
-                    const float *a = qkv;
-                    if (columns[i][l] >= 0)
-                        a += ((size_t)(columns[i][l] / LANES) * features + heads[i][l] * dim) * LANES +
-                             columns[i][l] % LANES;
-                    for (int k = 0; k < dim; k++) x[k * LANES + l] = columns[i][l] < 0 ? 0 : a[(size_t)k * LANES];
-                }
-            if (w->q_norm) norm_columns(x, w->q_norm, m->eps, dim);
-            if (s->queries)
-                for (int l = 0; l < LANES; l++)
-                    if (columns[i][l] >= 0) {
-                        size_t row = (s->asked + columns[i][l] - s->first) % s->block;
-                        float *kept = s->queries[layer] + ((size_t)heads[i][l] * s->block + row) * dim;
-                        for (int k = 0; k < dim; k++) kept[k] = x[k * LANES + l];
-                    }
-            gather(cosine, dim / 2, 0, dim / 2, columns[i], angles);
-            gather(sine, dim / 2, 0, dim / 2, columns[i], angles + dim / 2 * LANES);
-            rotate_columns(x, angles, angles + dim / 2 * LANES, dim);
-            for (int k = 0; k < dim; k += 2)
-                pack(q[i] + packed_at(k), loadf(x + k * LANES) * m->scale, loadf(x + (k + 1) * LANES) * m->scale);
+            r[i] = ask(m, w, layer, head, s, first + i * LANES, qkv, cosine, sine, d, d->queries + i * packed_at(dim));
+            if (r[i].furthest >= seen) seen = r[i].furthest + 1;
         }
-        const int seen = furthest + 1, reach = (int)up_to(seen, 32);
-        for (int j = 0; j < seen; j += 2 * LANES) {
-            const weight *a[2];
-            for (int i = 0; i < 2; i++) {
-                int from = j + i * LANES;
-                a[i] = from >= seen ? NULL : from == whole ? d->tail : keys + (size_t)from * dim;
-            }
-            float *c[4] = {d->scores[0] + (size_t)j * LANES, d->scores[1] + (size_t)j * LANES,
-                           d->scores[0] + (size_t)(j + LANES) * LANES, d->scores[1] + (size_t)(j + LANES) * LANES};
-            product(tiles, a[0], LANES, a[1], LANES, dim, q[0], strips > 1 ? q[1] : NULL, dim, 0, c, NULL, 0);
-        }
+        const int reach = (int)up_to(seen, 32);
+        score(keys, seen, whole, dim, strips, d, tiles);
         for (int i = 0; i < strips; i++)
-            soften(d->scores[i], seen, reach, s->length, sees[i], stands[i], at, alive[i], late[i], w->window,
-                   d->weights[i], counted ? d->sums : NULL);
+            by[i] = soften(d->scores[i], seen, reach, s->length, &r[i], at, w->window, counted, d->weights[i]);
+        if (counted) tally(d, seen, strips, r, by);
         for (int k = 0; k < dim; k += 2 * LANES) {
-            int left = dim - k - LANES;
+            const int left = dim - k - LANES;
             float *c[4] = {d->column + (size_t)k * LANES, d->scores[0] + (size_t)k * LANES,
                            d->column + (size_t)(k + LANES) * LANES, d->scores[0] + (size_t)(k + LANES) * LANES};
             product(tiles, d->turned + (size_t)k * padded, dim - k < LANES ? dim - k : LANES,
@@ -276,16 +401,9 @@ static void attend_head(const decoder *m, const layer_weights *w, int layer, int
                     d->weights[0], strips > 1 ? d->weights[1] : NULL, reach, 0, c, NULL, 0);
         }
         for (int i = 0; i < strips; i++) {
-            const float *x = i ? d->scores[0] : d->column;
-            if (heads[i][0] == heads[i][LANES - 1])
-                scatter(x, width, heads[i][0] * dim, dim, columns[i], out);
-            else
-                for (int l = 0; l < LANES; l++)
-                    if (columns[i][l] >= 0) {
-                        float *o = out + ((size_t)(columns[i][l] / LANES) * width + heads[i][l] * dim) * LANES +
-                                   columns[i][l] % LANES;
-                        for (int k = 0; k < dim; k++) o[(size_t)k * LANES] = x[k * LANES + l];
-                    }
+            float *x = i ? d->scores[0] : d->column;
+            for (int k = 0; k < dim; k++) storef(x + k * LANES, loadf(x + k * LANES) * by[i]);
+            answer(x, &r[i], width, dim, out);
         }
     }
     if (counted)

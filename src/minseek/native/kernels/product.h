@@ -13,11 +13,8 @@
 #include "vector.h"
 #if defined(__AMX_BF16__) && defined(__linux__) && defined(WEIGHT_BF16)
 #define TILES 1
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#elif defined(__AVX512BF16__) && defined(WEIGHT_BF16)
-#include <immintrin.h>
 #endif
 
 #define SQUARE (LANES * LANES)
@@ -26,14 +23,23 @@
 typedef uint32_t packed;
 typedef uint32_t pair_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define PER_PACKED 2
+#if !(defined(__AVX512BF16__) && defined(__AVX512BW__))
 static inline uvec rounded(vec f) { /* bfloat16 in the upper half, to nearest even; NaN stays NaN */
     uvec bits = (uvec)f, odd = (bits >> 16) & 1;
     ivec nan = f != f;
     return ((bits + 0x7fff + odd) & ~(uvec)nan) | ((uvec)nan & 0x7fc00000u);
 }
+#endif
 /* Features k and k + 1 of 16 columns. */
 static inline void pack(packed *p, vec even, vec odd) {
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+    const __m512i by_turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                              21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi16(by_turns, both));
+#else
     *(pair_vec *)p = (rounded(even) >> 16) | (rounded(odd) & 0xffff0000u);
+#endif
 }
 #else
 typedef float packed;

@@ -5,6 +5,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #define LANES 16
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -66,6 +69,38 @@ static inline vec vexp(vec x) {
     ivec scale = (__builtin_convertvector(k, ivec) + 127) << 23;
     ivec bits = (ivec)(p * (vec)scale);
     return (vec)(bits & ~tiny);
+}
+
+static inline vec vmax(vec a, vec b) {
+#ifdef __AVX512F__
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    ivec more = a > b;
+    return (vec)(((ivec)a & more) | ((ivec)b & ~more));
+#endif
+}
+static inline float highest(vec v) {
+    float lane[LANES], top = -INFINITY;
+    storef(lane, v);
+    for (int i = 0; i < LANES; i++) top = lane[i] > top ? lane[i] : top;
+    return top;
+}
+
+/* exp for x <= 0, as exact as weights that are rounded to the model's dtype need it: relative error 5e-6 for bfloat16. */
+static inline vec vexp_weight(vec x) {
+#if defined(__AVX512F__) && defined(WEIGHT_BF16)
+    __m512 t = _mm512_max_ps((__m512)(x * 1.44269504f), _mm512_set1_ps(-200.0f));
+    __m512 k = _mm512_roundscale_ps(t, 8);
+    vec f = (vec)_mm512_sub_ps(t, k);
+    vec p = splat(0.0096181291f) + f * 0.0013333558f;
+    p = p * f + 0.0555041087f;
+    p = p * f + 0.2402265070f;
+    p = p * f + 0.6931471806f;
+    p = p * f + 1.0f;
+    return (vec)_mm512_scalef_ps((__m512)p, k);
+#else
+    return vexp(x);
+#endif
 }
 
 #endif

@@ -1,0 +1,291 @@
+"""Batches of SmolLM2-135M in a fixed KV budget: end to end beside other engines, and shares of the roofline.
+
+    python bench/throughput.py [--only step|prefill|length|peers] [--rounds N] [--report]
+
+Run it with nothing else running. The other engines are optional: `bench/peers/setup.sh NAME` installs one into an
+environment of its own; those that are not there are left out, and the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import RESULTS, bandwidth, kept, machine, median_seconds, table, write
+from needles import text
+
+import minseek
+from minseek.batch import Engine, Generation
+from minseek.cache import Slot, SlotPool
+from minseek.decode import Sampling
+from minseek.models import alias_file
+from minseek.models.feed import Feed
+from minseek.models.gguf import dense_folder
+from minseek.native import cache_folder
+
+BUDGET = 192_000_000
+SCENARIOS = {  # prompts, their tokens, new tokens
+    "16 prompts of 4,000 tokens, 64 new": (16, 4000, 64),
+    "16 prompts of 4,000 tokens, 512 new": (16, 4000, 512),
+    "8 prompts of 8,000 tokens, 64 new": (8, 8000, 64),
+}
+PEERS = {  # script, environment (None: this one), settings of its own
+    "transformers": ("transformers_generate.py", None),
+    "llama.cpp": ("llama_cpp_batch.py", "llama"),
+    "vLLM": ("vllm_cpu.py", "vllm"),
+}
+
+
+def prompts_of(model: minseek.Model, count: int, length: int) -> list[list[int]]:
+    """Different stretches of real text."""
+    ids = model.encode(text("python")[: 8 * (length + 200 * count)])
+    return [ids[200 * i : 200 * i + length] for i in range(count)]
+
+
+def ours(model: minseek.Model, prompts: list[list[int]], new: int, budget: int = BUDGET) -> dict[str, Any]:
+    """One batch, as `minseek.generate` runs it with a plan for this budget."""
+    plan = minseek.plan(model, kv_budget=budget, sequences=len(prompts), lengths=[len(p) + new for p in prompts])
+    greedy = Sampling(temperature=0)
+    jobs = [Generation(model, p, max_new_tokens=new, sampling=greedy, ignore_end=True) for p in prompts]
+    engine = Engine(model, plan)
+    began = time.perf_counter()
+    for _ in engine.run(jobs):
+        pass
+    seconds = time.perf_counter() - began
+    p = engine.progress
+    return {
+        "seconds": seconds,
+        "batch": plan.slots,
+        "cap": plan.cap,
+        "kv_bytes": plan.kv_bytes,
+        "prefill_seconds": p.read_seconds,
+        "decode_seconds": p.write_seconds,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+    }
+
+
+def run_peer(name: str, job: dict[str, Any]) -> dict[str, Any] | None:
+    """One batch in another engine, in a process of its own; None if it is not installed."""
+    script, environment = PEERS[name]
+    python = Path(sys.executable) if environment is None else cache_folder() / "peers" / environment / "bin" / "python"
+    if not python.exists():
+        return None
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(job, file)
+        file.flush()
+        done = subprocess.run(
+            [str(python), str(Path(__file__).parent / "peers" / script), file.name], capture_output=True, text=True
+        )
+    if done.returncode:
+        raise SystemExit(f"{name} failed: {done.stderr[-2000:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    found.pop("tokens", None)
+    return found
+
+
+def peers(model: minseek.Model, rounds: int, only: list[str]) -> dict[str, Any]:
+    """End to end, in turns: ours, each peer, ours again …; the best of the rounds counts for each."""
+    file = alias_file("smollm2")
+    folder = str(dense_folder(file, model.placement.dtype))
+    results: dict[str, Any] = {}
+    for title, (count, length, new) in SCENARIOS.items():
+        prompts = prompts_of(model, count, length)
+        job = {"model": folder, "gguf": str(file), "prompts": prompts, "max_new_tokens": new, "kv_budget": BUDGET}
+        job |= {"threads": torch.get_num_threads(), "dtype": "bfloat16"}
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for _ in range(rounds):
+            for name in ("minseek", *only):
+                if new > 64 and name == "transformers" and runs.get(name):
+                    continue  # half an hour each: once is enough
+                found = ours(model, prompts, new) if name == "minseek" else run_peer(name, job)
+                if found is not None:
+                    runs.setdefault(name, []).append(found)
+                    print(f"{title}: {name} {found['seconds']:.1f} s", flush=True)
+        results[title] = {"tokens": count * (length + new), "new": count * new, "runs": runs}
+    return results
+
+
+def step(model: minseek.Model) -> dict[str, Any]:
+    """A decoding step with slots half way between two evictions, against the time to read weights and live cache."""
+    rows = []
+    for batch, cap in ((1, 512), (8, 512), (16, 512), (32, 512), (8, 2048)):
+        plan = minseek.plan(model, kv_budget=10**10, cap=cap, sequences=batch)
+        slots = SlotPool(plan.slot, model.parts.rotary, batch).slots
+        length = cap + plan.block // 2
+
+        def once(slots: list[Slot] = slots, length: int = length) -> None:
+            for slot in slots:
+                slot.length = slot.seen = slot.position = length
+            model.feed_many([Feed([7], slot, 1) for slot in slots])
+
+        rate = bandwidth()
+        seconds = median_seconds(once, 40)
+        live = batch * length * model.token_bytes()
+        floor = (model.weight_bytes + live) / rate
+        rows.append({"batch": batch, "cap": cap, "seconds": seconds, "live_bytes": live, "bandwidth": rate})
+        rows[-1]["share"] = floor / seconds
+        print(rows[-1], flush=True)
+    return {"rows": rows, "weight_bytes": model.weight_bytes}
+
+
+def gemm_rate() -> float:
+    """bfloat16 multiplications and additions a second in PyTorch's product of 2,048 x 2,048 matrices, the best of many."""
+    a, b = (torch.randn(2048, 2048, dtype=torch.bfloat16) for _ in range(2))
+    best = float("inf")
+    for _ in range(40):
+        began = time.perf_counter()
+        torch.mm(a, b.t())
+        best = min(best, time.perf_counter() - began)
+    return 2 * 2048**3 / best
+
+
+def prefill(model: minseek.Model) -> dict[str, Any]:
+    """Reading prompts in full slots, eviction included, against the operations that must be done."""
+    rows = []
+    for batch in (1, 4, 16):
+        prompts = prompts_of(model, batch, 512 + 128 * 8)
+        plan = minseek.plan(model, kv_budget=10**10, cap=512, sequences=batch)
+        jobs = [Generation(model, p, max_new_tokens=1, sampling=Sampling(temperature=0)) for p in prompts]
+        rate = gemm_rate()
+        began = time.perf_counter()
+        for _ in Engine(model, plan).run(jobs):
+            pass
+        seconds = time.perf_counter() - began
+        operations = sum(operations_of(model, plan.slot.capacity, plan.cap, len(p)) for p in prompts)
+        tokens = sum(map(len, prompts))
+        rows.append({"batch": batch, "tokens": tokens, "seconds": seconds, "operations": operations, "gemm_rate": rate})
+        rows[-1]["share"] = operations / seconds / rate
+        print(rows[-1], flush=True)
+    return {"rows": rows}
+
+
+def operations_of(model: minseek.Model, capacity: int, cap: int, tokens: int) -> int:
+    """Multiplications and additions to read a prompt: the layers' matrices, and attention over what the slot holds."""
+    parts, shape = model.parts, model.parts.blueprint
+    layer = parts.layers[0]
+    matrices = sum(w.numel() for w in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down))
+    held, pairs = 0, 0
+    for _ in range(tokens):
+        if held == capacity:
+            held = cap
+        held += 1
+        pairs += held
+    return shape.layers * (2 * tokens * matrices + 4 * pairs * shape.query_heads * shape.head_dim)
+
+
+def length(model: minseek.Model) -> dict[str, Any]:
+    """Cost against the prompt's length at a fixed cap; beyond 8,192 tokens positions are encoded anew."""
+    rows = []
+    for tokens in (1024, 2048, 4096, 8192, 16384, 32768):
+        ids = model.encode(text("python"))[:tokens]
+        plan = minseek.plan(model, kv_budget=10**10, cap=512, sequences=4)
+        jobs = [
+            Generation(model, ids[i:] + ids[:i], max_new_tokens=16, sampling=Sampling(temperature=0), ignore_end=True)
+            for i in range(4)
+        ]
+        engine = Engine(model, plan)
+        began = time.perf_counter()
+        for _ in engine.run(jobs):
+            pass
+        rows.append({"tokens": tokens, "seconds": time.perf_counter() - began, "kv_bytes": plan.kv_bytes})
+        rows[-1]["reencodings"] = jobs[0].completion().stats.reencodings
+        print(rows[-1], flush=True)
+    return {"rows": rows}
+
+
+def report(figures: dict[str, Any]) -> str:
+    """All tables."""
+    lines = []
+    if "peers" in figures:
+        for title, result in figures["peers"].items():
+            best = {name: min(runs, key=lambda r: r["seconds"]) for name, runs in result["runs"].items()}
+            mine = best["minseek"]["seconds"]
+            rows = []
+            for name, run in best.items():
+                version = run.get("version", figures["machine"]["minseek"])
+                times = " / ".join(f"{r['seconds']:.0f}" for r in result["runs"][name])
+                rows.append(
+                    [f"{name} {version}", run["batch"], f"{result['tokens'] / run['seconds']:,.0f}",
+                     f"{result['new'] / run['seconds']:.1f}", times, f"{run['seconds'] / mine:.2f}x"]
+                )
+            head = ("engine", "in flight", "tokens/s, all", "tokens/s, new", "seconds", "minseek is faster by")
+            lines.append(table(f"{title}, KV budget 192 MB", head, rows))
+    if "step" in figures:
+        rows = [
+            [r["batch"], r["cap"], f"{1000 * r['seconds']:.1f}", f"{r['batch'] / r['seconds']:,.0f}",
+             f"{r['live_bytes'] / 1e6:.0f} MB", f"{r['bandwidth'] / 1e9:.1f} GB/s", f"{r['share']:.0%}"]
+            for r in figures["step"]["rows"]
+        ]
+        head = ("batch", "cap", "ms a step", "tokens/s", "live cache", "bandwidth", "share of roofline")
+        lines.append(table("A decoding step", head, rows))
+    if "prefill" in figures:
+        rows = [
+            [r["batch"], f"{r['tokens'] / r['seconds']:,.0f}", f"{r['operations'] / r['seconds'] / 1e9:.0f}",
+             f"{r['gemm_rate'] / 1e9:.0f}", f"{r['share']:.0%}"]
+            for r in figures["prefill"]["rows"]
+        ]
+        head = ("prompts", "tokens/s", "GFLOP/s", "GFLOP/s of PyTorch's product", "share")
+        lines.append(table("Reading prompts of 1,536 tokens at cap 512, eviction included", head, rows))
+    if "length" in figures:
+        rows = [
+            [f"{r['tokens']:,}", f"{r['seconds']:.1f}", f"{4 * r['tokens'] / r['seconds']:,.0f}", r["reencodings"]]
+            for r in figures["length"]["rows"]
+        ]
+        lines.append(table("Four prompts at cap 512", ("tokens each", "seconds", "tokens/s", "re-encodings"), rows))
+    return "\n".join(lines)
+
+
+def plot(figures: dict[str, Any]) -> None:
+    """Seconds against the prompt's length."""
+    import matplotlib.pyplot as plt
+
+    rows = figures["length"]["rows"]
+    plt.figure(figsize=(5, 3.2))
+    plt.plot([r["tokens"] for r in rows], [r["seconds"] for r in rows], "o-", label="cap 512")
+    plt.xlabel("tokens of each of 4 prompts")
+    plt.ylabel("seconds")
+    plt.title("Cost is linear in the prompt's length")
+    plt.tight_layout()
+    plt.savefig(RESULTS / "throughput-length.svg")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("step", "prefill", "length", "peers"))
+    parser.add_argument("--rounds", type=int, default=2, help="how often each engine runs each batch")
+    parser.add_argument("--engines", default=",".join(PEERS), help="which others to compare with")
+    parser.add_argument("--report", action="store_true", help="print the tables of the last run")
+    args = parser.parse_args()
+    if args.report:
+        print(report(kept("throughput")))
+        return
+    warnings.simplefilter("ignore")
+    model = minseek.load("smollm2")
+    try:
+        figures = kept("throughput")
+    except FileNotFoundError:
+        figures = {}
+    figures["machine"] = machine()
+    sections = {"step": step, "prefill": prefill, "length": length}
+    for name, run in sections.items():
+        if args.only in (None, name):
+            figures[name] = run(model)
+    if args.only in (None, "length"):
+        plot(figures)
+    if args.only in (None, "peers"):
+        figures["peers"] = peers(model, args.rounds, args.engines.split(","))
+    write("throughput", figures)
+    print(report(figures))
+
+
+if __name__ == "__main__":
+    main()

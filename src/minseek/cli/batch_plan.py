@@ -1,0 +1,162 @@
+"""``minseek plan``: the memory of a batch, before it; and the flags it shares with ``minseek batch``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from minseek.cli.view import loading
+from minseek.errors import InputError
+
+if TYPE_CHECKING:
+    from minseek.batch import BatchPlan
+    from minseek.cache.policies.base import Policy
+    from minseek.models import Model
+
+
+class PlanCommand:
+    """Prints how many sequences fit into a budget of bytes, without running any."""
+
+    name = "plan"
+    help = "print how many sequences fit into a memory budget at once, to the byte, without running them"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The flags of ``minseek plan``."""
+        add_model_flags(parser)
+        add_plan_flags(parser)
+        parser.add_argument(
+            "--lengths",
+            metavar="N|FILE",
+            help="tokens of the longest sequence, prompt and output together, or a file as 'minseek batch' reads it",
+        )
+        parser.add_argument(
+            "--max-new-tokens", type=int, metavar="N", help="tokens that requests of the file write at most (256)"
+        )
+        parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Print the plan."""
+        from minseek.models import load
+
+        lengths = args.lengths
+        if args.max_new_tokens is not None and (lengths is None or lengths.isdecimal()):
+            raise InputError("--max-new-tokens has no effect without --lengths FILE: leave it out")
+        policy = chosen_policy(args.policy)
+        parse_cap(args.cap)
+        if lengths is None or lengths.isdecimal():
+            with loading(args.model):
+                model = load(args.model, device=args.device, dtype=args.dtype)
+            longest = None if lengths is None else _positive(int(lengths))
+            show_batch_plan(_filled(args, model, policy, longest), as_json=args.json)
+            return 0
+        from minseek.batch.attempts import measure
+        from minseek.batch.infile import RequestFile
+        from minseek.batch.outfile import Earlier
+        from minseek.batch.requests import Defaults, read_requests
+        from minseek.decode import Sampling
+
+        with RequestFile(lengths) as file:
+            with loading(args.model):
+                model = load(args.model, device=args.device, dtype=args.dtype)
+            if args.max_new_tokens is not None and args.max_new_tokens < 1:
+                raise InputError(f"--max-new-tokens must be 1 or more, not {args.max_new_tokens}")
+            defaults = Defaults(Sampling(), args.max_new_tokens, (), args.model)
+            measured = measure(model, read_requests(file.lines(), defaults), Earlier(), lengths=args.cap == "auto")
+            if not measured.requests:
+                raise InputError(f"{file.name} has no request that can be run, so there is nothing to plan")
+        plan = planned(args, model, policy, requests=measured.requests, longest=measured.longest)
+        show_batch_plan(plan, as_json=args.json)
+        return 0
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which model, and where it runs."""
+    parser.add_argument("-m", "--model", default="smollm2", help="name, directory, .gguf file or Hub id (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (%(default)s)")
+    parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32 (%(default)s)")
+
+
+def add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    """What a plan is made from."""
+    group = parser.add_argument_group("memory")
+    group.add_argument(
+        "--kv-budget", metavar="SIZE", help="bytes that all sequences' caches may take, such as 192MB (what they need)"
+    )
+    group.add_argument(
+        "--cap", default="auto", metavar="N", help="pairs per head that survive an eviction, or auto (%(default)s)"
+    )
+    group.add_argument("--block", type=int, default=128, metavar="N", help="tokens between evictions (%(default)s)")
+    group.add_argument(
+        "--policy", metavar="NAME", help="which pairs survive an eviction; 'none' never evicts (rank-sum)"
+    )
+    group.add_argument(
+        "--sequences", type=int, metavar="N", help="sequences wanted in flight (as many as there are, or as fit)"
+    )
+
+
+def chosen_policy(name: str | None) -> Policy | None:
+    """The policy that ``--policy`` names."""
+    from minseek.batch.plan import DEFAULT_POLICY
+    from minseek.cache.policies import make_policy
+
+    return make_policy(None if name == "none" else DEFAULT_POLICY if name is None else name)
+
+
+def parse_cap(cap: str) -> int | None:
+    """What ``--cap`` says; None for auto."""
+    if cap == "auto":
+        return None
+    try:
+        return int(cap)
+    except ValueError:
+        raise InputError(f"--cap takes a number or 'auto', not {cap!r}") from None
+
+
+def planned(
+    args: argparse.Namespace, model: Model, policy: Policy | None, *, requests: int, longest: int | None
+) -> BatchPlan:
+    """The plan of so many requests, with the longest one's tokens."""
+    from minseek.batch import plan
+
+    cap = parse_cap(args.cap)
+    if args.sequences is not None and args.sequences < 1:
+        raise InputError(f"--sequences must be 1 or more, not {args.sequences}")
+    return plan(
+        model,
+        kv_budget=args.kv_budget,
+        cap="auto" if cap is None else cap,
+        block=args.block,
+        policy=policy,
+        lengths=() if longest is None else (longest,),
+        sequences=min(requests, args.sequences or requests),
+    )
+
+
+def show_batch_plan(plan: BatchPlan, *, as_json: bool) -> None:
+    """Print it on standard output."""
+    print(json.dumps(plan.as_dict(), indent=1) if as_json else plan)
+
+
+def _filled(args: argparse.Namespace, model: Model, policy: Policy | None, longest: int | None) -> BatchPlan:
+    """The plan of as many sequences of one length as fit, or of those wanted."""
+    from minseek.batch import plan
+
+    cap = parse_cap(args.cap)
+    if longest is not None and cap is None and args.sequences is None:
+        cap = planned(args, model, policy, requests=1, longest=longest).cap
+    return plan(
+        model,
+        kv_budget=args.kv_budget,
+        cap="auto" if cap is None else cap,
+        block=args.block,
+        policy=policy,
+        lengths=() if longest is None or cap is not None else (longest,),
+        sequences=args.sequences,
+    )
+
+
+def _positive(length: int) -> int:
+    if length < 1:
+        raise InputError(f"--lengths must be 1 or more, not {length}")
+    return length

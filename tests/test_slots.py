@@ -1,0 +1,379 @@
+"""Slots: their bytes, what moves when pairs are evicted, positions made anew, and the kernels behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from minseek.cache import CacheFullError, CacheShape, Candidates, Rotary, Slot, SlotPool, SlotShape, ThoughtCache
+from minseek.cache import kernels as kernels_module
+from minseek.cache.kernels import keep_pairs, likeness, ranks, unrotated_likeness
+
+LAYERS, HEADS, DIM, CAP, BLOCK = 3, 2, 8, 20, 12
+INV_FREQ = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
+MOVED = ("keys", "values", "positions", "arrivals", "received", "notes")
+
+
+@pytest.fixture(params=["C", "PyTorch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Both ways of computing an eviction."""
+    if request.param == "PyTorch":
+        monkeypatch.setattr(kernels_module, "_library", lambda tensor: None)
+    else:
+        assert kernels_module._library(torch.zeros(1)) is not None
+    return request.param
+
+
+def make_pool(count: int = 3, dtype: torch.dtype = torch.float32, device: str = "cpu") -> SlotPool:
+    shape = SlotShape(CacheShape(LAYERS, HEADS, DIM, dtype), CAP, BLOCK, query_heads=4)
+    return SlotPool(shape, Rotary(INV_FREQ.to(device), 1.3), count, device=device)
+
+
+def fill(slot: Slot, count: int, chance: torch.Generator) -> Tensor:
+    """Append random tokens; their keys without positions, [L, H, T, D]."""
+    device, dtype = slot.keys[0].device, slot.keys[0].dtype
+    keys = torch.randn(LAYERS, HEADS, count, DIM, generator=chance).to(device, dtype)
+    slot.reserve(count)
+    for layer in range(LAYERS):
+        slot.append(layer, keys[layer], torch.randn(HEADS, count, DIM, generator=chance).to(device, dtype))
+        slot.observe(layer, torch.rand(HEADS, 2, count, slot.length + count, generator=chance).to(device))
+    slot.advance(count)
+    return keys
+
+
+def turned(raw: Tensor, positions: Tensor) -> Tensor:
+    """Keys [..., D] at positions [...], by complex multiplication in float64."""
+    angles = positions.double()[..., None] * INV_FREQ.double()
+    product = torch.complex(*raw.cpu().double().chunk(2, dim=-1)) * torch.polar(torch.full_like(angles, 1.3), angles)
+    return torch.cat((product.real, product.imag), dim=-1)
+
+
+def random_choice(kept: int, count: int, chance: torch.Generator) -> Tensor:
+    return torch.rand(LAYERS, HEADS, count, generator=chance).topk(kept).indices.sort().values
+
+
+# Bytes
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.tuples(*[st.integers(1, 4)] * 2, st.integers(1, 20), st.integers(1, 30), st.integers(1, 20)),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    evicts=st.booleans(),
+    group=st.integers(0, 3),
+    slots=st.integers(1, 5),
+)
+def test_the_arithmetic_gives_the_bytes_that_are_allocated(
+    sizes: tuple[int, ...], dtype: torch.dtype, evicts: bool, group: int, slots: int
+) -> None:
+    layers, heads, half, cap, block = sizes
+    shape = SlotShape(CacheShape(layers, heads, 2 * half, dtype), cap, block, evicts, heads * group)
+    pool = SlotPool(shape, Rotary(torch.ones(half)), slots)
+    tensors = [value for value in vars(pool).values() if isinstance(value, Tensor)]
+    assert sum(t.untyped_storage().nbytes() for t in tensors) == pool.nbytes == slots * shape.nbytes
+    assert shape.capacity == cap + block
+    assert pool.slots[-1].keys[-1].shape == (heads, cap + block, 2 * half)
+
+
+def test_without_a_policy_a_slot_costs_its_keys_and_values() -> None:
+    shape = CacheShape(LAYERS, HEADS, DIM, torch.bfloat16)
+    assert SlotShape(shape, CAP, BLOCK, evicts=False).nbytes == (CAP + BLOCK) * shape.token_bytes()
+
+
+# Eviction
+
+
+def copies(pool: SlotPool) -> dict[str, Tensor]:
+    return {name: getattr(pool, name).clone() for name in (*MOVED, "latest", "queries")}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_keep_leaves_what_a_list_would(path: str, dtype: torch.dtype, device: str) -> None:
+    chance = torch.Generator().manual_seed(1)
+    for index, kept in enumerate((1, 5, CAP, CAP + BLOCK - 1, CAP + BLOCK, CAP)):
+        pool = make_pool(dtype=dtype, device=device)
+        for slot in pool.slots:
+            fill(slot, CAP + BLOCK, chance)
+        pool.notes.copy_(torch.rand(pool.notes.shape, generator=chance))
+        before, mine = copies(pool), pool.slots[index % 3]
+        chosen = random_choice(kept, CAP + BLOCK, chance)
+        mine.keep(chosen.to(device))
+        for name, old in before.items():
+            new = getattr(pool, name)
+            for layer in range(LAYERS):
+                for slot in pool.slots:
+                    if slot is not mine:
+                        assert torch.equal(new[layer, slot.index], old[layer, slot.index]), name
+                if name not in MOVED:
+                    continue
+                for head in range(HEADS):
+                    was = old[layer, mine.index, head]
+                    wanted = [was[i] for i in chosen[layer, head].tolist()]
+                    assert torch.equal(new[layer, mine.index, head, :kept], torch.stack(wanted)), name
+        for name in ("received", "notes"):
+            assert not getattr(pool, name)[:, mine.index, :, kept:].any(), name
+        assert not pool.latest[:, mine.index].any()
+        assert (mine.length, mine.survived, mine.seen, mine.position) == (kept, kept, CAP + BLOCK, CAP + BLOCK)
+        assert (mine.evictions, mine.full) == (1, kept == CAP + BLOCK)
+
+
+def test_every_head_keeps_its_own_pairs_over_many_evictions(path: str) -> None:
+    """Blocks come and go; a plain list for each head holds arrival, position and key."""
+    pool, chance = make_pool(), torch.Generator().manual_seed(2)
+    slot = pool.slots[1]
+    lists: list[list[list[tuple[int, Tensor]]]] = [[[] for _ in range(HEADS)] for _ in range(LAYERS)]
+    came = 0
+    for _ in range(8):
+        count = slot.capacity - slot.length
+        keys = fill(slot, count, chance)
+        for layer, heads in enumerate(lists):
+            for head, pairs in enumerate(heads):
+                pairs += [(came + t, keys[layer, head, t]) for t in range(count)]
+        came += count
+        chosen = random_choice(CAP, slot.length, chance)
+        slot.keep(chosen)
+        for layer, heads in enumerate(lists):
+            for head, pairs in enumerate(heads):
+                heads[head] = pairs = [pairs[i] for i in chosen[layer, head].tolist()]
+                arrivals = torch.tensor([arrival for arrival, _ in pairs], dtype=torch.int32)
+                assert torch.equal(slot.arrivals_of(layer)[head], arrivals)
+                assert torch.equal(slot.positions[layer][head, :CAP], arrivals)  # each stays where it stood
+                wanted = turned(torch.stack([key for _, key in pairs]), arrivals)
+                torch.testing.assert_close(slot.keys[layer][head, :CAP].double(), wanted, atol=2e-5, rtol=0)
+    assert (slot.seen, slot.evictions) == (came, 8)
+
+
+def test_both_paths_keep_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    for native in (True, False):
+        if not native:
+            monkeypatch.setattr(kernels_module, "_library", lambda tensor: None)
+        pool, chance = make_pool(dtype=torch.bfloat16), torch.Generator().manual_seed(3)
+        for slot in pool.slots:
+            fill(slot, CAP + BLOCK, chance)
+        pool.slots[2].keep(random_choice(CAP, CAP + BLOCK, chance))
+        kept.append([getattr(pool, name)[:, 2, :, :CAP] for name in MOVED])
+    for native_kept, other in zip(*kept, strict=True):
+        assert torch.equal(native_kept, other)
+
+
+def test_keeping_all_moves_nothing(path: str) -> None:
+    pool = make_pool()
+    fill(pool.slots[0], CAP + BLOCK, torch.Generator().manual_seed(4))
+    before = copies(pool)
+    tensors = [getattr(pool, name)[:, 0] for name in MOVED]
+    keep_pairs(tensors, torch.arange(CAP + BLOCK).expand(LAYERS, HEADS, -1))
+    for name in MOVED:
+        assert torch.equal(getattr(pool, name), before[name])
+
+
+# Positions
+
+
+def test_reencoded_keys_are_those_of_the_new_positions(device: str) -> None:
+    pool, chance = make_pool(device=device), torch.Generator().manual_seed(5)
+    slot = pool.slots[1]
+    raw = fill(slot, CAP + BLOCK, chance)
+    for _ in range(3):
+        chosen = random_choice(CAP, CAP + BLOCK, chance).to(device)
+        slot.keep(chosen)
+        raw = raw.gather(2, chosen[..., None].expand(-1, -1, -1, DIM))
+        raw = torch.cat((raw, fill(slot, BLOCK, chance)), dim=2)
+    old, untouched = slot.position, pool.keys[:, 0].clone()
+    slot.reencode()
+    positions = torch.arange(CAP + BLOCK)
+    for layer in range(LAYERS):
+        assert torch.equal(slot.positions[layer].cpu(), positions.int().expand(HEADS, -1))
+    wanted = turned(raw, positions.expand(LAYERS, HEADS, -1))
+    got = torch.stack(slot.keys)
+    torch.testing.assert_close(got.cpu().double(), wanted, atol=5e-5, rtol=0)
+    assert (slot.position, slot.reencodings, slot.seen) == (CAP + BLOCK, 1, old)
+    assert torch.equal(pool.keys[:, 0], untouched)
+    slot.reencode()  # they stand there already
+    assert torch.equal(torch.stack(slot.keys), got)
+    slot.keep(random_choice(CAP, CAP + BLOCK, chance).to(device))
+    fill(slot, 1, chance)
+    assert slot.positions[0][:, CAP].tolist() == [CAP + BLOCK] * HEADS  # what follows stands right behind them
+
+
+def test_a_candidates_keys_without_positions_are_what_was_appended() -> None:
+    pool, chance = make_pool(), torch.Generator().manual_seed(6)
+    slot = pool.slots[0]
+    raw = fill(slot, CAP + BLOCK, chance)
+    chosen = random_choice(CAP, CAP + BLOCK, chance)
+    slot.keep(chosen)
+    wanted = raw.gather(2, chosen[..., None].expand(-1, -1, -1, DIM))
+    for _ in range(2):
+        torch.testing.assert_close(Candidates(slot).unrotated, 1.3 * wanted, atol=3e-5, rtol=0)
+        slot.reencode()
+
+
+# A slot's life
+
+
+def test_a_cleared_slot_is_like_a_new_one() -> None:
+    pool, chance = make_pool(), torch.Generator().manual_seed(7)
+    used, other = pool.slots[1], pool.slots[2]
+    for slot in (used, other):
+        fill(slot, CAP + BLOCK, chance)
+        slot.keep(random_choice(CAP, CAP + BLOCK, chance))
+        slot.reencode()
+    fill(used, 3, chance)
+    others = other.pool.received[:, 2].clone()
+    used.clear()
+    assert (used.length, used.survived, used.seen, used.position, used.asked) == (0,) * 5
+    assert (used.evictions, used.reencodings, used.full) == (0, 0, False)
+    for tensor in (pool.received, pool.latest, pool.notes):
+        assert not tensor[:, 1].any()
+    assert torch.equal(pool.received[:, 2], others)
+    raw = fill(used, 5, chance)
+    assert torch.equal(used.arrivals_of(0)[0], torch.arange(5, dtype=torch.int32))
+    wanted = turned(raw, torch.arange(5).expand(LAYERS, HEADS, -1))
+    torch.testing.assert_close(torch.stack(used.keys)[:, :, :5].double(), wanted, atol=2e-5, rtol=0)
+
+
+def test_a_full_slot_takes_no_more() -> None:
+    slot = make_pool().slots[0]
+    slot.reserve(CAP + BLOCK)
+    fill(slot, CAP + BLOCK - 2, torch.Generator().manual_seed(8))
+    slot.reserve(2)
+    with pytest.raises(CacheFullError, match=f"^a slot holds {CAP + BLOCK} tokens and {CAP + BLOCK + 1} are wanted$"):
+        slot.reserve(3)
+    assert not slot.full
+
+
+@pytest.mark.parametrize("window", [0, 1, 5, BLOCK, BLOCK + 5, 1000])
+def test_the_latest_queries_are_the_last_before_the_eviction(window: int) -> None:
+    """However the tokens come in chunks, every query of the window is counted once."""
+    for chunks in ([32], [1] * 32, [7, 20, 5], [31, 1], [5, 27]):
+        slot = make_pool(1).slots[0]
+        slot.window = window
+        counted = []
+        for count in chunks:
+            late = slot.counts_as_latest(count)
+            counted += [False] * (count - late) + [True] * late
+            slot.advance(count)
+        assert counted == [index >= CAP + BLOCK - window for index in range(CAP + BLOCK)]
+
+
+@pytest.mark.parametrize("chunks", [[1, 9, 12, 3, 1, 6], [32], [20, 12], [1] * 32])
+def test_queries_of_the_last_block_are_kept(chunks: list[int]) -> None:
+    slot, chance = make_pool(1).slots[0], torch.Generator().manual_seed(9)
+    every = torch.randn(LAYERS, 4, CAP + 2 * BLOCK, DIM, generator=chance)
+    at = 0
+    for count in chunks:  # to the first eviction
+        for layer in range(LAYERS):
+            slot.remember_queries(layer, every[layer, :, at : at + count])
+        slot.advance(count)
+        at += count
+    held = Candidates(slot).queries
+    assert held is not None
+    assert sorted(map(tuple, held[1, 2].tolist())) == sorted(map(tuple, every[1, 2, at - BLOCK : at].tolist()))
+    slot.keep(torch.arange(CAP).expand(LAYERS, HEADS, -1))
+    for layer in range(LAYERS):
+        slot.remember_queries(layer, every[layer, :, at : at + 5])
+    slot.advance(5)
+    held = Candidates(slot).queries
+    assert held is not None
+    assert torch.equal(held, every[:, :, at : at + 5])  # those since the eviction, no older ones
+
+
+def test_a_thought_cache_lives_in_a_slots_memory() -> None:
+    pool, chance = make_pool(), torch.Generator().manual_seed(10)
+    untouched = copies(pool)
+    slot = pool.slots[1]
+    over = ThoughtCache.over(slot)
+    own = ThoughtCache(pool.shape.shape, pool.rotary, max_tokens=CAP + BLOCK)
+    for count, start, stop in ((20, 5, 9), (10, 0, 3), (9, 30, 32), (2, 12, 32)):
+        keys, values = (torch.randn(LAYERS, HEADS, count, DIM, generator=chance) for _ in range(2))
+        for cache in (over, own):
+            cache.reserve(count)
+            for layer in range(LAYERS):
+                cache.append(layer, keys[layer], values[layer])
+            cache.advance(count)
+            cache.drop(start, min(stop, cache.length))
+        assert over.length == own.length
+        for layer in range(LAYERS):
+            assert torch.equal(slot.keys[layer][:, : own.length], own.keys[layer][:, : own.length])
+            assert torch.equal(slot.values[layer][:, : own.length], own.values[layer][:, : own.length])
+    assert [k.data_ptr() for k in over.keys] == [k.data_ptr() for k in slot.keys]
+    assert over.nbytes == over.peak_bytes == (CAP + BLOCK) * pool.shape.shape.token_bytes()
+    over.reserve(over.capacity - over.length)
+    with pytest.raises(CacheFullError, match=f"holds {CAP + BLOCK} tokens and {CAP + BLOCK + 1}"):
+        over.reserve(over.capacity - over.length + 1)
+    for name, old in untouched.items():
+        for index in (0, 2):
+            assert torch.equal(getattr(pool, name)[:, index], old[:, index])
+
+
+# Kernels
+
+
+def test_ranks_equal_their_definition(path: str, device: str) -> None:
+    chance = torch.Generator().manual_seed(11)
+    for n in (1, 2, 3, 17, 200):
+        for scores in (torch.randn(2, 3, n, generator=chance), torch.randint(0, 4, (2, 3, n), generator=chance) / 4):
+            got = ranks(scores.to(device)).cpu()
+            assert got.dtype == torch.float32
+            for row, given_ranks in zip(scores.flatten(0, 1).tolist(), got.flatten(0, 1).tolist(), strict=True):
+                order = sorted(range(n), key=lambda i: (row[i], i))  # of equal scores the later one ranks higher
+                wanted = [order.index(i) / max(1, n - 1) for i in range(n)]
+                assert given_ranks == pytest.approx(wanted, abs=1e-6)
+
+
+def test_ranks_of_infinities_and_of_a_view(path: str) -> None:
+    scores = torch.tensor([[3.0, -torch.inf, torch.inf, 0.0, -0.0, 1.0]]).repeat(2, 1).T.contiguous().T
+    assert ranks(scores).tolist()[1] == pytest.approx([0.8, 0.0, 1.0, 0.2, 0.4, 0.6])
+
+
+def naive_likeness(keys: Tensor) -> Tensor:
+    keys = keys.double()
+    keys = keys / keys.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+    mean = keys.mean(2, keepdim=True)
+    return (keys * mean).sum(-1) / mean.norm(dim=-1).clamp_min(1e-300)
+
+
+@pytest.mark.parametrize("dim", [2, 6, 10, 16, 34, 64, 512, 514])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_likeness_without_positions_equals_its_definition(dim: int, dtype: torch.dtype) -> None:
+    """In C where it can be, and in PyTorch, of a slot in the middle of its pool."""
+    chance, inv_freq = torch.Generator().manual_seed(12), 1.0 / 100.0 ** (torch.arange(0, dim, 2) / dim)
+    shape = SlotShape(CacheShape(2, 3, dim, dtype), 10, 5)
+    for n in (1, 2, 7, 15):
+        pool = SlotPool(shape, Rotary(inv_freq, 1.3), 3)
+        slot = pool.slots[1]
+        raw = torch.randn(2, 3, n, dim, generator=chance)
+        raw[1, 2, 0] = 0
+        for layer in range(2):
+            slot.append(layer, raw[layer].to(dtype), raw[layer].to(dtype))
+        slot.advance(n)
+        pairs, wanted = Candidates(slot), naive_likeness(raw)
+        tolerance = 1e-5 if dtype == torch.float32 else 0.02
+        torch.testing.assert_close(likeness(pairs.unrotated).double(), wanted, atol=tolerance, rtol=0)
+        torch.testing.assert_close(pairs.unrotated_likeness().double(), wanted, atol=tolerance, rtol=0)
+        cos, sin = pool.rotary.at(0, n)
+        native = unrotated_likeness(pairs.keys, pairs.positions, cos.contiguous(), sin.contiguous())
+        assert (native is None) == (dim > 512)
+        if native is not None:
+            torch.testing.assert_close(native, likeness(pairs.unrotated), atol=1e-5, rtol=0)
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: keys in float16 are read as float32 by the kernel in C")
+def test_likeness_of_keys_in_float16() -> None:
+    """Models can be loaded in float16 on a CPU."""
+    pool = make_pool(dtype=torch.float16)
+    raw = fill(pool.slots[1], CAP + BLOCK, torch.Generator().manual_seed(13))
+    got = Candidates(pool.slots[1]).unrotated_likeness()
+    torch.testing.assert_close(got.double(), naive_likeness(raw), atol=5e-3, rtol=0)
+
+
+def test_without_the_library_likeness_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels_module, "_library", lambda tensor: None)
+    keys, positions = torch.randn(1, 1, 3, DIM), torch.zeros(1, 1, 3, dtype=torch.int32)
+    cos, sin = Rotary(INV_FREQ).at(0, 1)
+    assert unrotated_likeness(keys, positions, cos, sin) is None
