@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minseek.cache import CacheFullError, CacheShape, Candidates, Rotary, Slot, SlotPool, SlotShape, ThoughtCache
 from minseek.cache import kernels as kernels_module
-from minseek.cache.kernels import keep_pairs, likeness, ranks, unrotated_likeness
+from minseek.cache.kernels import highest, keep_pairs, likeness, ranks, unrotated_likeness
 
 LAYERS, HEADS, DIM, CAP, BLOCK = 3, 2, 8, 20, 12
 INV_FREQ = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
@@ -326,8 +326,29 @@ def test_ranks_equal_their_definition(path: str, device: str) -> None:
                 assert given_ranks == pytest.approx(wanted, abs=1e-6)
 
 
+def test_the_highest_equal_their_definition(path: str, device: str) -> None:
+    chance = torch.Generator().manual_seed(14)
+    for n, count in ((1, 1), (2, 1), (17, 16), (17, 17), (200, 3), (1000, 700)):
+        for scores in (torch.randn(2, 3, n, generator=chance), torch.randint(-2, 2, (2, 3, n), generator=chance) / 4):
+            scores[..., n // 2] = torch.inf
+            scores[..., n // 3] = -torch.inf
+            got = highest(scores.to(device), count).cpu()
+            assert got.shape == (2, 3, count)
+            assert got.dtype == torch.int64
+            for row, places in zip(scores.flatten(0, 1).tolist(), got.flatten(0, 1).tolist(), strict=True):
+                order = sorted(range(n), key=lambda i: (row[i], i))  # of equal scores the later one is higher
+                assert places == sorted(order[n - count :])
+
+
+def test_zero_has_no_sign(path: str) -> None:
+    """Minus a likeness of 0 is -0.0; both paths take it for the same score as 0.0."""
+    scores = torch.tensor([0.0, -0.0, 0.0, -0.0, 1.0, -1.0])
+    assert ranks(scores).tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.0])
+    assert highest(scores, 3).tolist() == [2, 3, 4]
+
+
 def test_ranks_of_infinities_and_of_a_view(path: str) -> None:
-    scores = torch.tensor([[3.0, -torch.inf, torch.inf, 0.0, -0.0, 1.0]]).repeat(2, 1).T.contiguous().T
+    scores = torch.tensor([[3.0, -torch.inf, torch.inf, 0.0, 0.0, 1.0]]).repeat(2, 1).T.contiguous().T
     assert ranks(scores).tolist()[1] == pytest.approx([0.8, 0.0, 1.0, 0.2, 0.4, 0.6])
 
 

@@ -20,7 +20,7 @@ fi
 "${PYTHON:-python3}" -m venv "$folder"
 pip() { nice -n 10 "$folder/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 if [ "$peer" = llama ]; then
-    export CMAKE_ARGS="-DGGML_NATIVE=ON -DGGML_LLAMAFILE=ON -DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF"
+    export CMAKE_ARGS="-DGGML_NATIVE=ON -DGGML_LLAMAFILE=ON -DLLAVA_BUILD=OFF"
     export CXXFLAGS="-include $here/amx_tile_config.h" CMAKE_BUILD_PARALLEL_LEVEL=${JOBS:-$(nproc)}
     pip install --no-deps --no-cache-dir --no-binary llama-cpp-python -r "$here/llama.txt"
 else

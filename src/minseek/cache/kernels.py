@@ -26,6 +26,18 @@ def ranks(scores: Tensor) -> Tensor:
     return torch.empty_like(scores, dtype=torch.float32).scatter_(-1, order, places)
 
 
+def highest(scores: Tensor, count: int) -> Tensor:
+    """Places of the `count` highest scores of the last dimension, ascending, int64; of equal ones the later."""
+    library, n = _library(scores), scores.shape[-1]
+    if library is not None:
+        scores = scores.float().contiguous()
+        out = torch.empty(*scores.shape[:-1], count, dtype=torch.int64)
+        rows = scores.numel() // n
+        library.highest_of_rows(_at(scores), c_int32(rows), c_int32(n), c_int32(count), _threads(), _at(out))
+        return out
+    return scores.argsort(-1, stable=True)[..., n - count :].sort(-1).values
+
+
 def likeness(keys: Tensor) -> Tensor:
     """Cosine [L, H, n] of each key [L, H, n, D] with the mean of all normalised ones."""
     keys = F.normalize(keys.float(), dim=-1)

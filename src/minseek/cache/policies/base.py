@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
+from minseek.cache.kernels import highest
 from minseek.errors import InputError
 
 
@@ -57,4 +58,4 @@ class Policy(ABC):
         scores[pairs.arrivals < self.sinks] = torch.inf
         if self.recent:
             scores[..., -self.recent :] = torch.inf
-        return scores.topk(cap, dim=-1).indices.sort(dim=-1).values
+        return highest(scores, cap)

@@ -74,23 +74,47 @@ void keep_pairs(char *const *tensors, const int64_t *bytes, int32_t count, int32
     }
 }
 
-typedef struct {
-    float score;
-    int32_t at;
-} scored;
-static int ascending(const void *a, const void *b) {
-    const scored *x = a, *y = b;
-    return x->score < y->score ? -1 : x->score > y->score ? 1 : x->at - y->at;
+/* The order of n scores, lowest first, equal ones by their place: a radix sort. work: [2 n]. */
+static void order_of(const float *scores, int n, uint64_t *work) {
+    uint64_t *from = work, *to = work + n;
+    for (int i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, scores + i, 4);
+        bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u; /* as floats compare, so do these */
+        from[i] = (uint64_t)bits << 32 | (uint32_t)i;
+    }
+    for (int shift = 32; shift < 64; shift += 8) {
+        int start[257] = {0};
+        for (int i = 0; i < n; i++) start[(from[i] >> shift & 255) + 1]++;
+        for (int i = 0; i < 256; i++) start[i + 1] += start[i];
+        for (int i = 0; i < n; i++) to[start[from[i] >> shift & 255]++] = from[i];
+        uint64_t *swap = from;
+        from = to, to = swap;
+    }
 }
 
 /* Each score's rank among its row's n, from 0 to 1. */
 void rank_rows(const float *scores, int32_t rows, int32_t n, int32_t threads, float *out) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int r = 0; r < rows; r++) {
-        scored *s = malloc(sizeof(scored) * n);
-        for (int i = 0; i < n; i++) s[i] = (scored){scores[(size_t)r * n + i], i};
-        qsort(s, n, sizeof(scored), ascending);
-        for (int i = 0; i < n; i++) out[(size_t)r * n + s[i].at] = n > 1 ? (float)i / (n - 1) : 0;
-        free(s);
+        uint64_t *work = malloc(sizeof(uint64_t) * 2 * n);
+        order_of(scores + (size_t)r * n, n, work);
+        for (int i = 0; i < n; i++) out[(size_t)r * n + (uint32_t)work[i]] = n > 1 ? (float)i / (n - 1) : 0;
+        free(work);
+    }
+}
+
+/* Places of the `count` highest of each row's n scores, ascending. */
+void highest_of_rows(const float *scores, int32_t rows, int32_t n, int32_t count, int32_t threads, int64_t *out) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int r = 0; r < rows; r++) {
+        uint64_t *work = malloc(sizeof(uint64_t) * 2 * n);
+        char *stays = calloc(n, 1);
+        order_of(scores + (size_t)r * n, n, work);
+        for (int i = n - count; i < n; i++) stays[(uint32_t)work[i]] = 1;
+        for (int i = 0, j = 0; i < n; i++)
+            if (stays[i]) out[(size_t)r * count + j++] = i;
+        free(stays);
+        free(work);
     }
 }
