@@ -63,7 +63,7 @@ def needle(
         body = FILLER[int(haystack[6:] or 0)] * (tokens // 10)
     else:
         whole = text(haystack)
-        start = chance.randrange(max(1, len(whole) - 7 * tokens))
+        start = chance.randrange(max(1, len(whole) - 5 * tokens))
         body = whole[start:]
     told, cue, answer = [], "", ""
     for index, (statement, asks, kind) in enumerate(chance.sample(wordings, min(facts, len(wordings)))):

@@ -52,7 +52,7 @@ class Pair:
 
     def __init__(self, variant: str, folder: Path) -> None:
         save(folder, variant)
-        self.folder = folder
+        self.variant = variant
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = minseek.load(str(folder), device=device, dtype="float32")
         reference = make_reference(variant)
@@ -91,14 +91,16 @@ def test_what_fits_is_plain_generation(pair: Pair) -> None:
     pair.check(got, order)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_policy_changes_nothing_where_all_fits(pair: Pair, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_policy_changes_nothing_where_all_fits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every policy with the four architectures, with variants one of each kind: by attention, window, queries."""
+
     def asked(*_: Any) -> None:
         raise AssertionError("a policy is asked only when pairs must go")
 
-    monkeypatch.setattr(POLICIES[policy], "choose", asked)
-    plan = make_plan(pair.model, policy, cap=max(LENGTHS) + NEW - 16)  # the last token is not fed, nor need it be
-    pair.check(minseek.generate(pair.model, PROMPTS, plan=plan, max_new_tokens=NEW))
+    for policy in POLICIES if pair.variant in ARCHITECTURES else ("rank-sum", "window", "expected-attention"):
+        monkeypatch.setattr(POLICIES[policy], "choose", asked)
+        plan = make_plan(pair.model, policy, cap=max(LENGTHS) + NEW - 16)  # the last token need not be fed
+        pair.check(minseek.generate(pair.model, PROMPTS, plan=plan, max_new_tokens=NEW))
 
 
 @pytest.mark.parametrize("policy", [None, "rank-sum", "expected-attention"])
@@ -140,6 +142,12 @@ def test_also_when_more_sequences_want_to_read_than_a_pass_takes(variant: str, t
     alone = [outputs(model, make_plan(model, "rank-sum", cap=150, block=64), [prompt])[0] for prompt in prompts]
     together = make_plan(model, "rank-sum", cap=150, block=64, sequences=12)
     assert outputs(model, together, prompts) == alone
+
+
+def test_more_slots_than_a_pass_has_columns(tiny: minseek.Model) -> None:
+    prompts = [tokens(1 + seed % 9, seed) for seed in range(620)]
+    many, few = (make_plan(tiny, "rank-sum", cap=37, block=4, sequences=slots) for slots in (600, 50))
+    assert outputs(tiny, many, prompts, max_new_tokens=3) == outputs(tiny, few, prompts, max_new_tokens=3)
 
 
 def test_sampling_depends_on_the_seed_and_not_on_the_batch(tiny: minseek.Model) -> None:
@@ -266,7 +274,8 @@ class SlowSequence:
             normed = layer.post_attention_layernorm(x)
             x = x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(normed)) * layer.mlp.up_proj(normed))
         self.seen, self.position = self.seen + 1, self.position + 1
-        return self.reference.lm_head(model.norm(x))
+        logits: Tensor = self.reference.lm_head(model.norm(x))
+        return logits
 
 
 class Told(Generation):
@@ -299,8 +308,8 @@ def test_the_schedule_equals_a_list_of_pairs(
     model = load(save(tmp_path, "llama", max_position_embeddings=context), device, step, monkeypatch)
     reference = make_reference("llama", max_position_embeddings=context).double()
     plan = make_plan(model, ObservedAttention(sinks=2, recent=4), cap=24, block=8, sequences=2)
-    jobs = [generation(model, tokens(length, length), Told, 25) for length in (100, 31, 33)]
-    assert len(list(Engine(model, plan).run(jobs))) == 3
+    jobs = [generation(model, tokens(length, length), Told, 25) for length in (80, 33)]
+    assert len(list(Engine(model, plan).run(jobs))) == 2
     for job in jobs:
         slow = SlowSequence(reference, context, 24, 8, sinks=2, recent=4)
         given = job.prompt
@@ -312,7 +321,7 @@ def test_the_schedule_equals_a_list_of_pairs(
         assert job.arrivals == [[[p.arrival for p in pairs] for pairs in layer] for layer in slow.heads]
         assert job.positions == [[[p.position for p in pairs] for pairs in layer] for layer in slow.heads]
         assert job.counts == (slow.evictions, slow.reencodings, slow.seen)
-    assert jobs[0].counts[0] > 10
+    assert jobs[0].counts[0] > 7
     assert (jobs[0].counts[1] > 0) == (context == 64)
 
 

@@ -76,7 +76,8 @@ def watch(reference: Any, ids: list[int]) -> Seen:
         hook.remove()
 
     def array(tensors: list[Tensor]) -> Array:
-        return torch.stack(tensors).double().numpy()
+        given: Array = torch.stack(tensors).double().numpy()
+        return given
 
     return Seen(
         array([a[0] for a in out.attentions]),
@@ -299,7 +300,7 @@ def test_key_difference_is_the_distance_from_the_mean_direction(case: Case, rota
     for layer in range(LAYERS):
         for head in range(HEADS):
             rows = [key / math.sqrt(key @ key) for key in keys[layer, head]]
-            wanted[layer, head] = [-cosine(key, sum(rows)) for key in keys[layer, head]]  # type: ignore[arg-type]
+            wanted[layer, head] = [-cosine(key, sum(rows)) for key in keys[layer, head]]
     policy = KeyDifference(rotated=rotated)
     np.testing.assert_allclose(case.scores(policy), wanted, atol=1e-4)
     assert (case.chosen(policy) == best(wanted, 4, 32)).mean() > 0.98
@@ -425,7 +426,7 @@ def test_the_same_seed_makes_the_same_choice_and_another_one_another() -> None:
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**62])
+@pytest.mark.parametrize("seed", [2**62])
 @pytest.mark.xfail(strict=True, reason="BUG: a seed is not checked; 2**62 fails during the run with torch's own error")
 def test_a_seed_that_cannot_be_used_is_refused_at_once(seed: int) -> None:
     with pytest.raises(InputError, match=f"seed .*{seed}"):
@@ -473,7 +474,7 @@ class Loudest(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         self.asked.append(pairs.count)
-        return pairs.values.float().norm(dim=-1)
+        return pairs.values.float().pow(2).sum(-1)
 
 
 def test_a_policy_of_ones_own_is_known_by_name(tiny: minseek.Model, registry: dict[str, type[Policy]]) -> None:

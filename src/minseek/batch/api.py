@@ -74,7 +74,11 @@ def generate(
     elif policy != "default" and make_policy(policy) != plan.policy:
         rule = make_policy(policy)
         plan = make_plan(
-            model, kv_budget=plan.kv_budget or plan.kv_bytes, cap=plan.cap, block=plan.block, policy=rule,
+            model,
+            kv_budget=plan.kv_budget or plan.kv_bytes,
+            cap=plan.cap,
+            block=plan.block,
+            policy=rule,
             sequences=plan.slots,
         )
     if plan.policy is None:

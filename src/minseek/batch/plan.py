@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -150,7 +150,7 @@ def plan(
     room = budget if budget is not None else int(_ROOM * memory_bytes(model.placement.device)) - model.weight_bytes
     least = _least_cap(rule)
     if cap == "auto":
-        cap = _fitting_cap(shape, room, wanted, longest, least, block, model.max_positions)
+        cap = _fitting_cap(shape, room, wanted, longest, rule, block, model.max_positions)
     else:
         _check("cap", cap)
         if cap < least:
@@ -184,13 +184,20 @@ def _least_cap(policy: Policy | None) -> int:
 
 
 def _fitting_cap(
-    shape: Any, room: int, wanted: int | None, longest: int | None, least: int, block: int, context: int
+    shape: Callable[[int], SlotShape],
+    room: int,
+    wanted: int | None,
+    longest: int | None,
+    policy: Policy | None,
+    block: int,
+    context: int,
 ) -> int:
-    """The largest useful cap with which the wanted number of slots fits."""
+    """The largest useful cap with which the wanted number of slots fits; without a policy, what the longest needs."""
+    least = _least_cap(policy)
     useful = context - block if longest is None else min(max(longest - block, least), context - block)
     if useful < least:
         raise InputError(f"block {block} leaves no cap within the model's context of {context} tokens: give less")
-    floor = min(useful, max(least, LEAST_CAP))
+    floor = useful if policy is None else min(useful, max(least, LEAST_CAP))
 
     def fits(size: int, count: int) -> bool:
         return bool(count * shape(size).nbytes <= room)

@@ -75,4 +75,3 @@ class Candidates:
     def asked(self) -> Tensor:
         """[L, H, n]: how many queries could attend to each pair."""
         return (self.seen - self.arrivals).float()
-

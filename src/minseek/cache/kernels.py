@@ -21,7 +21,7 @@ def ranks(scores: Tensor) -> Tensor:
         out = torch.empty_like(scores)
         library.rank_rows(_at(scores), c_int32(scores.numel() // n), c_int32(n), _threads(), _at(out))
         return out
-    order = scores.argsort(-1, stable=True)
+    order = scores.argsort(dim=-1, stable=True)
     places = torch.linspace(0, 1, n, device=scores.device).expand_as(scores)
     return torch.empty_like(scores, dtype=torch.float32).scatter_(-1, order, places)
 
@@ -35,7 +35,8 @@ def highest(scores: Tensor, count: int) -> Tensor:
         rows = scores.numel() // n
         library.highest_of_rows(_at(scores), c_int32(rows), c_int32(n), c_int32(count), _threads(), _at(out))
         return out
-    return scores.argsort(-1, stable=True)[..., n - count :].sort(-1).values
+    places: Tensor = scores.argsort(dim=-1, stable=True)[..., n - count :].sort(-1).values
+    return places
 
 
 def likeness(keys: Tensor) -> Tensor:

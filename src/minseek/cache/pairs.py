@@ -34,16 +34,30 @@ class Pairs(Protocol):
     """
 
     rotary: Rotary
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
-    raw_keys: Sequence[Tensor]
-    positions: Sequence[Tensor]
-    received: Sequence[Tensor]
-    latest: Sequence[Tensor]
-    queries: Sequence[Tensor]
     capacity: int
     length: int
     allocation: int
+
+    @property
+    def keys(self) -> Sequence[Tensor]: ...
+
+    @property
+    def values(self) -> Sequence[Tensor]: ...
+
+    @property
+    def raw_keys(self) -> Sequence[Tensor]: ...
+
+    @property
+    def positions(self) -> Sequence[Tensor]: ...
+
+    @property
+    def received(self) -> Sequence[Tensor]: ...
+
+    @property
+    def latest(self) -> Sequence[Tensor]: ...
+
+    @property
+    def queries(self) -> Sequence[Tensor]: ...
 
     @property
     def position(self) -> int: ...

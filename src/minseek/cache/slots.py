@@ -91,9 +91,8 @@ class SlotPool:
     @property
     def nbytes(self) -> int:
         """Bytes of all slots."""
-        tensors = (self.keys, self.values, self.positions, self.arrivals)
-        tensors += (self.received, self.latest, self.notes, self.queries)
-        return sum(t.nbytes for t in tensors)
+        noted = (self.positions, self.arrivals, self.received, self.latest, self.notes, self.queries)
+        return sum(t.nbytes for t in (self.keys, self.values, *noted))
 
 
 class Slot:

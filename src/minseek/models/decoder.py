@@ -57,10 +57,10 @@ class Decoder:
             logits = self._native.step(tokens[-1], cache, logits=True)
             assert logits is not None
             return logits
-        for start in range(0, len(tokens), _CHUNK):
-            chunk = tokens[start : start + _CHUNK]
-            logits, _ = self.feed_many([Feed(chunk, cache, wanted=int(start + len(chunk) == len(tokens)))])
-        return logits[0]
+        chunks = [tokens[start : start + _CHUNK] for start in range(0, len(tokens), _CHUNK)]
+        for chunk in chunks[:-1]:
+            self.feed_many([Feed(chunk, cache)])
+        return self.feed_many([Feed(chunks[-1], cache, wanted=1)])[0][0]
 
     @torch.no_grad()
     def feed_many(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
@@ -120,7 +120,8 @@ class Decoder:
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         out = []
-        for feed, *qkv in zip(feeds, *(t.transpose(0, 1).split(counts, dim=1) for t in (q, k, v)), strict=True):
+        by_feed = (torch.split(t.transpose(0, 1), counts, dim=1) for t in (q, k, v))
+        for feed, *qkv in zip(feeds, *by_feed, strict=True):
             cache, count = feed.cache, len(feed.tokens)
             cache.remember_queries(index, qkv[0])
             queries = rotate(qkv[0], *cache.rotary.at(cache.position, count))

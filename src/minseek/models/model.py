@@ -113,7 +113,7 @@ class Model:
         max_tokens: int | None = None,
         cache: ThoughtCache | None = None,
     ) -> Session:
-        """Begin a sequence; with `max_tokens` its cache is allocated at once and never grows, or it takes a given one."""
+        """Begin a sequence in a new cache, allocated at once if `max_tokens` bounds it, or in a given one."""
         if cache is not None:
             return Session(self._decoder, cache)
         device = self.parts.embedding.device

@@ -43,8 +43,7 @@ class _Decoder(Structure):
 
 class _Sequence(Structure):
     _fields_ = [(name, c_int32) for name in _SEQUENCE_SIZES] + [
-        (name, POINTER(c_void_p))
-        for name in ("keys", "values", "raw", "positions", "received", "latest", "queries")
+        (name, POINTER(c_void_p)) for name in ("keys", "values", "raw", "positions", "received", "latest", "queries")
     ]
 
 
@@ -94,9 +93,7 @@ class NativeForward:
 
     def memory(self, columns: int, longest: int) -> int:
         """Bytes that a pass of so many tokens needs, the longest sequence having so many pairs."""
-        return int(
-            self._library.forward_bytes(ctypes.byref(self._decoder), c_int64(columns), c_int64(longest))
-        )
+        return int(self._library.forward_bytes(ctypes.byref(self._decoder), c_int64(columns), c_int64(longest)))
 
     def forward(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
         """Append the tokens of each feed to its cache.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from minseek.cache.policies.attention import HeavyHitters, LastQuery, ObservedAttention, Window
 from minseek.cache.policies.base import Policy
 from minseek.cache.policies.blind import Random, SinkRecent
@@ -47,8 +45,19 @@ def make_policy(policy: str | Policy | None) -> Policy | None:
     return POLICIES[policy]()
 
 
-__all__: list[Any] = [
+__all__ = [
     "POLICIES",
-    *("ExpectedAttention", "HeavyHitters", "KeyDifference", "LastQuery", "ObservedAttention", "Policy", "Random"),
-    *("RankSum", "RedundancyAware", "SinkRecent", "Window", "make_policy", "register"),
+    "ExpectedAttention",
+    "HeavyHitters",
+    "KeyDifference",
+    "LastQuery",
+    "ObservedAttention",
+    "Policy",
+    "Random",
+    "RankSum",
+    "RedundancyAware",
+    "SinkRecent",
+    "Window",
+    "make_policy",
+    "register",
 ]

@@ -52,7 +52,7 @@ class ExpectedAttention(Policy):
         """E[exp(q k / sqrt(D))] normalised over keys, plus epsilon, times the value's norm; mean over the group."""
         assert pairs.queries is not None
         queries = pairs.queries.float()
-        layers, heads, count, dim = pairs.keys.shape
+        layers, heads, _, dim = pairs.keys.shape
         mean = queries.mean(2)
         centred = queries - mean[:, :, None]
         covariance = centred.transpose(2, 3) @ centred / queries.shape[2]
@@ -63,7 +63,8 @@ class ExpectedAttention(Policy):
         mean, covariance = mean.view(layers, heads, -1, 1, dim), covariance.view(layers, heads, -1, dim, dim)
         logits = (keys * mean).sum(-1) / dim**0.5 + ((keys @ covariance) * keys).sum(-1) / (2 * dim)
         weights = logits.softmax(-1).mean(2)
-        return (weights + self.epsilon) * pairs.values.float().norm(dim=-1)
+        scores: Tensor = (weights + self.epsilon) * pairs.values.float().norm(dim=-1)
+        return scores
 
 
 @dataclass(frozen=True)
