@@ -8,15 +8,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_NAMES = "Abbott Barlow Castillo Dubois Eriksen Fontaine Grimaldi Haddad Iversen Jankowski Kimura Lindqvist".split()
-_CITIES = "Lisbon Nairobi Oslo Quito Riga Sofia Tallinn Utrecht Valencia Warsaw Zagreb Havana".split()
-_THINGS = "lantern anchor violin kettle compass ladder mirror basket hammer candle teapot saddle".split()
-_ANIMALS = "otter falcon badger heron lynx walrus gecko ferret raven bison toucan weasel".split()
-_COLOURS = "crimson turquoise violet amber olive indigo scarlet beige magenta teal ivory maroon".split()
+_NAMES = "Abbott Barlow Castillo Dubois Eriksen Fontaine Grimaldi Haddad Iversen Jankowski Kimura Lindqvist"
+_CITIES = "Lisbon Nairobi Oslo Quito Riga Sofia Tallinn Utrecht Valencia Warsaw Zagreb Havana"
+_THINGS = "lantern anchor violin kettle compass ladder mirror basket hammer candle teapot saddle"
+_ANIMALS = "otter falcon badger heron lynx walrus gecko ferret raven bison toucan weasel"
+_COLOURS = "crimson turquoise violet amber olive indigo scarlet beige magenta teal ivory maroon"
 
 # statement, and the words after which its answer follows; {name}, {city} … are drawn, {x} is the answer
 TUNE = (
-    ("The pass key is {digits}. Remember it. {digits} is the pass key.", "What is the pass key? The pass key is", "digits"),
+    (
+        "The pass key is {digits}. Remember it. {digits} is the pass key.",
+        "What is the pass key? The pass key is",
+        "digits",
+    ),
     ("The locker code of Ms. {name} is {digits}.", "The locker code of Ms. {name} is", "digits"),
     ("Everyone in {city} knows that the mayor's pet is a {animal}.", "The mayor's pet in {city} is a", "animal"),
     ("Dr. {name} lives in {city}, next to the station.", "Dr. {name} lives in", "city"),
@@ -24,10 +28,18 @@ TUNE = (
 )
 REPORT = (
     ("The secret number is {digits}. Keep it safe.", "The secret number is", "digits"),
-    ("Remember that the train to {city} leaves from platform {two}.", "The train to {city} leaves from platform", "two"),
+    (
+        "Remember that the train to {city} leaves from platform {two}.",
+        "The train to {city} leaves from platform",
+        "two",
+    ),
     ("Mr. {name} keeps his keys under the {thing} by the door.", "Mr. {name} keeps his keys under the", "thing"),
     ("The favourite animal of Mrs. {name} is the {animal}.", "The favourite animal of Mrs. {name} is the", "animal"),
-    ("By the way, the door of house number {two} is painted {colour}.", "The door of house number {two} is painted", "colour"),
+    (
+        "By the way, the door of house number {two} is painted {colour}.",
+        "The door of house number {two} is painted",
+        "colour",
+    ),
     ("Captain {name} was born in {city}.", "Captain {name} was born in", "city"),
 )
 FILLER = (
@@ -54,9 +66,7 @@ def text(name: str) -> str:
     return (Path("/usr/share/common-licenses") / name).read_text()
 
 
-def needle(
-    tokenizer: Any, *, haystack: str, tokens: int, facts: int, wordings: Any, seed: int
-) -> Needle:
+def needle(tokenizer: Any, *, haystack: str, tokens: int, facts: int, wordings: Any, seed: int) -> Needle:
     """Hide facts in a haystack ("filler" or a text's name) of about so many tokens, and ask for one of them."""
     chance = random.Random(f"{haystack} {tokens} {facts} {seed}")
     if haystack.startswith("filler"):
@@ -68,9 +78,13 @@ def needle(
     told, cue, answer = [], "", ""
     for index, (statement, asks, kind) in enumerate(chance.sample(wordings, min(facts, len(wordings)))):
         drawn = {
-            "name": chance.choice(_NAMES), "city": chance.choice(_CITIES), "thing": chance.choice(_THINGS),
-            "animal": chance.choice(_ANIMALS), "colour": chance.choice(_COLOURS),
-            "digits": str(chance.randrange(10000, 99999)), "two": str(chance.randrange(12, 99)),
+            "name": chance.choice(_NAMES.split()),
+            "city": chance.choice(_CITIES.split()),
+            "thing": chance.choice(_THINGS.split()),
+            "animal": chance.choice(_ANIMALS.split()),
+            "colour": chance.choice(_COLOURS.split()),
+            "digits": str(chance.randrange(10000, 99999)),
+            "two": str(chance.randrange(12, 99)),
         }
         told.append(statement.format(**drawn))
         if index == 0:

@@ -138,7 +138,7 @@ def step(model: minseek.Model) -> dict[str, Any]:
 
 
 def gemm_rate() -> float:
-    """bfloat16 multiplications and additions a second in PyTorch's product of 2,048 x 2,048 matrices, the best of many."""
+    """bfloat16 operations a second in PyTorch's product of 2,048 x 2,048 matrices, the best of many."""
     a, b = (torch.randn(2048, 2048, dtype=torch.bfloat16) for _ in range(2))
     best = float("inf")
     for _ in range(40):
@@ -214,23 +214,41 @@ def report(figures: dict[str, Any]) -> str:
                 version = run.get("version", figures["machine"]["minseek"])
                 times = " / ".join(f"{r['seconds']:.0f}" for r in result["runs"][name])
                 rows.append(
-                    [f"{name} {version}", run["batch"], f"{result['tokens'] / run['seconds']:,.0f}",
-                     f"{result['new'] / run['seconds']:.1f}", times, f"{run['seconds'] / mine:.2f}x"]
+                    [
+                        f"{name} {version}",
+                        run["batch"],
+                        f"{result['tokens'] / run['seconds']:,.0f}",
+                        f"{result['new'] / run['seconds']:.1f}",
+                        times,
+                        f"{run['seconds'] / mine:.2f}x",
+                    ]
                 )
             head = ("engine", "in flight", "tokens/s, all", "tokens/s, new", "seconds", "minseek is faster by")
             lines.append(table(f"{title}, KV budget 192 MB", head, rows))
     if "step" in figures:
         rows = [
-            [r["batch"], r["cap"], f"{1000 * r['seconds']:.1f}", f"{r['batch'] / r['seconds']:,.0f}",
-             f"{r['live_bytes'] / 1e6:.0f} MB", f"{r['bandwidth'] / 1e9:.1f} GB/s", f"{r['share']:.0%}"]
+            [
+                r["batch"],
+                r["cap"],
+                f"{1000 * r['seconds']:.1f}",
+                f"{r['batch'] / r['seconds']:,.0f}",
+                f"{r['live_bytes'] / 1e6:.0f} MB",
+                f"{r['bandwidth'] / 1e9:.1f} GB/s",
+                f"{r['share']:.0%}",
+            ]
             for r in figures["step"]["rows"]
         ]
         head = ("batch", "cap", "ms a step", "tokens/s", "live cache", "bandwidth", "share of roofline")
         lines.append(table("A decoding step", head, rows))
     if "prefill" in figures:
         rows = [
-            [r["batch"], f"{r['tokens'] / r['seconds']:,.0f}", f"{r['operations'] / r['seconds'] / 1e9:.0f}",
-             f"{r['gemm_rate'] / 1e9:.0f}", f"{r['share']:.0%}"]
+            [
+                r["batch"],
+                f"{r['tokens'] / r['seconds']:,.0f}",
+                f"{r['operations'] / r['seconds'] / 1e9:.0f}",
+                f"{r['gemm_rate'] / 1e9:.0f}",
+                f"{r['share']:.0%}",
+            ]
             for r in figures["prefill"]["rows"]
         ]
         head = ("prompts", "tokens/s", "GFLOP/s", "GFLOP/s of PyTorch's product", "share")

@@ -419,7 +419,6 @@ def test_a_stop_string_at_the_very_beginning_leaves_an_empty_text(tiny: minseek.
     assert (out.text, out.finish_reason) == ("", "stop")
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: stop='ab' is taken for ['a', 'b'], and '' ends everything at once")
 @pytest.mark.parametrize("stop", ["ab", [""]])
 def test_stop_strings_are_checked(tiny: minseek.Model, stop: Any) -> None:
     with pytest.raises((TypeError, InputError), match="stop"):
@@ -452,7 +451,6 @@ def test_figures_of_a_completion_are_its_own(tiny: minseek.Model) -> None:
     assert (out.stats.prompt_tokens, out.stats.new_tokens, out.stats.evictions) == (200, 4, (203 - 40 - 1) // 16)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: figures are read from the slot after it has gone to the next sequence")
 def test_figures_are_a_completions_own_when_its_slot_is_taken_again(tiny: minseek.Model) -> None:
     plan = make_plan(tiny, "window", sequences=1)
     got = minseek.generate(tiny, [tokens(200, 1), tokens(10, 2)], plan=plan, max_new_tokens=4, ignore_end=True)
@@ -497,7 +495,6 @@ def test_wrong_input_is_refused_in_one_sentence(
         (["a"], {"sampling": ["greedy"]}, "greedy"),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="BUG: not checked before the run, or another value is named")
 def test_wrong_values_are_named_before_anything_runs(
     tiny: minseek.Model, prompts: Any, options: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -516,7 +513,6 @@ def test_wrong_values_are_named_before_anything_runs(
 
 
 @pytest.mark.parametrize(("planned", "wanted"), [("rank-sum", "expected-attention"), (None, "rank-sum")])
-@pytest.mark.xfail(strict=True, reason="BUG: the other policy's larger slots are squeezed into the first plan's bytes")
 def test_another_policy_than_the_plans_needs_no_budget_where_none_was_given(
     tiny: minseek.Model, planned: str | None, wanted: str
 ) -> None:
@@ -533,7 +529,6 @@ def test_another_policy_than_the_plans_stays_in_its_budget(tiny: minseek.Model) 
         assert given == outputs(tiny, direct, LONG)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: generate's own plan has blocks of 128, too many for a short context")
 @pytest.mark.parametrize("context", [96, 128])
 def test_a_model_of_a_short_context_can_be_asked_without_a_plan(context: int, tmp_path: Path) -> None:
     model = minseek.load(str(save(tmp_path, "llama", max_position_embeddings=context)), device="cpu", dtype="float32")
@@ -618,7 +613,6 @@ def test_a_question_that_does_not_fit_into_a_slot_is_refused_at_once(tiny: minse
         ThinkingJob(tiny, "x" * 100, plan=plan)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a budget in the limits that is smaller than the slot is overwritten")
 def test_a_smaller_budget_than_the_slot_holds(tiny: minseek.Model) -> None:
     plan = make_plan(tiny, None, cap=200, block=40, sequences=1)
     limits = minseek.Limits(kv_budget=70 * tiny.token_bytes())
@@ -644,7 +638,6 @@ def test_progress_counts_what_was_read_and_written(tiny: minseek.Model) -> None:
     assert progress.read_seconds > 0 < progress.write_seconds
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a prompt's last chunk of one token is counted as written")
 def test_a_prompts_last_token_is_read(tiny: minseek.Model) -> None:
     engine = Engine(tiny, make_plan(tiny, "window", sequences=1))
     list(engine.run([generation(tiny, tokens(57, 1), new=10)]))  # 56 up to the eviction, and one

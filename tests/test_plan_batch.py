@@ -167,9 +167,6 @@ def test_the_memory_bounds_a_plan_without_a_budget(tiny: minseek.Model, monkeypa
     assert minseek.plan(tiny, cap=80, block=20, sequences=5).slots == 5
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: a GPU's free memory is less by the weights already, and they are taken twice"
-)
 def test_what_a_gpu_has_free_is_what_its_weights_leave(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     class Placed:
         device = torch.device("cuda")
@@ -180,7 +177,6 @@ def test_what_a_gpu_has_free_is_what_its_weights_leave(tiny: minseek.Model, monk
     assert plan.slots == 1_600_000 // plan.slot.nbytes
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a negative room is named as the user's KV budget")
 def test_no_memory_left_is_told_as_such(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "memory_bytes", lambda device: 400_000)
     with pytest.raises(InputError, match="memory") as raised:
@@ -249,7 +245,6 @@ def test_what_cannot_be_planned_is_told_in_one_sentence(
         ({"lengths": [0]}, "lengths"),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="BUG: lengths are not checked, and 'auto' is not named")
 def test_other_wrong_values_are_told_too(tiny: minseek.Model, options: dict[str, Any], named: str) -> None:
     with pytest.raises((InputError, TypeError), match=named):
         minseek.plan(tiny, **options)
@@ -336,7 +331,6 @@ def test_a_run_of_a_tiny_model_stays_in_its_plan(tmp_path: Path) -> None:
         "rank-sum",
         pytest.param(
             "expected-attention",
-            marks=pytest.mark.xfail(strict=True, reason="BUG: a plan does not count what an eviction works with"),
         ),
     ],
 )

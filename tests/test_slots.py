@@ -338,10 +338,8 @@ def test_the_highest_equal_their_definition(path: str, device: str) -> None:
                 assert places == sorted(order[n - count :])
 
 
-def test_zero_has_no_sign(path: str, request: pytest.FixtureRequest) -> None:
+def test_zero_has_no_sign(path: str) -> None:
     """Minus a likeness of 0 is -0.0; both paths take it for the same score as 0.0."""
-    if path == "C":
-        request.applymarker(pytest.mark.xfail(strict=True, reason="BUG: the radix sort in C puts -0.0 below 0.0"))
     scores = torch.tensor([0.0, -0.0, 0.0, -0.0, 1.0, -1.0])
     assert ranks(scores).tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.0])
     assert highest(scores, 3).tolist() == [2, 3, 4]
@@ -385,7 +383,6 @@ def test_likeness_without_positions_equals_its_definition(dim: int, dtype: torch
             torch.testing.assert_close(native, likeness(pairs.unrotated), atol=1e-5, rtol=0)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: keys in float16 are read as float32 by the kernel in C")
 def test_likeness_of_keys_in_float16() -> None:
     """Models can be loaded in float16 on a CPU."""
     pool = make_pool(dtype=torch.float16)

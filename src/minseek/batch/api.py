@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minseek.batch.engine import Engine
-from minseek.batch.job import Completion, Generation
+from minseek.batch.job import Completion, Generation, check_stop
 from minseek.batch.plan import DEFAULT_POLICY, BatchPlan
 from minseek.batch.plan import plan as make_plan
 from minseek.cache.policies import Policy, make_policy
@@ -60,11 +60,8 @@ def generate(
         raise TypeError("prompts must be a sequence of texts, not one text: put it into a list")
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens must be 1 or more, not {max_new_tokens!r}")
-    samplings = _each(sampling, len(prompts))
-    encoded = [model.encode(p) if isinstance(p, str) else list(p) for p in prompts]
-    for index, tokens in enumerate(encoded):
-        if not tokens:
-            raise InputError(f"prompt {index} is empty: there is nothing to continue")
+    samplings, stop = _each(sampling, len(prompts)), check_stop(stop)
+    encoded = [_encode(model, index, prompt) for index, prompt in enumerate(prompts)]
     if not encoded:
         return []
     lengths = [len(tokens) + max_new_tokens for tokens in encoded]
@@ -73,14 +70,9 @@ def generate(
         plan = make_plan(model, policy=rule, lengths=lengths)
     elif policy != "default" and make_policy(policy) != plan.policy:
         rule = make_policy(policy)
-        plan = make_plan(
-            model,
-            kv_budget=plan.kv_budget or plan.kv_bytes,
-            cap=plan.cap,
-            block=plan.block,
-            policy=rule,
-            sequences=plan.slots,
-        )
+        cap = plan.cap if rule is None else max(plan.cap, rule.sinks + rule.recent + 1)
+        block = max(1, min(plan.block, plan.slot.capacity - cap))
+        plan = make_plan(model, kv_budget=plan.kv_budget, cap=cap, block=block, policy=rule, sequences=plan.slots)
     if plan.policy is None:
         for index, length in enumerate(lengths):
             if length > plan.slot.capacity:
@@ -105,11 +97,30 @@ def generate(
     return [job.completion() for job in jobs]
 
 
+def _encode(model: Model, index: int, prompt: str | Sequence[int]) -> list[int]:
+    """The tokens of a prompt."""
+    if isinstance(prompt, str):
+        tokens = model.encode(prompt)
+    elif isinstance(prompt, Sequence) and all(isinstance(token, int) for token in prompt):
+        tokens = [int(token) for token in prompt]
+    else:
+        raise TypeError(f"prompt {index} must be a text or a sequence of token ids, not {prompt!r}")
+    if not tokens:
+        raise InputError(f"prompt {index} is empty: there is nothing to continue")
+    rows = len(model.parts.embedding)
+    for token in tokens:
+        if not 0 <= token < rows:
+            raise InputError(f"the token {token} of prompt {index} has no place in a vocabulary of {rows}")
+    return tokens
+
+
 def _each(sampling: Sampling | Sequence[Sampling] | None, count: int) -> list[Sampling]:
     if sampling is None:
         sampling = Sampling(temperature=0)
     if isinstance(sampling, Sampling):
         return [sampling] * count
+    if not all(isinstance(one, Sampling) for one in sampling):
+        raise TypeError(f"sampling must be a Sampling, or one for each prompt, not {sampling!r}")
     if len(sampling) != count:
         raise InputError(f"there are {count} prompts and {len(sampling)} samplings: give one, or one for each prompt")
     return list(sampling)

@@ -18,12 +18,25 @@ _CHUNK = 128  # tokens of one prompt in one pass
 
 @dataclass
 class Progress:
-    """What the engine has done so far: tokens read (prompts, induced words) and written (one at a time), seconds."""
+    """What the engine has done so far.
+
+    Attributes
+    ----------
+    read, written : int
+        Tokens of prompts; tokens that a job chose (its last one is chosen without being fed).
+    read_seconds, write_seconds : float
+        Of passes with any token of a prompt in them; of the others.
+    written_alone : int
+        Tokens written in the passes of `write_seconds`: what the speed of decoding is.
+    in_use, evictions : int
+        Slots in use now; evictions so far.
+    """
 
     read: int = 0
     written: int = 0
     read_seconds: float = 0.0
     write_seconds: float = 0.0
+    written_alone: int = 0
     in_use: int = 0
     evictions: int = 0
 
@@ -36,6 +49,7 @@ class _Seat:
     job: Job
     cache: Pairs
     pending: deque[int] = field(default_factory=deque)
+    reading: bool = True  # the prompt
 
 
 class Engine:
@@ -81,7 +95,7 @@ class Engine:
         """Feed a chunk of every sequence; those whose jobs have finished."""
         began = time.perf_counter()
         fed, room = [], PASS_TOKENS
-        for seat in sorted(self._seats, key=lambda s: -len(s.pending)):  # whole blocks of columns first
+        for seat in sorted(self._seats, key=lambda s: s.reading):  # who writes does not wait for who reads
             if seat.job.evicts and seat.slot.full:
                 self._evict(seat.slot)
             count = min(len(seat.pending), _CHUNK, seat.cache.capacity - seat.cache.length)
@@ -92,14 +106,17 @@ class Engine:
                 seat.slot.reencode()
             tokens = [seat.pending.popleft() for _ in range(count)]
             fed.append((seat, Feed(tokens, seat.cache, wanted=int(not seat.pending))))
+        fed.sort(key=lambda pair: -len(pair[1].tokens))  # whole blocks of columns first
         logits, _ = self._model.feed_many([feed for _, feed in fed])
         finished, rows = [], iter(logits)
-        for seat, feed in fed:
-            if feed.wanted:
-                seat.pending.extend(seat.job.proceed(next(rows)))
+        answers = [seat.job.proceed(next(rows)) if feed.wanted else None for seat, feed in fed]
+        self._count(fed, time.perf_counter() - began)
+        for (seat, _), answer in zip(fed, answers, strict=True):
+            if answer is not None:
+                seat.reading = False
+                seat.pending.extend(answer)
                 if not seat.pending:
                     finished.append(seat)
-        self._count(fed, time.perf_counter() - began)
         served = {id(seat) for seat, _ in fed}
         self._seats.sort(key=lambda seat: id(seat) in served)  # who had to wait goes first next time
         return finished
@@ -111,8 +128,8 @@ class Engine:
         self.progress.evictions += 1
 
     def _count(self, fed: Sequence[tuple[_Seat, Feed]], seconds: float) -> None:
-        read = sum(len(feed.tokens) for _, feed in fed if len(feed.tokens) > 1)
-        written = sum(len(feed.tokens) == 1 for _, feed in fed)
+        read = sum(len(feed.tokens) for seat, feed in fed if seat.reading)
+        written = sum(len(feed.tokens) for seat, feed in fed if not seat.reading)
         p = self.progress
         p.read, p.written = p.read + read, p.written + written
         p.in_use = len(self._seats)
@@ -120,3 +137,4 @@ class Engine:
             p.read_seconds += seconds
         else:
             p.write_seconds += seconds
+            p.written_alone += written

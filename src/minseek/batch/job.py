@@ -9,7 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from minseek.cache import Pairs, Slot
-from minseek.decode import Sampler, Sampling
+from minseek.decode import Sampler, Sampling, TextStream
+from minseek.errors import InputError
 from minseek.models import Model
 
 
@@ -78,6 +79,21 @@ class Completion:
     stats: CompletionStats
 
 
+def check_stop(stop: Sequence[str]) -> tuple[str, ...]:
+    """Stop strings as a tuple.
+
+    Raises
+    ------
+    TypeError, InputError
+        If it is one string, or one of them is empty.
+    """
+    if isinstance(stop, str) or not all(isinstance(text, str) for text in stop):
+        raise TypeError(f"stop must be a sequence of texts, not {stop!r}: put it into a list")
+    if not all(stop):
+        raise InputError(f"a stop string must not be empty: {list(stop)!r} would end everything at once")
+    return tuple(stop)
+
+
 class Generation:
     """Plain generation from a prompt."""
 
@@ -93,20 +109,24 @@ class Generation:
         ignore_end: bool = False,
     ) -> None:
         self._model, self.prompt, self.evicts = model, prompt, evicts
-        self._limit, self._stop = max_new_tokens, tuple(stop)
+        self._limit, self._stop = max_new_tokens, check_stop(stop)
+        self._stream = TextStream(model.decode)
         self._sampler = Sampler(sampling)
         self._ends = frozenset() if ignore_end else model.end_ids
         self.tokens: list[int] = []
         self.finish_reason = "length"
-        self._text: str | None = None  # what stands before a stop string, once one came
+        self._cut = False
+        self._text = ""  # as far as stop strings were looked for in it
 
     def begin(self, slot: Slot) -> Sequence[int]:
         """The prompt."""
         self.cache: Slot = slot
+        self._figures = (0, 0)
         return self.prompt
 
     def proceed(self, logits: Tensor) -> Sequence[int]:
         """The next token."""
+        self._figures = self.cache.evictions, self.cache.reencodings  # the slot may soon be another's
         token = self._sampler.pick(logits)
         if token in self._ends:
             self.finish_reason = "stop"
@@ -117,14 +137,15 @@ class Generation:
         return (token,) if len(self.tokens) < self._limit else ()
 
     def _stopped(self) -> bool:
-        text = self._model.decode(self.tokens)
-        found = [at for at in map(text.find, self._stop) if at >= 0]
+        before = max(0, len(self._text) - max(map(len, self._stop)) + 1)  # one may have begun earlier
+        self._text += self._stream.push(self.tokens[-1])
+        found = [at for stop in self._stop if (at := self._text.find(stop, before)) >= 0]
         if found:
-            self._text, self.finish_reason = text[: min(found)], "stop"
+            self._text, self.finish_reason, self._cut = self._text[: min(found)], "stop", True
         return bool(found)
 
     def completion(self) -> Completion:
         """What came of it."""
-        text = self._model.decode(self.tokens) if self._text is None else self._text
-        stats = CompletionStats(len(self.prompt), len(self.tokens), self.cache.evictions, self.cache.reencodings)
+        text = self._text if self._cut else self._model.decode(self.tokens)
+        stats = CompletionStats(len(self.prompt), len(self.tokens), *self._figures)
         return Completion(text, self.tokens, self.finish_reason, stats)

@@ -13,7 +13,7 @@ from minseek.models import Model
 from minseek.models.hardware import memory_bytes
 from minseek.units import format_bytes, parse_bytes
 
-DEFAULT_POLICY = "rank-sum"
+DEFAULT_POLICY = "novel-values"
 LEAST_CAP = 256  # what cap="auto" does not go below as long as one slot of it fits: fewer slots come first
 PASS_TOKENS = 512  # tokens in one pass, of all sequences together
 _ROOM = 0.8  # of the memory, where no budget is given
@@ -140,6 +140,8 @@ def plan(
     _check("block", block)
     if sequences is not None:
         _check("sequences", sequences)
+    for length in lengths:
+        _check("each of lengths", length)
     longest = max(lengths, default=None)
     wanted = sequences or len(lengths) or None
     queries = model.parts.blueprint.query_heads if rule is not None and rule.needs_queries else 0
@@ -147,11 +149,15 @@ def plan(
     def shape(size: int) -> SlotShape:
         return SlotShape(model.parts.shape, size, block, rule is not None, queries)
 
-    room = budget if budget is not None else int(_ROOM * memory_bytes(model.placement.device)) - model.weight_bytes
+    room = _room(model) if budget is None else budget
     least = _least_cap(rule)
     if cap == "auto":
+        if rule is None and longest is not None:
+            block = min(block, max(1, longest - 1))  # nothing is evicted: a slot is as long as the longest sequence
         cap = _fitting_cap(shape, room, wanted, longest, rule, block, model.max_positions)
     else:
+        if isinstance(cap, str):
+            raise InputError(f"cap must be a number of pairs or 'auto', not {cap!r}")
         _check("cap", cap)
         if cap < least:
             raise InputError(f"cap {cap} is below the {least} pairs that the policy always protects: give more")
@@ -163,8 +169,10 @@ def plan(
         )
     fitting = room // slot.nbytes
     if fitting < 1:
+        size = format_bytes(max(room, 0))
+        told = f"memory that is left, {size}," if budget is None else f"KV budget of {size}"
         raise InputError(
-            f"the KV budget of {format_bytes(room)} does not hold one slot: cap {cap} + block {block} take "
+            f"the {told} does not hold one slot: cap {cap} + block {block} take "
             f"{format_bytes(slot.nbytes)}; give a larger budget or a smaller cap or block"
         )
     slots = min(fitting, wanted) if wanted else fitting
@@ -174,9 +182,15 @@ def plan(
         kv_budget=budget,
         policy=rule,
         weight_bytes=model.weight_bytes,
-        pass_bytes=model.pass_bytes(max(PASS_TOKENS, slots), slot.capacity, min(slots, PASS_TOKENS)),
+        pass_bytes=model.pass_bytes(PASS_TOKENS, slot.capacity, min(slots, PASS_TOKENS)),
         model=model.name,
     )
+
+
+def _room(model: Model) -> int:
+    """Bytes for slots where no budget was given."""
+    there = int(_ROOM * memory_bytes(model.placement.device))
+    return there if model.placement.device.type == "cuda" else there - model.weight_bytes  # a GPU tells what is free
 
 
 def _least_cap(policy: Policy | None) -> int:

@@ -30,6 +30,10 @@ class Candidates:
     queries : Tensor or None
         [L, H * G, m, D], without positions: the queries since the last eviction (at most `block`), if the policy
         `needs_queries`.
+    cap : int
+        How many of them will stay.
+    memory : dict
+        What the policy remembers of the sequence as a whole, empty at its first eviction; the policy's own.
     seen, new : int
         Tokens of the sequence so far; how many of the pairs (the last ones) came since the last eviction.
     """
@@ -37,6 +41,7 @@ class Candidates:
     def __init__(self, slot: Slot) -> None:
         pool, index, n = slot.pool, slot.index, slot.length
         self._slot = slot
+        self.cap, self.memory = pool.shape.cap, slot.memory
         self.keys, self.values = pool.keys[:, index, :, :n], pool.values[:, index, :, :n]
         self.positions, self.arrivals = pool.positions[:, index, :, :n], pool.arrivals[:, index, :, :n]
         self.received, self.latest = pool.received[:, index, :, :n], pool.latest[:, index, :, :n]

@@ -51,7 +51,7 @@ def unrotated_likeness(keys: Tensor, positions: Tensor, cos: Tensor, sin: Tensor
     cos, sin: float32 [positions, D/2].
     """
     library, (layers, heads, n, dim) = _library(keys), keys.shape
-    if library is None or dim % 2 or dim > 512:
+    if library is None or dim % 2 or dim > 512 or keys.dtype not in (torch.float32, torch.bfloat16):
         return None
     out = torch.empty(layers, heads, n)
     library.key_likeness(
@@ -69,7 +69,7 @@ def keep_pairs(tensors: Sequence[Tensor], chosen: Tensor) -> None:
             index = chosen.view(*chosen.shape, *[1] * (tensor.dim() - 3)).expand(*chosen.shape, *tensor.shape[3:])
             tensor[:, :, :kept] = tensor.gather(2, index)
         return
-    chosen, first = chosen.contiguous(), tensors[0]
+    chosen, first = chosen.to(torch.int64).contiguous(), tensors[0]
     row = first.stride(2)
     sizes = (c_int64 * len(tensors))(*(t.stride(2) * t.itemsize for t in tensors))
     library.keep_pairs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,6 +111,8 @@ class Slot:
         Where the next token stands: at `seen`, as long as the sequence fits into the model's context; see `reencode`.
     evictions, reencodings : int
         How often `keep` and `reencode` were called.
+    memory : dict
+        What the policy remembers of the sequence as a whole.
     window : int
         How many queries before an eviction count as the latest.
     """
@@ -126,12 +129,14 @@ class Slot:
         self.latest = pool.latest[:, index].unbind() if pool.shape.evicts else ()
         self.queries = pool.queries[:, index].unbind() if pool.shape.query_heads else ()
         self.window = 0
+        self.memory: dict[str, Any] = {}
         self.clear()
 
     def clear(self) -> None:
         """Forget everything: the next sequence begins."""
         self.length = self.survived = self.seen = self.position = 0
         self.evictions = self.reencodings = 0
+        self.memory.clear()
         if self.pool.shape.evicts:
             for tensor in (self.pool.received, self.pool.latest, self.pool.notes):
                 tensor[:, self.index] = 0
@@ -182,8 +187,10 @@ class Slot:
     def remember_queries(self, layer: int, queries: Tensor) -> None:
         """Keep queries without positions [H * G, T, D] of the tokens just appended, if the policy needs them."""
         if self.queries:
-            at = torch.arange(self.asked, self.asked + queries.shape[1], device=queries.device)
-            self.queries[layer][:, at % self.pool.shape.block] = queries.float()
+            last = queries[:, -self.pool.shape.block :]
+            end = self.asked + queries.shape[1]
+            at = torch.arange(end - last.shape[1], end, device=queries.device)
+            self.queries[layer][:, at % self.pool.shape.block] = last.float()
 
     def advance(self, tokens: int) -> None:
         """Count tokens that have been written in every layer."""

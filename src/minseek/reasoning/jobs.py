@@ -15,6 +15,7 @@ from minseek.reasoning.events import Finished, Result
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.run import Read, Run
 from minseek.reasoning.strategies import MinSeek, Strategy
+from minseek.units import parse_bytes
 
 
 class ThinkingJob:
@@ -48,13 +49,15 @@ class ThinkingJob:
         limits: Limits | None = None,
         system: str | None = None,
     ) -> None:
-        room = plan.slot.capacity * model.token_bytes()
+        room, limits = plan.slot.capacity * model.token_bytes(), limits or Limits()
+        if limits.kv_budget is not None:
+            room = min(room, parse_bytes(limits.kv_budget))
         self._run = Run(
             model,
             question,
             strategy=strategy or MinSeek(),
             sampling=sampling or Sampling(),
-            limits=replace(limits or Limits(), kv_budget=room),
+            limits=replace(limits, kv_budget=room),
             system=system,
         )
         self._result: Result | None = None

@@ -6,13 +6,14 @@ from minseek.cache.policies.attention import HeavyHitters, LastQuery, ObservedAt
 from minseek.cache.policies.base import Policy
 from minseek.cache.policies.blind import Random, SinkRecent
 from minseek.cache.policies.keys import ExpectedAttention, KeyDifference, RankSum, RedundancyAware
+from minseek.cache.policies.novelty import NovelValues
 from minseek.errors import InputError
 
 POLICIES: dict[str, type[Policy]] = {
     kind.name: kind
     for kind in (
         *(ObservedAttention, HeavyHitters, Window, LastQuery, SinkRecent, KeyDifference),
-        *(ExpectedAttention, RedundancyAware, Random, RankSum),
+        *(ExpectedAttention, RedundancyAware, Random, RankSum, NovelValues),
     )
 }
 """Every policy known by name."""
@@ -28,6 +29,8 @@ def register(kind: type[Policy]) -> type[Policy]:
     """
     if not kind.name:
         raise InputError(f"the policy {kind.__name__} has no name: give it a class attribute 'name'")
+    if kind.name in ("default", "none"):
+        raise InputError(f"the name {kind.name!r} has a meaning of its own: take another")
     if POLICIES.get(kind.name, kind) is not kind:
         raise InputError(f"the name {kind.name!r} belongs to the policy {POLICIES[kind.name].__name__}: take another")
     POLICIES[kind.name] = kind
@@ -51,6 +54,7 @@ __all__ = [
     "HeavyHitters",
     "KeyDifference",
     "LastQuery",
+    "NovelValues",
     "ObservedAttention",
     "Policy",
     "Random",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
-from minseek.cache.policies.base import Policy
+from minseek.cache.policies.base import Policy, check_count, check_odd, check_share
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,17 @@ class HeavyHitters(Policy):
 
     share: float = 0.5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("share", self.share)
+
     name: ClassVar[str] = "heavy-hitters"
     source: ClassVar[str] = "H2O, arXiv 2306.14048"
 
     def score(self, pairs: Candidates) -> Tensor:
         """Attention received; the recent share is above all of it."""
         scores = pairs.received.clone()
-        survivors = pairs.count - pairs.new
-        recent = int(self.share * (survivors or pairs.count))
+        recent = int(self.share * pairs.cap)
         if recent:
             scores[..., -recent:] += pairs.seen
         return scores
@@ -53,6 +56,11 @@ class Window(Policy):
 
     queries: int = 32
     kernel: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("queries", self.queries)
+        check_odd("kernel", self.kernel)
 
     name: ClassVar[str] = "window"
     source: ClassVar[str] = "SnapKV, arXiv 2404.14469"

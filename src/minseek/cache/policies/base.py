@@ -37,11 +37,8 @@ class Policy(ABC):
     needs_queries: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for field, value in (("sinks", self.sinks), ("recent", self.recent)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{field} must be an integer, not {value!r}")
-            if value < 0:
-                raise InputError(f"{field} must be 0 or more, not {value}")
+        check_count("sinks", self.sinks, least=0)
+        check_count("recent", self.recent, least=0)
 
     @property
     def window(self) -> int:
@@ -59,3 +56,26 @@ class Policy(ABC):
         if self.recent:
             scores[..., -self.recent :] = torch.inf
         return highest(scores, cap)
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Refuse what is not an integer of at least that size."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if not least <= value < 2**31:
+        raise InputError(f"{name} must be {least} or more, and below 2^31, not {value}")
+
+
+def check_odd(name: str, value: int) -> None:
+    """Refuse a pooling window without a middle."""
+    check_count(name, value)
+    if value % 2 == 0:
+        raise InputError(f"{name} must be odd, so that a pair is in the middle of its neighbours, not {value}")
+
+
+def check_share(name: str, value: float, most: float = 1.0) -> None:
+    """Refuse what is not a number between 0 and `most`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not 0 <= value <= most:
+        raise InputError(f"{name} must be between 0 and {most:g}, not {value}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
-from minseek.cache.policies.base import Policy
+from minseek.cache.policies.base import Policy, check_count
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Random(Policy):
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("seed", self.seed, least=0)
 
     name: ClassVar[str] = "random"
     source: ClassVar[str] = "the control proposed in arXiv 2609.03430"

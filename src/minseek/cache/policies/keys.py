@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
 from minseek.cache.kernels import likeness, ranks
-from minseek.cache.policies.base import Policy
+from minseek.cache.policies.base import Policy, check_count, check_share
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class KeyDifference(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """Minus the cosine between a key and the mean normalised key."""
-        return -(likeness(pairs.keys) if self.rotated else pairs.unrotated_likeness())
+        if not self.rotated:
+            return -pairs.unrotated_likeness()
+        return -torch.cat([likeness(layer[None]) for layer in pairs.keys])  # little at a time
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class ExpectedAttention(Policy):
     ahead: int = 512
     epsilon: float = 0.02
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("ahead", self.ahead)
+        check_share("epsilon", self.epsilon, most=torch.inf)
+
     name: ClassVar[str] = "expected-attention"
     source: ClassVar[str] = "Expected Attention, arXiv 2510.00636; kvpress"
     needs_queries: ClassVar[bool] = True
@@ -51,20 +59,19 @@ class ExpectedAttention(Policy):
     def score(self, pairs: Candidates) -> Tensor:
         """E[exp(q k / sqrt(D))] normalised over keys, plus epsilon, times the value's norm; mean over the group."""
         assert pairs.queries is not None
-        queries = pairs.queries.float()
-        layers, heads, _, dim = pairs.keys.shape
-        mean = queries.mean(2)
-        centred = queries - mean[:, :, None]
-        covariance = centred.transpose(2, 3) @ centred / queries.shape[2]
-        turn = pairs.mean_rotation(self.ahead)
-        mean = (turn @ mean[..., None])[..., 0]
-        covariance = turn @ covariance @ turn.T
-        keys = pairs.keys.float()[:, :, None]
-        mean, covariance = mean.view(layers, heads, -1, 1, dim), covariance.view(layers, heads, -1, dim, dim)
-        logits = (keys * mean).sum(-1) / dim**0.5 + ((keys @ covariance) * keys).sum(-1) / (2 * dim)
-        weights = logits.softmax(-1).mean(2)
-        scores: Tensor = (weights + self.epsilon) * pairs.values.float().norm(dim=-1)
-        return scores
+        turn, heads = pairs.mean_rotation(self.ahead), pairs.keys.shape[1]
+        dim = pairs.keys.shape[3]
+        scores = []
+        for keys, values, queries in zip(pairs.keys, pairs.values, pairs.queries, strict=True):  # little at a time
+            mean = queries.mean(1)
+            centred = queries - mean[:, None]
+            covariance = turn @ (centred.transpose(1, 2) @ centred / queries.shape[1]) @ turn.T
+            mean = (turn @ mean[..., None])[..., 0].view(heads, -1, 1, dim)
+            each = keys.float()[:, None]
+            spread = ((each @ covariance.view(heads, -1, dim, dim)) * each).sum(-1)
+            weights = ((each * mean).sum(-1) / dim**0.5 + spread / (2 * dim)).softmax(-1).mean(1)
+            scores.append((weights + self.epsilon) * values.float().norm(dim=-1))
+        return torch.stack(scores)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,11 @@ class RedundancyAware(Policy):
     weight: float = 0.1
     queries: int = 8
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("weight", self.weight)
+        check_count("queries", self.queries)
+
     name: ClassVar[str] = "redundancy-aware"
     source: ClassVar[str] = "R-KV, arXiv 2505.24133"
 
@@ -90,9 +102,11 @@ class RedundancyAware(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """lambda attention - (1 - lambda) redundancy, each normalised over the pairs."""
-        keys = F.normalize(pairs.keys.float(), dim=-1)
-        redundancy = (keys @ keys.sum(2)[..., None])[..., 0] - 1  # with every other key; its own cosine is 1
-        redundancy = (redundancy / (pairs.count - 1)).softmax(-1)
+        each = []
+        for layer in pairs.keys:  # little at a time
+            keys = F.normalize(layer.float(), dim=-1)
+            each.append((keys @ keys.sum(1)[..., None])[..., 0] - 1)  # with every other key; its own cosine is 1
+        redundancy = (torch.stack(each) / (pairs.count - 1)).softmax(-1)
         attention = pairs.latest / pairs.latest.sum(-1, keepdim=True).clamp_min(1e-9)
         return self.weight * attention - (1 - self.weight) * redundancy
 
@@ -102,6 +116,10 @@ class RankSum(Policy):
     """Observed attention and key difference without positions, as the sum of both ranks."""
 
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("weight", self.weight, most=torch.inf)
 
     name: ClassVar[str] = "rank-sum"
     source: ClassVar[str] = "ours"

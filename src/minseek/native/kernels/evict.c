@@ -78,8 +78,9 @@ void keep_pairs(char *const *tensors, const int64_t *bytes, int32_t count, int32
 static void order_of(const float *scores, int n, uint64_t *work) {
     uint64_t *from = work, *to = work + n;
     for (int i = 0; i < n; i++) {
+        const float score = scores[i] + 0.0f; /* -0 as 0 */
         uint32_t bits;
-        memcpy(&bits, scores + i, 4);
+        memcpy(&bits, &score, 4);
         bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u; /* as floats compare, so do these */
         from[i] = (uint64_t)bits << 32 | (uint32_t)i;
     }

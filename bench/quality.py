@@ -1,0 +1,170 @@
+"""What an eighth of the cache keeps: facts hidden in prompts, and perplexity, for every policy (SmolLM2-135M).
+
+    python bench/quality.py [--only POLICY …] [--prompts N] [--report]
+
+Wordings and texts are those of `needles.REPORT`; the default policy was tuned on `needles.TUNE` and other texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from common import kept, machine, table, write
+from needles import REPORT, needle, text
+
+import minseek
+from minseek.batch import Engine, Generation
+from minseek.cache import Candidates, SlotPool
+from minseek.cache.policies import POLICIES, Policy
+from minseek.decode import Sampling
+from minseek.models.feed import Feed
+
+KINDS = {  # haystack, facts hidden in it, tokens, cap: an eighth
+    "filler, one": ("filler1", 1, 2000, 256),
+    "filler, four": ("filler1", 4, 2000, 256),
+    "GPL-3, one": ("GPL-3", 1, 2000, 256),
+    "GPL-3, four": ("GPL-3", 4, 2000, 256),
+    "GPL-3, four, 4,000 tokens": ("GPL-3", 4, 4000, 512),
+    "Python reference, one": ("python", 1, 2000, 256),
+}
+TEXTS = {"GPL-3": (0,), "GFDL-1.3": (0,)}
+READ = 4000  # tokens of each text; perplexity is over those from 1,000 on
+AGREE = 32  # tokens of a continuation compared with the full cache's
+GREEDY = Sampling(temperature=0)
+
+
+def answers(model: minseek.Model, kind: str, policy: Policy | None, prompts: int) -> list[bool]:
+    """Whether each prompt's fact is told."""
+    haystack, facts, tokens, cap = KINDS[kind]
+    needles = [
+        needle(model.tokenizer, haystack=haystack, tokens=tokens, facts=facts, wordings=REPORT, seed=seed)
+        for seed in range(prompts)
+    ]
+    encoded = [model.encode(n.prompt) for n in needles]
+    if policy is None:
+        plan = minseek.plan(model, policy=None, lengths=[len(p) + 12 for p in encoded], sequences=8)
+    else:
+        plan = minseek.plan(model, kv_budget=10**10, cap=cap, policy=policy, sequences=16)
+    jobs = [Generation(model, p, max_new_tokens=12, sampling=GREEDY, evicts=policy is not None) for p in encoded]
+    for _ in Engine(model, plan).run(jobs):
+        pass
+    told = [job.completion().text.strip().lower() for job in jobs]
+    return [text.startswith(n.answer.lower()) for text, n in zip(told, needles, strict=True)]
+
+
+def perplexity(model: minseek.Model, ids: list[int], policy: Policy | None, cap: int = 512) -> float:
+    """Of tokens 1,000 and on, each predicted from what the policy has left."""
+    plan = minseek.plan(model, kv_budget=10**10, cap=cap if policy else len(ids), policy=policy, sequences=1)
+    (slot,) = SlotPool(plan.slot, model.parts.rotary, 1).slots
+    slot.window = policy.window if policy else 0
+    loss, count = 0.0, 0
+    for start in range(0, len(ids) - 1, 128):
+        if policy is not None and slot.length + 128 > slot.capacity:
+            slot.keep(policy.choose(Candidates(slot), cap))
+        chunk = ids[start : start + 128]
+        logits, _ = model.feed_many([Feed(chunk, slot, len(chunk))])
+        follow = torch.tensor(ids[start + 1 : start + 129])
+        each = F.cross_entropy(logits[: len(follow)], follow, reduction="none")
+        each = each[max(0, 1000 - start) :]
+        loss, count = loss + float(each.sum()), count + len(each)
+    return math.exp(loss / count)
+
+
+def continuations(model: minseek.Model, policy: Policy | None) -> list[list[int]]:
+    """Greedy continuations of 16 stretches of 2,000 tokens of the Python reference."""
+    ids = model.encode(text("python")[200_000:])
+    prompts = [ids[i * 2500 : i * 2500 + 2000] for i in range(16)]
+    if policy is None:
+        plan = minseek.plan(model, policy=None, lengths=[2000 + AGREE] * 8)
+    else:
+        plan = minseek.plan(model, kv_budget=10**10, cap=256, policy=policy, sequences=16)
+    done = minseek.generate(model, prompts, plan=plan, max_new_tokens=AGREE, ignore_end=True)
+    return [c.tokens for c in done]
+
+
+def measure(model: minseek.Model, policy: Policy | None, prompts: int, full: dict[str, Any] | None) -> dict[str, Any]:
+    """Everything about one policy."""
+    found: dict[str, Any] = {"told": {}, "perplexity": {}}
+    for kind in KINDS:
+        found["told"][kind] = answers(model, kind, policy, prompts)
+    for name in TEXTS:
+        found["perplexity"][name] = perplexity(model, model.encode(text(name))[:READ], policy)
+    found["continuations"] = continuations(model, policy)
+    if full is not None:
+        pairs = zip(found["continuations"], full["continuations"], strict=True)
+        found["agreement"] = sum(_agreeing(a, b) for a, b in pairs) / len(full["continuations"]) / AGREE
+    return found
+
+
+def _agreeing(a: list[int], b: list[int]) -> int:
+    """Tokens until the first difference."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
+
+
+def interval(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % confidence interval of a proportion."""
+    if not count:
+        return 0.0, 1.0
+    z, p = 1.96, hits / count
+    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return middle - half, middle + half
+
+
+def report(figures: dict[str, Any]) -> str:
+    """The table: of the facts that the full cache tells, how many each policy keeps."""
+    full, rows = figures["policies"]["full cache"], []
+    for name, found in figures["policies"].items():
+        cells: list[str] = []
+        for kind in KINDS:
+            known = full["told"][kind]
+            hits = sum(a and b for a, b in zip(found["told"][kind], known, strict=True))
+            if found is full:
+                cells.append(f"{sum(known)} of {len(known)}")
+            else:
+                low, high = interval(hits, sum(known))
+                cells.append(f"{hits / max(1, sum(known)):.0%} ({low:.0%}–{high:.0%})")
+        for name_of_text in TEXTS:
+            value, base = found["perplexity"][name_of_text], full["perplexity"][name_of_text]
+            cells.append(f"{value:.2f}" if found is full else f"{value:.2f} (+{value / base - 1:.1%})")
+        cells.append("" if found is full else f"{found['agreement']:.0%}")
+        rows.append([f"**{name}**" if name == figures["default"] else name, *cells])
+    head = ("policy", *KINDS, *(f"perplexity, {name}" for name in TEXTS), "agreement")
+    return table("What an eighth of the cache keeps", head, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", help="measure these policies anew, and keep the others' figures")
+    parser.add_argument("--prompts", type=int, default=100, help="of each kind")
+    parser.add_argument("--report", action="store_true", help="print the table of the last run")
+    args = parser.parse_args()
+    if args.report:
+        print(report(kept("quality")))
+        return
+    warnings.simplefilter("ignore")
+    model = minseek.load("smollm2")
+    try:
+        figures = kept("quality")
+        assert figures["prompts"] == args.prompts
+    except (FileNotFoundError, AssertionError):
+        figures = {"policies": {}, "prompts": args.prompts}
+    figures["machine"], figures["default"] = machine(), "novel-values"
+    wanted = args.only if args.only is not None else ["full cache", figures["default"], *POLICIES]
+    for name in dict.fromkeys(wanted):
+        began = time.perf_counter()
+        policy = None if name == "full cache" else POLICIES[name]()
+        figures["policies"][name] = measure(model, policy, args.prompts, figures["policies"].get("full cache"))
+        write("quality", figures)
+        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+    print(report(figures))
+
+
+if __name__ == "__main__":
+    main()
