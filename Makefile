@@ -25,8 +25,11 @@ format: .venv/ready
 	$(BIN)/ruff check --fix src tests bench
 	$(BIN)/ruff format src tests bench
 
-bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, about 25 minutes
+bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some hours
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python bench/think.py
+	$(BIN)/python bench/throughput.py
+	$(BIN)/python bench/quality.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -204,8 +204,10 @@ static strip ask(const decoder *m, const layer_weights *w, int layer, int head, 
     return r;
 }
 
-/* Scores [seen][16] of one or two strips of queries. The last keys, from `whole` on, lie in d->tail. */
-static void score(const weight *keys, int seen, int whole, int dim, int strips, desk *d, int tiles) {
+/* Scores [seen][16] of one or two strips of queries. The last keys, from `whole` on, lie in d->tail. Values, if given,
+ * are fetched meanwhile. */
+static void score(const weight *keys, const weight *values, int seen, int whole, int dim, int strips, desk *d,
+                  int tiles) {
     packed *q[2] = {d->queries, d->queries + packed_at(dim)};
     for (int j = 0; j < seen; j += 2 * LANES) {
         const weight *a[2];
@@ -215,7 +217,8 @@ static void score(const weight *keys, int seen, int whole, int dim, int strips, 
         }
         float *c[4] = {d->scores[0] + (size_t)j * LANES, d->scores[1] + (size_t)j * LANES,
                        d->scores[0] + (size_t)(j + LANES) * LANES, d->scores[1] + (size_t)(j + LANES) * LANES};
-        product(tiles, a[0], LANES, a[1], LANES, dim, q[0], strips > 1 ? q[1] : NULL, dim, 0, c, NULL, 0);
+        product(tiles, a[0], LANES, a[1], LANES, dim, q[0], strips > 1 ? q[1] : NULL, dim, 0, c,
+                (const char *)(values + (size_t)j * dim), values ? 16 * (int)sizeof(weight) : 0);
     }
 }
 
@@ -301,7 +304,7 @@ static void attend_one(const decoder *m, const layer_weights *w, int layer, int 
     const weight *keys = s->keys[layer] + base * dim, *values = s->values[layer] + base * dim;
     const int *at = s->positions ? s->positions[layer] + base : NULL;
     strip r = ask(m, w, layer, head, s, 0, qkv, cosine, sine, d, d->queries);
-    score(keys, n, whole, dim, 1, d, tiles);
+    score(keys, values, n, whole, dim, 1, d, tiles);
     float *rows = d->scores[1]; /* [G][padded] */
     for (int g = 0; g < group; g++) {
         float *row = rows + (size_t)g * padded;
@@ -329,6 +332,7 @@ static void attend_one(const decoder *m, const layer_weights *w, int layer, int 
             if (!s->recent) s->latest[layer][base + j] += given / group;
         }
     float *x = d->column;
+    const weight *next = keys + (size_t)s->capacity * dim;
     for (int first = 0; first < group; first += 4) {
         const int heads = group - first < 4 ? group - first : 4;
         int k = 0;
@@ -336,6 +340,7 @@ static void attend_one(const decoder *m, const layer_weights *w, int layer, int 
             vec a[4] = {{0}}, b[4] = {{0}};
             for (int j = 0; j < n; j++) {
                 const weight *v = values + (size_t)j * dim + k;
+                __builtin_prefetch(next + (size_t)j * dim + k); /* where the next head's keys are */
                 const vec low = load(v), high = load(v + LANES);
                 for (int g = 0; g < heads; g++) {
                     const float p = rows[(size_t)(first + g) * padded + j];
@@ -388,7 +393,7 @@ static void attend_head(const decoder *m, const layer_weights *w, int layer, int
             if (r[i].furthest >= seen) seen = r[i].furthest + 1;
         }
         const int reach = (int)up_to(seen, 32);
-        score(keys, seen, whole, dim, strips, d, tiles);
+        score(keys, NULL, seen, whole, dim, strips, d, tiles);
         for (int i = 0; i < strips; i++)
             by[i] = soften(d->scores[i], seen, reach, s->length, &r[i], at, w->window, counted, d->weights[i]);
         if (counted) tally(d, seen, strips, r, by);
