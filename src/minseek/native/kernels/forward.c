@@ -55,9 +55,15 @@ typedef struct {
     int rows, offset; /* offset: where they begin among the features of out */
 } matrix;
 
-/* This thread's share of the rows of several matrices [rows, k], panel by panel of 32. */
+/* Where thread t of n begins in a matrix of so many rows that is multiplied by panels. */
+static const weight *begins(const weight *w, int rows, int panel, int k, int t, int n) {
+    return w + (size_t)((int64_t)((rows + panel - 1) / panel) * t / n) * panel * k;
+}
+
+/* This thread's share of the rows of several matrices [rows, k], panel by panel of 32; each panel is fetched while the
+ * one before it is multiplied, and `next`, where the next phase begins, with the last. */
 static void multiply(int tiles, const matrix *ms, int count, int k, const packed *x, int blocks, int add, float *out,
-                     int features, int t, int n) {
+                     int features, const weight *next, int t, int n) {
     int panels = 0;
     for (int i = 0; i < count; i++) panels += (ms[i].rows + 31) / 32;
     const int last = (int)((int64_t)panels * (t + 1) / n), pairs = (blocks + 1) / 2;
@@ -67,7 +73,7 @@ static void multiply(int tiles, const matrix *ms, int count, int k, const packed
         const int first = (p - at) * 32, left = ms[i].rows - first;
         const weight *a0 = ms[i].w + (size_t)first * k, *a1 = left > LANES ? a0 + (size_t)LANES * k : NULL;
         const int rows0 = left < LANES ? left : LANES, rows1 = left - LANES < LANES ? left - LANES : LANES;
-        const char *ahead = (const char *)(a0 + (size_t)32 * k);
+        const char *ahead = (const char *)(p + 1 == last ? next : left > 32 ? a0 + (size_t)32 * k : ms[i + 1].w);
         const int lines = (32 * (int)sizeof(weight) / 2 + pairs - 1) / pairs;
         for (int b = 0; b < blocks; b += 2) {
             float *c[4];
@@ -87,8 +93,8 @@ static void multiply(int tiles, const matrix *ms, int count, int k, const packed
 }
 
 /* This thread's share of act = silu(gate x) * (up x), packed for the product that follows. */
-static void gated(int tiles, const decoder *m, const layer_weights *w, const packed *x, int blocks, packed *act, int t,
-                  int n) {
+static void gated(int tiles, const decoder *m, const layer_weights *w, const packed *x, int blocks, packed *act,
+                  const weight *next, int t, int n) {
     const int k = m->hidden, panels = (m->inner + LANES - 1) / LANES, pairs = (blocks + 1) / 2;
     const size_t block = packed_at(k);
     float square[4][SQUARE];
@@ -99,11 +105,12 @@ static void gated(int tiles, const decoder *m, const layer_weights *w, const pac
         const weight *g = w->gate + (size_t)first * k, *u = w->up + (size_t)first * k;
         for (int b = 0; b < blocks; b += 2) {
             size_t done = (size_t)b / 2 * lines * 64 * (k / 32);
-            const char *ahead = (const char *)(g + (size_t)LANES * k) + done;
+            const int more = p + 1 < last;
+            const char *ahead = (const char *)(more ? g + (size_t)LANES * k : next) + done;
             product(tiles, g, rows, u, rows, k, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k, 0, c,
                     ahead, lines);
-            const char *next = (const char *)(u + (size_t)LANES * k) + done;
-            for (int l = 0; l < lines * (k / 32); l++) __builtin_prefetch(next + (size_t)l * 64, 0, 2);
+            const char *other = (const char *)(more ? u + (size_t)LANES * k : next + (size_t)LANES * m->inner) + done;
+            for (int l = 0; l < lines * (k / 32); l++) __builtin_prefetch(other + (size_t)l * 64, 0, 2);
             for (int j = 0; j < 2 && b + j < blocks; j++) {
                 packed *o = act + (size_t)(b + j) * packed_at(m->inner) + packed_at(first);
                 for (int r = 0; r < rows; r += 2) {
@@ -222,7 +229,8 @@ void forward(const decoder *m, const int32_t *tokens, int32_t columns, const seq
             for (int b = t; b < blocks; b += n) /* the same blocks as above: no need to meet before */
                 pack_block(r.x + (size_t)b * hidden * LANES, w->norm1, m->eps, hidden, r.in + b * packed_at(hidden));
             meet(&together, n);
-            multiply(tiles, to_qkv, 3, hidden, r.in, blocks, 0, r.qkv, features, t, n);
+            multiply(tiles, to_qkv, 3, hidden, r.in, blocks, 0, r.qkv, features, begins(w->o, hidden, 32, width, t, n),
+                     t, n);
             meet(&together, n);
             for (int task; (task = take(attention + l)) < count * m->kv_heads;)
                 attend_head(m, w, l, task % m->kv_heads, sequences + task / m->kv_heads, r.qkv, r.cosine, r.sine, &own,
@@ -231,14 +239,17 @@ void forward(const decoder *m, const int32_t *tokens, int32_t columns, const seq
             for (int b = t; b < blocks; b += n)
                 pack_block(r.out + (size_t)b * width * LANES, NULL, 0, width, r.in + b * packed_at(width));
             meet(&together, n);
-            multiply(tiles, &to_x, 1, width, r.in, blocks, 1, r.x, hidden, t, n);
+            multiply(tiles, &to_x, 1, width, r.in, blocks, 1, r.x, hidden,
+                     begins(w->gate, inner, LANES, hidden, t, n), t, n);
             meet(&together, n);
             for (int b = t; b < blocks; b += n)
                 pack_block(r.x + (size_t)b * hidden * LANES, w->norm2, m->eps, hidden, r.in + b * packed_at(hidden));
             meet(&together, n);
-            gated(tiles, m, w, r.in, blocks, r.act, t, n);
+            gated(tiles, m, w, r.in, blocks, r.act, begins(w->down, hidden, 32, inner, t, n), t, n);
             meet(&together, n);
-            multiply(tiles, &down, 1, inner, r.act, blocks, 1, r.x, hidden, t, n);
+            const weight *after = l + 1 < m->layers ? begins(w[1].q, width, 32, hidden, t, n)
+                                                    : begins(m->head, m->vocab, 32, hidden, t, n);
+            multiply(tiles, &down, 1, inner, r.act, blocks, 1, r.x, hidden, after, t, n);
             meet(&together, n);
         }
         if (n_wanted) head(tiles, m, &r, wanted, n_wanted, logits, hidden, &together, t, n);
