@@ -94,3 +94,17 @@ def test_thinking_goes_beyond_the_context_inside_its_positions_and_peak(model: m
     assert stats.tokens > 192 > stats.kv_tokens_peak
     first, cue = stats.prompt_tokens + lengths[0], len(model.encode(model.thinking.closing))
     assert stats.kv_tokens_peak <= first + max(lengths[1:]) + max(*lengths[1:], cue + stats.answer_tokens)
+
+
+def test_a_batch_of_mixed_lengths_equals_transformers_and_itself_alone(model: minseek.Model, reference: Any) -> None:
+    text = "The library opens at nine. A train leaves every hour. Nobody knows who painted the door, and nobody asks. "
+    prompts = [model.encode(text * times)[:length] for times, length in ((1, 7), (3, 60), (8, 150), (2, 33), (5, 97))]
+    wanted = [generate(reference, prompt, set(model.end_ids), 12) for prompt in prompts]
+    whole = minseek.plan(model, policy="novel-values", cap=160, block=32, kv_budget="100MB", sequences=2)
+    for plan in (None, whole):  # in slots of their own, and in two that are taken again
+        assert [done.tokens for done in minseek.generate(model, prompts, plan=plan, max_new_tokens=12)] == wanted
+    small = minseek.plan(model, cap=64, block=16, kv_budget="100MB", sequences=3)
+    together = minseek.generate(model, prompts, plan=small, max_new_tokens=12)
+    alone = [minseek.generate(model, [prompt], plan=small, max_new_tokens=12)[0] for prompt in prompts]
+    assert [done.tokens for done in together] == [done.tokens for done in alone]
+    assert max(done.stats.evictions for done in together) > 3
