@@ -24,6 +24,7 @@ from minseek.cache.policies import (
     HeavyHitters,
     KeyDifference,
     LastQuery,
+    NovelValues,
     ObservedAttention,
     Policy,
     Random,
@@ -532,3 +533,52 @@ def test_an_unknown_policy_is_refused_with_those_known(tiny: minseek.Model) -> N
 def test_policies_are_values() -> None:
     assert Window(queries=8) == replace(Window(), queries=8) != Window()
     assert all(POLICIES[name].name == name and POLICIES[name].source for name in POLICIES)
+
+
+def filled(policy: Policy, values: Tensor, cap: int, block: int) -> Slot:
+    """A slot whose first `cap + block` tokens have these values [L, H, n, D] and were all looked at alike."""
+    layers, heads, n, dim = values.shape
+    shape = SlotShape(CacheShape(layers, heads, dim, torch.float32), cap, block)
+    pool = SlotPool(shape, Rotary(torch.ones(dim // 2)), 1)
+    (slot,) = pool.slots
+    pool.values[:, 0], pool.keys[:, 0] = values, torch.randn_like(values)
+    pool.positions[:, 0] = pool.arrivals[:, 0] = torch.arange(n, dtype=torch.int32)
+    pool.received[:, 0] = n - torch.arange(n, dtype=torch.float32)
+    slot.length = slot.seen = slot.position = n
+    return slot
+
+
+def test_novel_values_keep_an_odd_stretch_in_every_head() -> None:
+    torch.manual_seed(0)
+    usual = torch.randn(12, 2, 1, 8).expand(-1, -1, 160, -1) + 0.5 * torch.randn(12, 2, 160, 8)
+    odd = usual.clone()
+    odd[:2, :, 60:72] = -usual[:2, :, 60:72]  # in the first sixth of the layers
+    policy = NovelValues(latest=0.2)
+    for values, kept in ((odd, True), (usual, False)):
+        chosen = policy.choose(Candidates(filled(policy, values, 80, 80)), 80)
+        stays = torch.zeros(12, 2, 160).scatter_(-1, chosen, 1.0)[:, :, 62:70]
+        assert bool(stays.all()) == kept
+
+
+def test_novelty_is_the_pooled_cosine_with_the_mean_value_of_all_so_far() -> None:
+    torch.manual_seed(1)
+    policy = NovelValues(neighbours=5, depth=0.5)
+    values = torch.randn(4, 3, 60, 8)
+    slot = filled(policy, values, 40, 20)
+    policy.score(Candidates(slot))
+    slot.keep(torch.arange(20, 60).expand(4, 3, -1))
+    more = torch.randn(4, 3, 20, 8)
+    slot.pool.values[:, 0, :, 40:] = more
+    slot.length, slot.seen = 60, 80
+    candidates = Candidates(slot)
+    policy.score(candidates)
+    first = candidates.notes.clone()
+    policy.score(candidates)  # asked twice, it says the same
+    assert torch.equal(first, candidates.notes)
+    unit = np.concatenate((values, more), axis=2)[:2].astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    mean = unit.sum(2)
+    mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
+    cosines = (unit * mean[:, :, None]).sum(-1).mean((0, 1))[60:]
+    wanted = [-cosines[max(0, i - 2) : i + 3].mean() for i in range(20)]
+    np.testing.assert_allclose(candidates.notes[3, 2, 40:], wanted, atol=1e-5)
