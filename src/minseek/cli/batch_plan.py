@@ -117,20 +117,9 @@ def planned(
     args: argparse.Namespace, model: Model, policy: Policy | None, *, requests: int, longest: int | None
 ) -> BatchPlan:
     """The plan of so many requests, with the longest one's tokens."""
-    from minseek.batch import plan
-
-    cap = parse_cap(args.cap)
     if args.sequences is not None and args.sequences < 1:
         raise InputError(f"--sequences must be 1 or more, not {args.sequences}")
-    return plan(
-        model,
-        kv_budget=args.kv_budget,
-        cap="auto" if cap is None else cap,
-        block=args.block,
-        policy=policy,
-        lengths=() if longest is None else (longest,),
-        sequences=min(requests, args.sequences or requests),
-    )
+    return _plan(args, model, policy, parse_cap(args.cap), longest, min(requests, args.sequences or requests))
 
 
 def show_batch_plan(plan: BatchPlan, *, as_json: bool) -> None:
@@ -140,19 +129,30 @@ def show_batch_plan(plan: BatchPlan, *, as_json: bool) -> None:
 
 def _filled(args: argparse.Namespace, model: Model, policy: Policy | None, longest: int | None) -> BatchPlan:
     """The plan of as many sequences of one length as fit, or of those wanted."""
-    from minseek.batch import plan
-
     cap = parse_cap(args.cap)
     if longest is not None and cap is None and args.sequences is None:
         cap = planned(args, model, policy, requests=1, longest=longest).cap
+    return _plan(args, model, policy, cap, longest if cap is None else None, args.sequences)
+
+
+def _plan(
+    args: argparse.Namespace,
+    model: Model,
+    policy: Policy | None,
+    cap: int | None,
+    longest: int | None,
+    sequences: int | None,
+) -> BatchPlan:
+    from minseek.batch import plan
+
     return plan(
         model,
         kv_budget=args.kv_budget,
         cap="auto" if cap is None else cap,
         block=args.block,
         policy=policy,
-        lengths=() if longest is None or cap is not None else (longest,),
-        sequences=args.sequences,
+        lengths=() if longest is None else (longest,),
+        sequences=sequences,
     )
 
 
