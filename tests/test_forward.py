@@ -78,7 +78,7 @@ def test_the_number_of_threads_changes_nothing_but_rounding(tiny: minseek.Model,
     native, cache = NativeForward(library, tiny.parts, threads), tiny.session()._cache
     got = [native.step(token, cache, logits=True) for token in range(40, 80)]
     torch.testing.assert_close(torch.stack(got), torch.stack(wanted), atol=1e-4, rtol=1e-4)
-    at_once, _ = native.forward([Feed(range(40, 80), tiny.session()._cache, wanted=40)])
+    at_once, _ = native.forward([Feed(range(40, 80), tiny.session()._cache)], range(40), ())
     torch.testing.assert_close(at_once, torch.stack(wanted), atol=1e-4, rtol=1e-4)
 
 

@@ -21,8 +21,8 @@ def tokens(length: int, seed: int) -> list[int]:
     return torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def slots(model: minseek.Model, count: int, capacity: int = 80, evicts: bool = True) -> list[Slot]:
-    shape = SlotShape(model.parts.shape, capacity - 16, 16, evicts)
+def slots(model: minseek.Model, count: int, capacity: int = 80, evicts: bool = True, hidden: int = 0) -> list[Slot]:
+    shape = SlotShape(model.parts.shape, capacity - 16, 16, evicts, hidden=hidden)
     pool = SlotPool(shape, model.parts.rotary, count, device=model.parts.embedding.device)
     for slot in pool.slots:
         slot.window = 5
@@ -63,7 +63,7 @@ def test_what_a_sequence_gives_does_not_depend_on_its_company(dtype: str, tmp_pa
     ids = tokens(60, 1)
 
     def logits(company: int) -> torch.Tensor:
-        held = slots(model, company + 1)
+        held = slots(model, company + 1, hidden=model.parts.hidden)
         mine, others = held[0], held[1:]
         got = []
         for start, stop in ((0, 32), (32, 33), (33, 60)):
@@ -71,7 +71,7 @@ def test_what_a_sequence_gives_does_not_depend_on_its_company(dtype: str, tmp_pa
             feeds.insert(company // 2, Feed(ids[start:stop], mine, stop - start))
             got.append(model.feed_many(feeds)[0])
         counted = torch.stack([*mine.received, *mine.latest])[..., :60].flatten()
-        return torch.cat([*(g.flatten() for g in got), counted])
+        return torch.cat([*(g.flatten() for g in got), counted, mine.pool.surprise[0, :60], mine.pool.ahead[0]])
 
     alone = logits(0)
     for company in (1, 5, 17):
@@ -96,6 +96,27 @@ def test_attention_received_is_what_transformers_pays(
         torch.testing.assert_close(slot.received[layer].cpu(), by_query.sum(1), atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(slot.latest[layer].cpu(), by_query[:, -5:].sum(1), atol=1e-4, rtol=1e-4)
     assert torch.equal(slot.positions[1].cpu(), torch.arange(80, dtype=torch.int32).expand(2, -1))
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_surprise_is_how_far_a_token_lies_below_the_mean_logit(
+    variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, reference = load(save(tmp_path, variant), device, step, monkeypatch), make_reference(variant)
+    asking = slots(model, 2, hidden=model.parts.hidden)
+    (other,) = slots(model, 1)
+    texts = [tokens(60, 8), tokens(60, 9)]
+    for start, stop, asked in ((0, 17, 0), (17, 18, 1), (18, 19, 0), (19, 50, 31), (50, 60, 2)):
+        feeds = [Feed(ids[start:stop], slot, asked) for ids, slot in zip(texts, asking, strict=True)]
+        feeds.insert(1, Feed(tokens(7, start), other, 3))
+        logits, hidden = model.feed_many(feeds)
+        assert len(logits) == len(hidden) == 2 * asked + 3
+    for ids, slot in zip(texts, asking, strict=True):
+        logits = reference(torch.tensor([ids])).logits[0, :-1]
+        wanted = logits.mean(-1) - logits.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        torch.testing.assert_close(slot.pool.surprise[slot.index, 1:60].cpu(), wanted, atol=3e-4, rtol=3e-4)
+        assert slot.pool.surprise[slot.index, 0] == 0  # nothing was expected yet, if the head has no bias
 
 
 def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(

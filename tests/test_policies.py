@@ -98,7 +98,8 @@ class Case:
         self.seen = watch(make_reference(variant), self.ids)
 
     def slot(self, policy: Policy, chunks: tuple[int, ...] = (50, 1, 29)) -> Slot:
-        shape = SlotShape(self.model.parts.shape, CAP, BLOCK, True, HEADS * GROUP if policy.needs_queries else 0)
+        heads, hidden = HEADS * GROUP if policy.needs_queries else 0, self.model.parts.hidden
+        shape = SlotShape(self.model.parts.shape, CAP, BLOCK, True, heads, hidden if policy.needs_surprise else 0)
         slot = SlotPool(shape, self.model.parts.rotary, 1).slots[0]
         slot.window = policy.window
         at = 0
@@ -143,7 +144,7 @@ def best(scores: Array, sinks: int, recent: int, cap: int = CAP) -> Array:
 
 def synthetic(count: int = 2, seed: int = 0, device: str = "cpu") -> list[Slot]:
     """Slots full of random pairs, as if read by a model of 2 layers with 2 heads of 8 dimensions."""
-    shape = SlotShape(CacheShape(2, 2, 8, torch.float32), CAP, BLOCK, query_heads=4)
+    shape = SlotShape(CacheShape(2, 2, 8, torch.float32), CAP, BLOCK, query_heads=4, hidden=5)
     pool = SlotPool(shape, Rotary(torch.tensor([1.0, 0.1, 0.01, 0.001], device=device)), count, device=device)
     for index, slot in enumerate(pool.slots):
         more(slot, N, torch.Generator().manual_seed(seed + index))
@@ -159,6 +160,7 @@ def more(slot: Slot, count: int, chance: torch.Generator) -> None:
         slot.window = BLOCK // 2
         slot.observe(layer, torch.rand(2, 2, count, slot.length + count, generator=chance).to(device))
     slot.advance(count)
+    slot.remember_surprise(torch.randn(count, generator=chance).to(device), torch.zeros(5, device=device))
 
 
 def small(kind: type[Policy]) -> Policy:
@@ -538,7 +540,7 @@ def test_policies_are_values() -> None:
 def filled(policy: Policy, values: Tensor, cap: int, block: int) -> Slot:
     """A slot whose first `cap + block` tokens have these values [L, H, n, D] and were all looked at alike."""
     layers, heads, n, dim = values.shape
-    shape = SlotShape(CacheShape(layers, heads, dim, torch.float32), cap, block)
+    shape = SlotShape(CacheShape(layers, heads, dim, torch.float32), cap, block, hidden=1)
     pool = SlotPool(shape, Rotary(torch.ones(dim // 2)), 1)
     (slot,) = pool.slots
     pool.values[:, 0], pool.keys[:, 0] = values, torch.randn_like(values)
@@ -560,25 +562,59 @@ def test_novel_values_keep_an_odd_stretch_in_every_head() -> None:
         assert bool(stays.all()) == kept
 
 
-def test_novelty_is_the_pooled_cosine_with_the_mean_value_of_all_so_far() -> None:
+def test_surprising_words_stay_as_well() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(12, 2, 1, 8).expand(-1, -1, 160, -1) + 0.5 * torch.randn(12, 2, 160, 8)
+    slot = filled(NovelValues(), values, 80, 80)
+    slot.pool.surprise[0] = torch.randn(160)
+    slot.pool.surprise[0, 60:72] += 6
+    for surprise, kept in ((2.0, True), (0.0, False)):
+        slot.memory.clear()
+        chosen = NovelValues(latest=0.2, surprise=surprise).choose(Candidates(slot), 80)
+        stays = torch.zeros(12, 2, 160).scatter_(-1, chosen, 1.0)[:, :, 62:70]
+        assert bool(stays.all()) == kept
+
+
+def spread_out(row: Array, reach: int, statistic: Any) -> Array:
+    """Of each place and its neighbours up to `reach` away, as far as there are any."""
+    return np.array([statistic(row[max(0, i - reach) : i + reach + 1]) for i in range(len(row))])
+
+
+@pytest.mark.parametrize("recent", [32, 3])
+def test_novelty_by_hand(recent: int) -> None:
+    """Over three evictions, against all tokens of the sequence in float64; blocks leave no edges."""
     torch.manual_seed(1)
-    policy = NovelValues(neighbours=5, depth=0.5)
-    values = torch.randn(4, 3, 60, 8)
-    slot = filled(policy, values, 40, 20)
-    policy.score(Candidates(slot))
-    slot.keep(torch.arange(20, 60).expand(4, 3, -1))
-    more = torch.randn(4, 3, 20, 8)
-    slot.pool.values[:, 0, :, 40:] = more
-    slot.length, slot.seen = 60, 80
-    candidates = Candidates(slot)
-    policy.score(candidates)
-    first = candidates.notes.clone()
-    policy.score(candidates)  # asked twice, it says the same
-    assert torch.equal(first, candidates.notes)
-    unit = np.concatenate((values, more), axis=2)[:2].astype(np.float64)
+    policy = NovelValues(neighbours=5, spread=3, depth=0.5, surprise=1.5, recent=recent)
+    values, surprise = torch.randn(4, 3, 100, 8), torch.randn(100)
+    slot = filled(policy, values[:, :, :60], 40, 20)
+    pool, cosines, notes = slot.pool, np.empty(0), np.empty(0)
+    unit = values[:2].numpy().astype(np.float64)
     unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
-    mean = unit.sum(2)
-    mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
-    cosines = (unit * mean[:, :, None]).sum(-1).mean((0, 1))[60:]
-    wanted = [-cosines[max(0, i - 2) : i + 3].mean() for i in range(20)]
-    np.testing.assert_allclose(candidates.notes[3, 2, 40:], wanted, atol=1e-5)
+    settled, edge = 0, 3  # of the last tokens not all neighbours have come
+    for seen in (60, 80, 100):
+        if seen > 60:
+            slot.keep(torch.arange(20, 60).expand(4, 3, -1))
+            pool.values[:, 0, :, 40:] = values[:, :, seen - 20 : seen]
+            slot.length, slot.seen = 60, seen
+        new = 60 if seen == 60 else 20
+        pool.surprise[0, 60 - new : 60] = surprise[seen - new : seen]
+        candidates = Candidates(slot)
+        policy.score(candidates)
+        first = candidates.notes.clone()
+        policy.score(candidates)  # asked twice, it says the same
+        assert torch.equal(first, candidates.notes)
+
+        mean = unit[:, :, :seen].sum(2)
+        mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
+        fresh = -(unit[:, :, seen - new : seen] * mean[:, :, None]).sum(-1).mean((0, 1))
+        cosines = np.concatenate((cosines, fresh))
+        signals = [spread_out(x, 2, np.mean) for x in (cosines, surprise[:seen].numpy().astype(np.float64))]
+        end = seen - edge
+        known = [x[:end] for x in signals]
+        z = [(x - k.mean()) / k.std() for x, k in zip(signals, known, strict=True)]
+        correlation = np.corrcoef(*known)[0, 1]
+        novelty = (z[0] + 1.5 * z[1]) / math.sqrt(1 + 1.5**2 + 2 * 1.5 * correlation)
+        again = spread_out(novelty, 1, np.max)
+        notes = np.concatenate((notes[:settled], again[settled:]))
+        settled = end
+        np.testing.assert_allclose(candidates.notes[3, 2], notes[seen - 60 : seen], atol=1e-4)

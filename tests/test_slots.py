@@ -64,13 +64,14 @@ def random_choice(kept: int, count: int, chance: torch.Generator) -> Tensor:
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     evicts=st.booleans(),
     group=st.integers(0, 3),
+    hidden=st.integers(0, 9),
     slots=st.integers(1, 5),
 )
 def test_the_arithmetic_gives_the_bytes_that_are_allocated(
-    sizes: tuple[int, ...], dtype: torch.dtype, evicts: bool, group: int, slots: int
+    sizes: tuple[int, ...], dtype: torch.dtype, evicts: bool, group: int, hidden: int, slots: int
 ) -> None:
     layers, heads, half, cap, block = sizes
-    shape = SlotShape(CacheShape(layers, heads, 2 * half, dtype), cap, block, evicts, heads * group)
+    shape = SlotShape(CacheShape(layers, heads, 2 * half, dtype), cap, block, evicts, heads * group, hidden)
     pool = SlotPool(shape, Rotary(torch.ones(half)), slots)
     tensors = [value for value in vars(pool).values() if isinstance(value, Tensor)]
     assert sum(t.untyped_storage().nbytes() for t in tensors) == pool.nbytes == slots * shape.nbytes

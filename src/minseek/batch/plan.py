@@ -84,9 +84,9 @@ class BatchPlan:
     def __str__(self) -> str:
         shape = self.slot.shape
         sizes = f"{shape.layers} layers x {shape.heads} heads x {self.slot.capacity} pairs x {self.slot.pair_bytes} B"
-        queries = self.slot.nbytes - shape.layers * shape.heads * self.slot.capacity * self.slot.pair_bytes
-        if queries:
-            sizes += f" + {format_bytes(queries)} of queries"
+        rest = self.slot.nbytes - shape.layers * shape.heads * self.slot.capacity * self.slot.pair_bytes
+        if rest:
+            sizes += f" + {format_bytes(rest)} of {'queries' if self.slot.query_heads else 'surprise'}"
         budget = "" if self.kv_budget is None else f", of {format_bytes(self.kv_budget)}"
         rule = f"evicted by {self.policy.name}" if self.policy else "nothing is evicted"
         rows = (
@@ -145,9 +145,10 @@ def plan(
     longest = max(lengths, default=None)
     wanted = sequences or len(lengths) or None
     queries = model.parts.blueprint.query_heads if rule is not None and rule.needs_queries else 0
+    hidden = model.parts.hidden if rule is not None and rule.needs_surprise else 0
 
     def shape(size: int) -> SlotShape:
-        return SlotShape(model.parts.shape, size, block, rule is not None, queries)
+        return SlotShape(model.parts.shape, size, block, rule is not None, queries, hidden)
 
     room = _room(model) if budget is None else budget
     least = _least_cap(rule)

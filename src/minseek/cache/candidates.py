@@ -30,6 +30,9 @@ class Candidates:
     queries : Tensor or None
         [L, H * G, m, D], without positions: the queries since the last eviction (at most `block`), if the policy
         `needs_queries`.
+    surprise : Tensor or None
+        [new], float32, if the policy `needs_surprise`: how much less the model expected each new token than a token of
+        the vocabulary on average (difference of logits).
     cap : int
         How many of them will stay.
     memory : dict
@@ -49,6 +52,7 @@ class Candidates:
         self.seen, self.new = slot.seen, n - slot.survived
         asked = min(self.new, pool.shape.block)
         self.queries = pool.queries[:, index, :, :asked] if pool.shape.query_heads else None
+        self.surprise = pool.surprise[index, slot.survived : n] if pool.shape.hidden else None
 
     @property
     def count(self) -> int:

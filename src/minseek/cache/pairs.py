@@ -27,6 +27,9 @@ class Pairs(Protocol):
     queries : sequence of Tensor
         For each layer [H * G, block, D], float32, without positions; the next query goes to row `asked`, modulo the
         block. Nothing if nobody asks.
+    ahead : Tensor or None
+        [hidden], float32: the last hidden state of the newest token, which told what was expected next (zeros before
+        the first token). None if nobody asks how surprising tokens are.
     length, capacity, position : int
         Pairs that each head holds and has room for; where the next token stands.
     allocation : int
@@ -60,6 +63,9 @@ class Pairs(Protocol):
     def queries(self) -> Sequence[Tensor]: ...
 
     @property
+    def ahead(self) -> Tensor | None: ...
+
+    @property
     def position(self) -> int: ...
 
     @property
@@ -82,3 +88,6 @@ class Pairs(Protocol):
 
     def advance(self, tokens: int) -> None:
         """Count tokens that have been written in every layer."""
+
+    def remember_surprise(self, surprise: Tensor, ahead: Tensor) -> None:
+        """Keep how surprising the T newest tokens were [T], and the last one's last hidden state [hidden]."""

@@ -33,6 +33,8 @@ class SlotShape:
     query_heads : int
         Query heads whose queries since the last eviction are kept for the policy, [query heads, block, D] in float32
         in each layer; 0 keeps none.
+    hidden : int
+        Size of a last hidden state. One, and the surprise of each pair's token, are kept for the policy; 0 keeps none.
     """
 
     shape: CacheShape
@@ -40,6 +42,7 @@ class SlotShape:
     block: int
     evicts: bool = True
     query_heads: int = 0
+    hidden: int = 0
 
     @property
     def capacity(self) -> int:
@@ -55,7 +58,8 @@ class SlotShape:
     def nbytes(self) -> int:
         """Bytes of a slot."""
         queries = self.query_heads * self.block * self.shape.head_dim * 4
-        return self.shape.layers * (self.shape.heads * self.capacity * self.pair_bytes + queries)
+        surprise = 4 * (self.hidden + self.capacity) if self.hidden else 0
+        return self.shape.layers * (self.shape.heads * self.capacity * self.pair_bytes + queries) + surprise
 
 
 class SlotPool:
@@ -71,6 +75,8 @@ class SlotPool:
         The same shape, float32; see `minseek.cache.Pairs`, and for notes, which are the policy's, `Candidates`.
     queries : Tensor
         [layers, slots, query heads, block, D], float32.
+    surprise, ahead : Tensor
+        [slots, cap + block] and [slots, hidden], float32.
     """
 
     def __init__(self, shape: SlotShape, rotary: Rotary, slots: int, *, device: torch.device | str = "cpu") -> None:
@@ -87,13 +93,15 @@ class SlotPool:
         self.notes = torch.zeros_like(self.received)
         asked = (sizes[0], slots, shape.query_heads, shape.block, shape.shape.head_dim)
         self.queries = torch.zeros(asked, dtype=torch.float32, device=device)
+        self.surprise = torch.zeros(slots, shape.capacity if shape.hidden else 0, dtype=torch.float32, device=device)
+        self.ahead = torch.zeros(slots, shape.hidden, dtype=torch.float32, device=device)
         self.slots = [Slot(self, index) for index in range(slots)]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all slots."""
-        noted = (self.positions, self.arrivals, self.received, self.latest, self.notes, self.queries)
-        return sum(t.nbytes for t in (self.keys, self.values, *noted))
+        counted = (self.positions, self.arrivals, self.received, self.latest, self.notes)
+        return sum(t.nbytes for t in (self.keys, self.values, *counted, self.queries, self.surprise, self.ahead))
 
 
 class Slot:
@@ -128,6 +136,7 @@ class Slot:
         self.received = pool.received[:, index].unbind() if pool.shape.evicts else ()
         self.latest = pool.latest[:, index].unbind() if pool.shape.evicts else ()
         self.queries = pool.queries[:, index].unbind() if pool.shape.query_heads else ()
+        self.ahead = pool.ahead[index] if pool.shape.hidden else None
         self.window = 0
         self.memory: dict[str, Any] = {}
         self.clear()
@@ -137,6 +146,7 @@ class Slot:
         self.length = self.survived = self.seen = self.position = 0
         self.evictions = self.reencodings = 0
         self.memory.clear()
+        self.pool.ahead[self.index] = 0
         if self.pool.shape.evicts:
             for tensor in (self.pool.received, self.pool.latest, self.pool.notes):
                 tensor[:, self.index] = 0
@@ -200,6 +210,11 @@ class Slot:
         self.length += tokens
         self.seen += tokens
         self.position += tokens
+
+    def remember_surprise(self, surprise: Tensor, ahead: Tensor) -> None:
+        """Keep the surprise of the newest tokens, and the state that tells what is expected next."""
+        self.pool.surprise[self.index, self.length - len(surprise) : self.length] = surprise
+        self.pool.ahead[self.index] = ahead
 
     def keep(self, chosen: Tensor) -> None:
         """Evict all pairs but the chosen ones.

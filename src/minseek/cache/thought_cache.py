@@ -103,6 +103,7 @@ class ThoughtCache:
     received: Sequence[Tensor] = ()  # and nobody asks what attention it received
     latest: Sequence[Tensor] = ()
     queries: Sequence[Tensor] = ()
+    ahead: Tensor | None = None
     asked = 0
 
     @property
@@ -119,6 +120,9 @@ class ThoughtCache:
 
     def remember_queries(self, layer: int, queries: Tensor) -> None:
         """Nothing: queries are not kept."""
+
+    def remember_surprise(self, surprise: Tensor, ahead: Tensor) -> None:
+        """Nothing: surprise is not kept."""
 
     @property
     def nbytes(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +31,7 @@ class Decoder:
     def __init__(self, parts: DecoderParts) -> None:
         self.parts = parts
         self._native: NativeForward | None = None
+        self._mean_head: tuple[Tensor, float] | None = None
         self.step_kind = "PyTorch"
         device = parts.embedding.device
         if device.type == "cpu":
@@ -71,14 +71,43 @@ class Decoder:
         logits, hidden : Tensor
             Of the tokens that are wanted, in order: float32, [n, vocabulary] and [n, hidden] (after the last norm).
         """
+        asked, known, columns = [], [], 0
         for feed in feeds:
             self._check(feed.tokens)
-        return self._native.forward(feeds) if self._native is not None else self._forward(feeds)
+            end = columns + len(feed.tokens)
+            asked += range(end - feed.wanted, end)
+            if feed.cache.ahead is not None:
+                known += range(columns, end - feed.wanted)
+            columns = end
+        run = self._forward if self._native is None else self._native.forward
+        logits, hidden = run(feeds, asked, known)
+        if any(feed.cache.ahead is not None for feed in feeds):
+            self._note_surprise(feeds, hidden[torch.tensor((*asked, *known)).argsort()])
+        return logits, hidden[: len(asked)]
+
+    def _note_surprise(self, feeds: Sequence[Feed], hidden: Tensor) -> None:
+        """Tell caches that ask how unexpected each new token was; hidden: of their tokens, and of others' wanted ones."""
+        if self._mean_head is None:
+            bias = self.parts.head_bias
+            self._mean_head = self.parts.head.mean(0, dtype=torch.float32), 0.0 if bias is None else float(bias.mean())
+        row, (mean, middle) = 0, self._mean_head
+        for feed in feeds:
+            if feed.cache.ahead is None:
+                row += feed.wanted
+                continue
+            tokens = torch.tensor(feed.tokens, device=hidden.device)
+            states = hidden[row : row + len(tokens)]
+            row += len(tokens)
+            before = torch.cat((feed.cache.ahead[None], states[:-1]))
+            surprise = (before * (mean - self.parts.head[tokens].float())).sum(-1)
+            if self.parts.head_bias is not None:
+                surprise += middle - self.parts.head_bias[tokens].float()
+            feed.cache.remember_surprise(surprise, states[-1])
 
     def pass_bytes(self, tokens: int, longest: int, wanted: int) -> int:
         """Bytes of activations and logits of a pass; `longest` is how many pairs the longest sequence has then."""
         parts, blueprint = self.parts, self.parts.blueprint
-        logits = wanted * (parts.vocabulary + parts.hidden) * 4
+        logits = wanted * parts.vocabulary * 4 + (tokens + 4 * 128) * parts.hidden * 4  # and states, to note surprise
         if self._native is not None:
             return self._native.memory(tokens, longest) + logits
         width = 4 * parts.hidden + 3 * parts.inner + 4 * blueprint.query_heads * blueprint.head_dim
@@ -94,7 +123,7 @@ class Decoder:
                 f"the token {max(tokens)} has no place in an embedding of {rows}: the tokenizer does not fit"
             )
 
-    def _forward(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+    def _forward(self, feeds: Sequence[Feed], asked: Sequence[int], known: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The pass in PyTorch: products over all tokens at once, attention sequence by sequence."""
         for feed in feeds:
             feed.cache.reserve(len(feed.tokens))
@@ -107,10 +136,8 @@ class Decoder:
             hidden = hidden + F.linear(gated, layer.down, layer.down_bias)
         for feed in feeds:
             feed.cache.advance(len(feed.tokens))
-        ends = accumulate(len(f.tokens) for f in feeds)
-        rows = [row for feed, end in zip(feeds, ends, strict=True) for row in range(end - feed.wanted, end)]
-        last = self._norm(hidden[torch.tensor(rows, dtype=torch.long, device=device)], self.parts.norm)
-        return F.linear(last, self.parts.head, self.parts.head_bias).float(), last.float()
+        last = self._norm(hidden[torch.tensor((*asked, *known), dtype=torch.long, device=device)], self.parts.norm)
+        return F.linear(last[: len(asked)], self.parts.head, self.parts.head_bias).float(), last.float()
 
     def _attention(self, index: int, layer: LayerParts, x: Tensor, feeds: Sequence[Feed]) -> Tensor:
         dim, counts = self.parts.shape.head_dim, [len(f.tokens) for f in feeds]

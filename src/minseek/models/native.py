@@ -95,35 +95,39 @@ class NativeForward:
         """Bytes that a pass of so many tokens needs, the longest sequence having so many pairs."""
         return int(self._library.forward_bytes(ctypes.byref(self._decoder), c_int64(columns), c_int64(longest)))
 
-    def forward(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+    def forward(self, feeds: Sequence[Feed], asked: Sequence[int], known: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Append the tokens of each feed to its cache.
+
+        Parameters
+        ----------
+        feeds : sequence of Feed
+            Their tokens, one feed's behind the other's, are the columns.
+        asked, known : sequence of int
+            Columns whose logits are wanted; others whose last hidden states are wanted.
 
         Returns
         -------
         logits, hidden : Tensor
-            Of the tokens that are wanted, in order: float32, [n, vocabulary] and [n, hidden] (after the last norm).
+            Float32, [asked, vocabulary] and [asked + known, hidden] (after the last norm).
         """
         with self._lock:
-            return self._forward(feeds)
+            return self._forward(feeds, asked, known)
 
-    def _forward(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+    def _forward(self, feeds: Sequence[Feed], asked: Sequence[int], known: Sequence[int]) -> tuple[Tensor, Tensor]:
         sequences = (_Sequence * len(feeds))()
         columns, longest = 0, 0
         tokens: list[int] = []
-        wanted: list[int] = []
         angles: list[tuple[Tensor, Tensor]] = []
         for target, feed in zip(sequences, feeds, strict=True):
             cache, count = feed.cache, len(feed.tokens)
             cache.reserve(count)
-            known = self._describe(cache)
-            ctypes.memmove(ctypes.byref(target), ctypes.byref(known), ctypes.sizeof(_Sequence))
+            ctypes.memmove(ctypes.byref(target), ctypes.byref(self._describe(cache)), ctypes.sizeof(_Sequence))
             target.rows, target.first = count, columns
             target.length, target.capacity, target.position = cache.length, cache.capacity, cache.position
             target.asked = cache.asked
             target.recent = count - cache.counts_as_latest(count)
             angles.append(cache.rotary.at(cache.position, count))
             tokens += feed.tokens
-            wanted += range(columns + count - feed.wanted, columns + count)
             columns += count
             longest = max(longest, cache.length + count)
         needed = self.memory(columns, longest)
@@ -131,13 +135,14 @@ class NativeForward:
             self._memory = _floats(0)  # frees the old one first
             self._memory = _floats(needed // 4 + 16)
         cos, sin = (torch.cat(parts).contiguous() for parts in zip(*angles, strict=True))
-        logits = torch.empty(len(wanted), self._parts.vocabulary, dtype=torch.float32)
+        wanted = (*asked, *known)
+        logits = torch.empty(len(asked), self._parts.vocabulary, dtype=torch.float32)
         hidden = torch.empty(len(wanted), self._parts.hidden, dtype=torch.float32)
         self._library.forward(
             *(ctypes.byref(self._decoder), (c_int32 * columns)(*tokens), c_int32(columns)),
             *(sequences, c_int32(len(feeds)), c_void_p(cos.data_ptr()), c_void_p(sin.data_ptr())),
             *(c_int32(longest), c_void_p(self._memory.data_ptr())),
-            *((c_int32 * len(wanted))(*wanted), c_int32(len(wanted))),
+            *((c_int32 * len(wanted))(*wanted), c_int32(len(wanted)), c_int32(len(asked))),
             *(c_void_p(logits.data_ptr()), c_void_p(hidden.data_ptr())),
         )
         for feed in feeds:

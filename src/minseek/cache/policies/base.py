@@ -35,6 +35,7 @@ class Policy(ABC):
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
     needs_queries: ClassVar[bool] = False
+    needs_surprise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count("sinks", self.sinks, least=0)

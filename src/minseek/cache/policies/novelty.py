@@ -18,11 +18,13 @@ from minseek.cache.policies.base import Policy, check_odd, check_share
 class NovelValues(Policy):
     """What is unlike the rest of the sequence stays, whole; the rest of the cap goes by attention and by keys.
 
-    No attention has been paid yet to a fact that nothing asked about so far, so attention cannot save it. Values of the
-    first layers say which words stand where, without a position: how far they are from the mean direction of all values
-    of the sequence, averaged over heads, layers and neighbours, tells a fact from the text around it. It is one
-    number for each token, known when the token comes: where it is rare, all heads keep the whole stretch. Other pairs
-    compete, head by head, with the rank of the attention they received and the rank of their key's difference.
+    No attention has been paid yet to a fact that nothing asked about so far, so attention cannot save it. Two signals
+    together tell a fact from the text around it. Values of the first layers say which words stand where, without a
+    position: how far they are from the mean direction of all values of the sequence. And surprise: how much less than
+    a word on average the model expected this one. Each is averaged over neighbours and measured in standard deviations
+    of the sequence so far. It is one number for each token, known when the token comes: where it is rare, all heads
+    keep the whole stretch. Other pairs compete, head by head, with the rank of the attention they received and the
+    rank of their key's difference.
 
     Parameters
     ----------
@@ -32,65 +34,87 @@ class NovelValues(Policy):
         How novel they must be: standard deviations above the mean of the sequence so far.
     neighbours : int
         Tokens over which novelty is averaged, odd: about a sentence.
+    spread : int
+        Tokens around a novel one that stay with it, itself included, odd: a fact's last word matters most, and its
+        neighbours on one side are not novel.
     depth : float
         The share of the layers, from the first one on, whose values are looked at.
+    surprise : float
+        Weight of surprise beside that of values.
     latest : float
         The share of the cap that the most recent tokens have for themselves, where that is more than `recent`.
     weight : float
         Of the rank of the key's difference, beside that of attention.
     """
 
-    share: float = 0.5
-    rarity: float = 1.2
+    share: float = 0.6
+    rarity: float = 1.4
     neighbours: int = 15
+    spread: int = 7
     depth: float = 1 / 6
+    surprise: float = 2.0
     latest: float = 0.25
     weight: float = 0.5
 
     name: ClassVar[str] = "novel-values"
     source: ClassVar[str] = "ours"
+    needs_surprise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for field in ("share", "depth", "latest"):
             check_share(field, getattr(self, field))
-        for field in ("rarity", "weight"):
+        for field in ("rarity", "surprise", "weight"):
             check_share(field, getattr(self, field), most=torch.inf)
-        check_odd("neighbours", self.neighbours)
+        for field in ("neighbours", "spread"):
+            check_odd(field, getattr(self, field))
 
     def score(self, pairs: Candidates) -> Tensor:
         """Ranks by attention and by key; 2 more for novel pairs, and 4 for the latest."""
-        mean, deviation = self._remember(pairs)
+        if pairs.memory.get("seen") != pairs.seen:
+            self._note_novelty(pairs)
+            pairs.memory["seen"] = pairs.seen
         scores = ranks(pairs.received / pairs.asked) + self.weight * ranks(-pairs.unrotated_likeness())
-        most = int(self.share * pairs.cap)
+        most = min(int(self.share * pairs.cap), pairs.count)
         if most:
             novelty, places = pairs.notes.topk(most, dim=-1)
-            rare = (novelty > mean + self.rarity * deviation).float()
-            scores.scatter_add_(-1, places, (2 + self.weight) * rare)
+            scores.scatter_add_(-1, places, (2 + self.weight) * (novelty > self.rarity).float())
         latest = int(self.latest * pairs.cap)
         if latest:
             scores[..., -latest:] += 2 * (2 + self.weight)
         return scores
 
-    def _remember(self, pairs: Candidates) -> tuple[float, float]:
-        """Note the novelty of new pairs; mean and standard deviation of the novelty of all tokens so far."""
-        memory = pairs.memory
-        if memory.get("seen") != pairs.seen:
-            novelty = self._novelty(pairs)
-            pairs.notes[..., pairs.count - pairs.new :] = novelty
-            sums = torch.stack((torch.ones_like(novelty), novelty, novelty.square())).sum(1).double().cpu()
-            memory["sums"] = memory.get("sums", 0) + sums
-            memory["seen"] = pairs.seen
-        count, total, squares = memory["sums"].tolist()
-        mean = total / count
-        return mean, max(squares / count - mean * mean, 0.0) ** 0.5
+    def _note_novelty(self, pairs: Candidates) -> None:
+        """Note the novelty of new pairs, and anew that of the last ones before them, whose neighbours have come now."""
+        assert pairs.surprise is not None
+        memory, edge = pairs.memory, min(self.neighbours // 2 + self.spread // 2, self.recent)
+        line = torch.stack((self._unlikeness(pairs), pairs.surprise.to(pairs.values.device)))
+        before = memory.get("line", line[:, :0])
+        line = torch.cat((before, line), 1)
+        half = self.neighbours // 2
+        means = F.avg_pool1d(line[None], self.neighbours, 1, half, count_include_pad=False)[0]
+        first = max(0, before.shape[1] - edge)  # further back lie tokens that are here only as neighbours
+        novelty = self._in_deviations(means, means[:, first : max(line.shape[1] - edge, 1)], memory)
+        novelty = F.max_pool1d(novelty[None], self.spread, 1, self.spread // 2)[0, first:]
+        pairs.notes[..., pairs.count - len(novelty) :] = novelty
+        memory["line"] = line[:, -2 * edge :] if edge else line[:, :0]
 
-    def _novelty(self, pairs: Candidates) -> Tensor:
-        """[new]: how unlike the sequence so far each new token and its neighbours are, from -1 to 1."""
+    def _in_deviations(self, means: Tensor, settled: Tensor, memory: dict[str, Tensor]) -> Tensor:
+        """Both signals [2, n] as one [n]: standard deviations above the mean of all `settled` ones of the sequence."""
+        a, b = settled.double()
+        memory["sums"] = memory.get("sums", 0) + torch.stack((torch.ones_like(a), a, b, a * a, b * b, a * b)).sum(1)
+        count, *sums = memory["sums"].tolist()
+        mean_a, mean_b, aa, bb, ab = (s / count for s in sums)
+        deviation_a, deviation_b = (max(x - m * m, 1e-12) ** 0.5 for x, m in ((aa, mean_a), (bb, mean_b)))
+        correlation = (ab - mean_a * mean_b) / (deviation_a * deviation_b)
+        together = max(1 + self.surprise**2 + 2 * self.surprise * correlation, 1e-6) ** 0.5
+        novelty = (means[0] - mean_a) / deviation_a + self.surprise * (means[1] - mean_b) / deviation_b
+        return novelty / together
+
+    def _unlikeness(self, pairs: Candidates) -> Tensor:
+        """[new]: how unlike the mean direction of the sequence so far each new token's values are, from -1 to 1."""
         layers = max(1, round(self.depth * len(pairs.values)))
         new = F.normalize(pairs.values[:layers, :, pairs.count - pairs.new :].float(), dim=-1)
         total = new.sum(2) + pairs.memory.get("values", 0)
         pairs.memory["values"] = total
-        likeness = (new @ F.normalize(total, dim=-1)[..., None])[..., 0].mean((0, 1))
-        half = self.neighbours // 2
-        return -F.avg_pool1d(likeness[None], self.neighbours, 1, half, count_include_pad=False)[0]
+        return -(new @ F.normalize(total, dim=-1)[..., None])[..., 0].mean((0, 1))

@@ -149,23 +149,22 @@ static void pack_block(const float *x, const weight *w, float eps, int features,
     }
 }
 
-/* Logits of `count` columns, [count, vocab], from the residual stream's last columns `wanted`. */
-static void head(int tiles, const decoder *m, room *r, const int32_t *wanted, int count, float *logits, float *hidden,
-                 meeting *together, int t, int n) {
-    const int k = m->hidden, blocks = (count + LANES - 1) / LANES;
-    for (int b = t; b < blocks; b += n) {
+/* Last hidden states of the `count` columns `wanted`, each at most once, and logits of the first `asked` of them. */
+static void head(int tiles, const decoder *m, room *r, const int32_t *wanted, int count, int asked, float *logits,
+                 float *hidden, meeting *together, int t, int n) {
+    const int k = m->hidden, blocks = (asked + LANES - 1) / LANES;
+    for (int b = t; b * LANES < count; b += n) {
         int columns[LANES];
         for (int l = 0; l < LANES; l++) columns[l] = b * LANES + l < count ? wanted[b * LANES + l] : -1;
         float *x = r->out + (size_t)b * m->hidden * LANES; /* free by now */
         gather(r->x, k, 0, k, columns, x);
         norm_columns(x, m->norm, m->eps, k);
-        if (hidden)
-            for (int l = 0; l < LANES; l++)
-                if (columns[l] >= 0)
-                    for (int i = 0; i < k; i++) hidden[((size_t)b * LANES + l) * k + i] = x[i * LANES + l];
-        pack_block(x, NULL, 0, k, r->in + b * packed_at(k));
+        for (int l = 0; l < LANES; l++)
+            if (columns[l] >= 0)
+                for (int i = 0; i < k; i++) hidden[((size_t)b * LANES + l) * k + i] = x[i * LANES + l];
+        if (b < blocks) pack_block(x, NULL, 0, k, r->in + b * packed_at(k));
     }
-    if (!logits) return;
+    if (!asked) return;
     meet(together, n);
     const int panels = (m->vocab + 31) / 32;
     float square[4][SQUARE];
@@ -180,7 +179,7 @@ static void head(int tiles, const decoder *m, room *r, const int32_t *wanted, in
                     b ? 0 : 16 * (int)sizeof(weight));
             for (int j = 0; j < 4; j++) {
                 const int from = first + j / 2 * LANES, column = (b + j % 2) * LANES;
-                for (int l = 0; l < LANES && column + l < count; l++)
+                for (int l = 0; l < LANES && column + l < asked; l++)
                     for (int i = 0; i < LANES && from + i < m->vocab; i++)
                         logits[(size_t)(column + l) * m->vocab + from + i] =
                             square[j][i * LANES + l] + (m->head_bias ? widen(m->head_bias[from + i]) : 0.0f);
@@ -190,11 +189,11 @@ static void head(int tiles, const decoder *m, room *r, const int32_t *wanted, in
 }
 
 /* Feed the tokens of `count` sequences, `columns` in all; their keys and values are written behind what they have.
- * cosine, sine: [columns, D/2] of the tokens' positions. wanted: columns whose logits [n_wanted, vocab] and last hidden
- * states [n_wanted, hidden] (after the norm) are left, where asked for. memory: forward_bytes(). */
+ * cosine, sine: [columns, D/2] of the tokens' positions. wanted: different columns whose last hidden states [n_wanted,
+ * hidden] (after the norm) are left, with the logits [n_logits, vocab] of the first of them. memory: forward_bytes(). */
 void forward(const decoder *m, const int32_t *tokens, int32_t columns, const sequence *sequences, int32_t count,
              const float *cosine, const float *sine, int32_t longest, char *memory, const int32_t *wanted,
-             int32_t n_wanted, float *logits, float *hidden) {
+             int32_t n_wanted, int32_t n_logits, float *logits, float *hidden) {
     const int width = m->query_heads * m->head_dim, kv = m->kv_heads * m->head_dim, half = m->head_dim / 2;
     const int features = width + 2 * kv, blocks = (columns + LANES - 1) / LANES, tiles = tiles_allowed();
     const size_t pairs = longest > m->head_dim ? longest : m->head_dim;
@@ -252,7 +251,7 @@ void forward(const decoder *m, const int32_t *tokens, int32_t columns, const seq
             multiply(tiles, &down, 1, inner, r.act, blocks, 1, r.x, hidden, after, t, n);
             meet(&together, n);
         }
-        if (n_wanted) head(tiles, m, &r, wanted, n_wanted, logits, hidden, &together, t, n);
+        if (n_wanted) head(tiles, m, &r, wanted, n_wanted, n_logits, logits, hidden, &together, t, n);
         tiles_end(tiles);
     }
     free(attention);
