@@ -28,7 +28,7 @@ NOTES = 4 + 4 + 4 + 4 + 4  # position, arrival, received, latest, the policy's n
 
 
 def by_hand(cap: int, block: int, policy: str | None) -> int:
-    """Bytes of a slot of the tiny model: 3 layers, 2 heads, 6 query heads, 16 dimensions, hidden states of 48, float32."""
+    """Bytes of a slot of the tiny model: 3 layers, 2 heads, 6 query heads of 16, hidden states of 48, float32."""
     pair = 2 * 16 * 4 + (NOTES if policy else 0)
     queries = 6 * block * 16 * 4 if policy == "expected-attention" else 0
     surprise = (48 + cap + block) * 4 if policy == "novel-values" else 0

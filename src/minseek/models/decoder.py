@@ -71,7 +71,9 @@ class Decoder:
         logits, hidden : Tensor
             Of the tokens that are wanted, in order: float32, [n, vocabulary] and [n, hidden] (after the last norm).
         """
-        asked, known, columns = [], [], 0
+        asked: list[int] = []
+        known: list[int] = []
+        columns = 0
         for feed in feeds:
             self._check(feed.tokens)
             end = columns + len(feed.tokens)
@@ -86,7 +88,7 @@ class Decoder:
         return logits, hidden[: len(asked)]
 
     def _note_surprise(self, feeds: Sequence[Feed], hidden: Tensor) -> None:
-        """Tell caches that ask how unexpected each new token was; hidden: of their tokens, and of others' wanted ones."""
+        """Tell caches that ask how unexpected each new token was; hidden: of their tokens and what others wanted."""
         if self._mean_head is None:
             bias = self.parts.head_bias
             self._mean_head = self.parts.head.mean(0, dtype=torch.float32), 0.0 if bias is None else float(bias.mean())

@@ -108,7 +108,7 @@ class NovelValues(Policy):
         deviation_a, deviation_b = (max(x - m * m, 1e-12) ** 0.5 for x, m in ((aa, mean_a), (bb, mean_b)))
         correlation = (ab - mean_a * mean_b) / (deviation_a * deviation_b)
         together = max(1 + self.surprise**2 + 2 * self.surprise * correlation, 1e-6) ** 0.5
-        novelty = (means[0] - mean_a) / deviation_a + self.surprise * (means[1] - mean_b) / deviation_b
+        novelty: Tensor = (means[0] - mean_a) / deviation_a + self.surprise * (means[1] - mean_b) / deviation_b
         return novelty / together
 
     def _unlikeness(self, pairs: Candidates) -> Tensor:
