@@ -103,12 +103,12 @@ class NovelValues(Policy):
         """Both signals [2, n] as one [n]: standard deviations above the mean of all `settled` ones of the sequence."""
         a, b = settled.double()
         memory["sums"] = memory.get("sums", 0) + torch.stack((torch.ones_like(a), a, b, a * a, b * b, a * b)).sum(1)
-        count, *sums = memory["sums"].tolist()
+        count, *sums = (float(s) for s in memory["sums"])
         mean_a, mean_b, aa, bb, ab = (s / count for s in sums)
         deviation_a, deviation_b = (max(x - m * m, 1e-12) ** 0.5 for x, m in ((aa, mean_a), (bb, mean_b)))
         correlation = (ab - mean_a * mean_b) / (deviation_a * deviation_b)
         together = max(1 + self.surprise**2 + 2 * self.surprise * correlation, 1e-6) ** 0.5
-        novelty: Tensor = (means[0] - mean_a) / deviation_a + self.surprise * (means[1] - mean_b) / deviation_b
+        novelty = (means[0] - mean_a) / deviation_a + self.surprise * (means[1] - mean_b) / deviation_b
         return novelty / together
 
     def _unlikeness(self, pairs: Candidates) -> Tensor:
