@@ -2,7 +2,8 @@
 
     python bench/quality.py [--only POLICY …] [--prompts N] [--report]
 
-Without --only, the full cache and the default policy are asked 100 prompts of each kind, the others 20. Wordings and texts are those of `needles.REPORT`; the default policy was tuned on `needles.TUNE` and other texts.
+Without --only, the full cache and the default policy are asked 100 prompts of each kind, the others 20. Wordings and
+texts are those of `needles.REPORT`; the default policy was tuned on `needles.TUNE` and other texts.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ import minseek
 from minseek import InputError, MinseekWarning
 from minseek.models import FORMATS, PLAIN, THINK, ThinkingFormat, gguf, hardware
 from minseek.models.formats import choose_format, is_open
+from minseek.models.gathered import gather_weights
 from minseek.models.prompts import encode_prompt, render_prompt
+from minseek.native import huge_bytes
 from minseek.native import library as native
 from minseek.reasoning.run import Run
 from minseek.units import format_bytes
@@ -679,3 +681,28 @@ def test_without_a_template_the_prompt_is_the_question(tmp_path: Path) -> None:
     assert render_prompt(model.tokenizer, "Why?", "Be brief.") == "Be brief.\n\nWhy?"
     assert model.decode(encode_prompt(model.tokenizer, "Why?")) == "Why?"
     assert greedy(model)
+
+
+def test_gathered_weights_lie_behind_each_other_and_what_was_shared_is() -> None:
+    a, b = torch.randn(700, 33), torch.randn(5, dtype=torch.bfloat16)
+    weights = {"a": a, "b": b, "again": a, "turned": a.t(), "none": torch.empty(0)}
+    wanted = dict(weights)
+    gathered = gather_weights(weights)
+    assert not weights  # what nobody else holds could be freed
+    assert list(gathered) == list(wanted)
+    for name, tensor in gathered.items():
+        assert torch.equal(tensor, wanted[name])
+        assert tensor.is_contiguous()
+        assert tensor.data_ptr() % 64 == 0 or not tensor.nbytes
+    assert gathered["again"].data_ptr() == gathered["a"].data_ptr() != a.data_ptr()
+    assert len({t.untyped_storage().data_ptr() for t in gathered.values()}) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 2 * 2**20 - 1, 2 * 2**20, 9_000_001])
+def test_huge_bytes_are_as_many_as_asked_for(count: int) -> None:
+    room = huge_bytes(count)
+    assert room.shape == (count,)
+    room.fill_(7)
+    assert int(room.sum()) == 7 * count
+    if count >= 2 * 2**20:
+        assert room.data_ptr() % (2 * 2**20) == 0

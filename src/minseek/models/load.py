@@ -8,9 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from minseek.errors import InputError
 from minseek.models.blueprint import Blueprint, check_config, describe
 from minseek.models.formats import ThinkingFormat, check_format_name
+from minseek.models.gathered import gather_weights
 from minseek.models.gguf import BLUEPRINT, dense_folder
 from minseek.models.hardware import Placement, place
 from minseek.models.model import Model
@@ -115,8 +118,9 @@ def _read(name: str, source: Path, placement: Placement) -> tuple[DecoderParts, 
             where, config=config, dtype=placement.dtype, output_loading_info=True
         )
     check_complete(name, found)
-    model.to(placement.device)
-    return take_parts(describe(model), model.state_dict()), tokenizer
+    blueprint, weights = describe(model), model.to(placement.device).state_dict()
+    del model  # its weights are freed one by one as they are gathered
+    return take_parts(blueprint, _settled(weights, placement)), tokenizer
 
 
 def _read_converted(folder: Path, placement: Placement) -> tuple[DecoderParts, Any]:
@@ -127,4 +131,9 @@ def _read_converted(folder: Path, placement: Placement) -> tuple[DecoderParts, A
     with readable_errors(f"the converted model in {folder} is damaged: remove that folder"):
         weights = load_file(folder / "model.safetensors", device=str(placement.device))
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        return take_parts(Blueprint.read(folder / BLUEPRINT), weights), tokenizer
+        return take_parts(Blueprint.read(folder / BLUEPRINT), _settled(weights, placement)), tokenizer
+
+
+def _settled(weights: dict[str, Tensor], placement: Placement) -> dict[str, Tensor]:
+    """Weights where every pass will read them."""
+    return gather_weights(weights) if placement.device.type == "cpu" else weights

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -99,17 +100,17 @@ class NovelValues(Policy):
         pairs.notes[..., pairs.count - len(novelty) :] = novelty
         memory["line"] = line[:, -2 * edge :] if edge else line[:, :0]
 
-    def _in_deviations(self, means: Tensor, settled: Tensor, memory: dict[str, Tensor]) -> Tensor:
+    def _in_deviations(self, means: Tensor, settled: Tensor, memory: dict[str, Any]) -> Tensor:
         """Both signals [2, n] as one [n]: standard deviations above the mean of all `settled` ones of the sequence."""
         a, b = settled.double()
         memory["sums"] = memory.get("sums", 0) + torch.stack((torch.ones_like(a), a, b, a * a, b * b, a * b)).sum(1)
         count, *sums = (float(s) for s in memory["sums"])
         mean_a, mean_b, aa, bb, ab = (s / count for s in sums)
-        deviation_a, deviation_b = (max(x - m * m, 1e-12) ** 0.5 for x, m in ((aa, mean_a), (bb, mean_b)))
+        deviation_a, deviation_b = (math.sqrt(max(x - m * m, 1e-12)) for x, m in ((aa, mean_a), (bb, mean_b)))
         correlation = (ab - mean_a * mean_b) / (deviation_a * deviation_b)
-        together = max(1 + self.surprise**2 + 2 * self.surprise * correlation, 1e-6) ** 0.5
-        novelty = (means[0] - mean_a) / deviation_a + self.surprise * (means[1] - mean_b) / deviation_b
-        return novelty / together
+        together = math.sqrt(max(1 + self.surprise**2 + 2 * self.surprise * correlation, 1e-6))
+        a, b = (means[0] - mean_a) / deviation_a, (means[1] - mean_b) / deviation_b
+        return (a + self.surprise * b) / together
 
     def _unlikeness(self, pairs: Candidates) -> Tensor:
         """[new]: how unlike the mean direction of the sequence so far each new token's values are, from -1 to 1."""

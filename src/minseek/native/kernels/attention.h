@@ -4,6 +4,7 @@
  * throughout: 16 of them go through softmax together, and with G query heads over T new tokens there are G * T. */
 #ifndef MINSEEK_ATTENTION_H
 #define MINSEEK_ATTENTION_H
+#include "columns.h"
 #include "decoder.h"
 #include "product.h"
 
@@ -59,57 +60,6 @@ static desk carve(char *at, size_t longest, size_t dim) {
     return d;
 }
 
-/* Up to 16 columns of features from..from + count of activations [block][features][16], as [count][16]. */
-static void gather(const float *act, int features, int from, int count, const int *columns, float *out) {
-    if (columns[0] >= 0 && columns[0] % LANES == 0 && columns[LANES - 1] == columns[0] + LANES - 1) {
-        memcpy(out, act + ((size_t)columns[0] / LANES * features + from) * LANES, sizeof(float) * count * LANES);
-        return;
-    }
-    for (int l = 0; l < LANES; l++) {
-        if (columns[l] < 0) {
-            for (int i = 0; i < count; i++) out[i * LANES + l] = 0;
-            continue;
-        }
-        const float *a = act + ((size_t)(columns[l] / LANES) * features + from) * LANES + columns[l] % LANES;
-        for (int i = 0; i < count; i++) out[i * LANES + l] = a[(size_t)i * LANES];
-    }
-}
-
-/* The reverse of gather, for lanes that have a column. */
-static void scatter(const float *in, int features, int from, int count, const int *columns, float *act) {
-    if (columns[0] >= 0 && columns[0] % LANES == 0 && columns[LANES - 1] == columns[0] + LANES - 1) {
-        memcpy(act + ((size_t)columns[0] / LANES * features + from) * LANES, in, sizeof(float) * count * LANES);
-        return;
-    }
-    for (int l = 0; l < LANES; l++) {
-        if (columns[l] < 0) continue;
-        float *a = act + ((size_t)(columns[l] / LANES) * features + from) * LANES + columns[l] % LANES;
-        for (int i = 0; i < count; i++) a[(size_t)i * LANES] = in[i * LANES + l];
-    }
-}
-
-/* Divide 16 columns [n][16] by their root mean square and multiply by w. */
-static void norm_columns(float *x, const weight *w, float eps, int n) {
-    vec s = splat(0);
-    for (int i = 0; i < n; i++) s += loadf(x + i * LANES) * loadf(x + i * LANES);
-    float r[LANES];
-    storef(r, s / (float)n + eps);
-    for (int l = 0; l < LANES; l++) r[l] = 1.0f / sqrtf(r[l]);
-    vec by = loadf(r);
-    for (int i = 0; i < n; i++) storef(x + i * LANES, loadf(x + i * LANES) * by * widen(w[i]));
-}
-
-/* Rotate 16 columns [D][16] by their own angles [D/2][16]. */
-static void rotate_columns(float *x, const float *cosine, const float *sine, int dim) {
-    int half = dim / 2;
-    for (int i = 0; i < half; i++) {
-        vec a = loadf(x + i * LANES), b = loadf(x + (i + half) * LANES);
-        vec c = loadf(cosine + i * LANES), s = loadf(sine + i * LANES);
-        storef(x + i * LANES, a * c - b * s);
-        storef(x + (i + half) * LANES, b * c + a * s);
-    }
-}
-
 /* Write the new keys and values of one head behind those in the cache. qkv: [block][width + 2 kv][16]. */
 static void remember(const decoder *m, const layer_weights *w, int layer, int head, const sequence *s, const float *qkv,
                      const float *cosine, const float *sine, desk *d) {
@@ -122,36 +72,17 @@ static void remember(const decoder *m, const layer_weights *w, int layer, int he
         gather(qkv, features, width + head * dim, dim, columns, x);
         if (w->k_norm) norm_columns(x, w->k_norm, m->eps, dim);
         if (s->raw)
-            for (int l = 0; l < count; l++)
-                for (int i = 0; i < dim; i++) s->raw[layer][base + (size_t)(t + l) * dim + i] = narrow(x[i * LANES + l]);
+            leave_rows(x, dim, count, s->raw[layer] + base + (size_t)t * dim);
         gather(cosine, dim / 2, 0, dim / 2, columns, angles);
         gather(sine, dim / 2, 0, dim / 2, columns, angles + dim / 2 * LANES);
         rotate_columns(x, angles, angles + dim / 2 * LANES, dim);
-        for (int l = 0; l < count; l++)
-            for (int i = 0; i < dim; i++) s->keys[layer][base + (size_t)(t + l) * dim + i] = narrow(x[i * LANES + l]);
+        leave_rows(x, dim, count, s->keys[layer] + base + (size_t)t * dim);
         gather(qkv, features, width + kv + head * dim, dim, columns, x);
-        for (int l = 0; l < count; l++)
-            for (int i = 0; i < dim; i++) s->values[layer][base + (size_t)(t + l) * dim + i] = narrow(x[i * LANES + l]);
+        leave_rows(x, dim, count, s->values[layer] + base + (size_t)t * dim);
     }
     if (s->positions)
         for (int t = 0; t < s->rows; t++)
             s->positions[layer][(size_t)head * s->capacity + s->length + t] = s->position + t;
-}
-
-/* values [n][D] as [D][longest], zero from n on. */
-static void turn(const weight *values, int n, int longest, int dim, weight *out) {
-    for (int from = 0; from < n; from += 32) {
-        int count = n - from < 32 ? n - from : 32;
-        for (int i = 0; i < dim; i++) {
-            weight *o = out + (size_t)i * longest + from;
-            const weight *v = values + (size_t)from * dim + i;
-            if (count == 32)
-                for (int j = 0; j < 32; j++) o[j] = v[(size_t)j * dim];
-            else
-                for (int j = 0; j < count; j++) o[j] = v[(size_t)j * dim];
-        }
-    }
-    for (int i = 0; i < dim; i++) memset(out + (size_t)i * longest + n, 0, sizeof(weight) * (longest - n));
 }
 
 /* 16 queries of one head: which columns they are, what they see. */
@@ -223,8 +154,8 @@ static void score(const weight *keys, const weight *values, int seen, int whole,
 }
 
 /* Exponentials of one strip of scores [n][16], each query's over the pairs that it sees, none further back than the
- * window: in place if `keep`, and packed up to `padded`. Returns what they are to be multiplied by. */
-static vec soften(float *scores, int n, int padded, int length, const strip *r, const int *at, int window, int keep,
+ * window, packed up to `padded`. Returns what they are to be multiplied by. */
+static vec soften(float *scores, int n, int padded, int length, const strip *r, const int *at, int window,
                   packed *weights) {
     ivec limit, mine;
     memcpy(&limit, r->sees, sizeof limit);
@@ -246,37 +177,28 @@ static vec soften(float *scores, int n, int padded, int length, const strip *r, 
         vec odd = vexp_weight(loadf(scores + (size_t)(j + 1) * LANES) - top);
         total += even + odd;
         pack(weights + packed_at(j), even, odd);
-        if (keep) {
-            storef(scores + (size_t)j * LANES, even);
-            storef(scores + (size_t)(j + 1) * LANES, odd);
-        }
     }
     float lives[LANES];
     for (int l = 0; l < LANES; l++) lives[l] = r->column[l] < 0 ? 0 : 1;
     return loadf(lives) / total;
 }
 
-/* Add the weights of the strips to the sums over all queries, and over the latest. */
+/* Add the weights of the strips to the sums over all queries, and over the latest; n is even. */
 static void tally(desk *d, int n, int strips, const strip *r, const vec *by) {
-    ivec late[2];
-    for (int i = 0; i < strips; i++) memcpy(&late[i], r[i].late, sizeof late[i]);
-    if (strips > 1)
-        for (int j = 0; j < n; j++) {
-            const size_t at = (size_t)j * LANES;
-            storef(d->sums[0] + at,
-                   loadf(d->sums[0] + at) + loadf(d->scores[0] + at) * by[0] + loadf(d->scores[1] + at) * by[1]);
-        }
-    else
-        for (int j = 0; j < n; j++) {
-            const size_t at = (size_t)j * LANES;
-            storef(d->sums[0] + at, loadf(d->sums[0] + at) + loadf(d->scores[0] + at) * by[0]);
-        }
     for (int i = 0; i < strips; i++) {
-        if (!r[i].any_late) continue;
-        const vec part = (vec)((ivec)by[i] & late[i]);
-        for (int j = 0; j < n; j++) {
-            const size_t at = (size_t)j * LANES;
-            storef(d->sums[1] + at, loadf(d->sums[1] + at) + loadf(d->scores[i] + at) * part);
+        ivec late;
+        memcpy(&late, r[i].late, sizeof late);
+        const vec part = (vec)((ivec)by[i] & late);
+        for (int j = 0; j < n; j += 2) {
+            vec even, odd;
+            unpack(d->weights[i] + packed_at(j), &even, &odd);
+            float *all = d->sums[0] + (size_t)j * LANES, *latest = d->sums[1] + (size_t)j * LANES;
+            storef(all, loadf(all) + even * by[i]);
+            storef(all + LANES, loadf(all + LANES) + odd * by[i]);
+            if (r[i].any_late) {
+                storef(latest, loadf(latest) + even * part);
+                storef(latest + LANES, loadf(latest + LANES) + odd * part);
+            }
         }
     }
 }
@@ -295,75 +217,6 @@ static void answer(const float *x, const strip *r, int width, int dim, float *ou
     }
 }
 
-/* One new token: its G queries against all pairs. Weights lie in rows here, and values need not be turned. */
-static void attend_one(const decoder *m, const layer_weights *w, int layer, int head, const sequence *s,
-                       const float *qkv, const float *cosine, const float *sine, desk *d, int tiles, float *out) {
-    const int dim = m->head_dim, group = m->query_heads / m->kv_heads, width = m->query_heads * dim;
-    const int n = s->length + 1, padded = (int)up_to(n, LANES), whole = n / LANES * LANES;
-    const size_t base = (size_t)head * s->capacity;
-    const weight *keys = s->keys[layer] + base * dim, *values = s->values[layer] + base * dim;
-    const int *at = s->positions ? s->positions[layer] + base : NULL;
-    strip r = ask(m, w, layer, head, s, 0, qkv, cosine, sine, d, d->queries);
-    score(keys, values, n, whole, dim, 1, d, tiles);
-    float *rows = d->scores[1]; /* [G][padded] */
-    for (int g = 0; g < group; g++) {
-        float *row = rows + (size_t)g * padded;
-        vec top = splat(-INFINITY), total = splat(0);
-        for (int j = 0; j < n; j++) row[j] = d->scores[0][(size_t)j * LANES + g];
-        if (w->window)
-            for (int j = 0; j < n; j++)
-                if (s->position - (at ? at[j] : j) >= w->window) row[j] = -INFINITY;
-        for (int j = n; j < padded; j++) row[j] = -INFINITY;
-        for (int j = 0; j < padded; j += LANES) top = vmax(top, loadf(row + j));
-        top = splat(highest(top));
-        for (int j = 0; j < padded; j += LANES) {
-            vec e = vexp_weight(loadf(row + j) - top);
-            storef(row + j, e);
-            total += e;
-        }
-        const float by = 1.0f / sum(total);
-        for (int j = 0; j < padded; j += LANES) storef(row + j, loadf(row + j) * by);
-    }
-    if (s->received)
-        for (int j = 0; j < n; j++) {
-            float given = 0;
-            for (int g = 0; g < group; g++) given += rows[(size_t)g * padded + j];
-            s->received[layer][base + j] += given / group;
-            if (!s->recent) s->latest[layer][base + j] += given / group;
-        }
-    float *x = d->column;
-    const weight *next = keys + (size_t)s->capacity * dim;
-    for (int first = 0; first < group; first += 4) {
-        const int heads = group - first < 4 ? group - first : 4;
-        int k = 0;
-        for (; k + 2 * LANES <= dim; k += 2 * LANES) {
-            vec a[4] = {{0}}, b[4] = {{0}};
-            for (int j = 0; j < n; j++) {
-                const weight *v = values + (size_t)j * dim + k;
-                __builtin_prefetch(next + (size_t)j * dim + k); /* where the next head's keys are */
-                const vec low = load(v), high = load(v + LANES);
-                for (int g = 0; g < heads; g++) {
-                    const float p = rows[(size_t)(first + g) * padded + j];
-                    a[g] += low * p;
-                    b[g] += high * p;
-                }
-            }
-            for (int g = 0; g < heads; g++)
-                for (int l = 0; l < LANES; l++) {
-                    x[(k + l) * LANES + first + g] = a[g][l];
-                    x[(k + LANES + l) * LANES + first + g] = b[g][l];
-                }
-        }
-        for (; k < dim; k++)
-            for (int g = 0; g < heads; g++) {
-                float a = 0;
-                for (int j = 0; j < n; j++) a += widen(values[(size_t)j * dim + k]) * rows[(size_t)(first + g) * padded + j];
-                x[k * LANES + first + g] = a;
-            }
-    }
-    answer(x, &r, width, dim, out);
-}
-
 /* All of one head: write its keys and values, attend, leave the output in out [block][width][16]. */
 static void attend_head(const decoder *m, const layer_weights *w, int layer, int head, const sequence *s,
                         const float *qkv, const float *cosine, const float *sine, desk *d, int tiles, float *out) {
@@ -375,10 +228,6 @@ static void attend_head(const decoder *m, const layer_weights *w, int layer, int
     remember(m, w, layer, head, s, qkv, cosine, sine, d);
     memset(d->tail, 0, sizeof(weight) * LANES * dim);
     memcpy(d->tail, keys + (size_t)whole * dim, sizeof(weight) * (n - whole) * dim);
-    if (s->rows == 1 && group <= LANES) {
-        attend_one(m, w, layer, head, s, qkv, cosine, sine, d, tiles, out);
-        return;
-    }
     turn(s->values[layer] + (size_t)head * s->capacity * dim, n, padded, dim, d->turned);
     if (counted)
         for (int i = 0; i < 2; i++) memset(d->sums[i], 0, sizeof(float) * padded * LANES);
@@ -395,8 +244,8 @@ static void attend_head(const decoder *m, const layer_weights *w, int layer, int
         const int reach = (int)up_to(seen, 32);
         score(keys, NULL, seen, whole, dim, strips, d, tiles);
         for (int i = 0; i < strips; i++)
-            by[i] = soften(d->scores[i], seen, reach, s->length, &r[i], at, w->window, counted, d->weights[i]);
-        if (counted) tally(d, seen, strips, r, by);
+            by[i] = soften(d->scores[i], seen, reach, s->length, &r[i], at, w->window, d->weights[i]);
+        if (counted) tally(d, reach, strips, r, by);
         for (int k = 0; k < dim; k += 2 * LANES) {
             const int left = dim - k - LANES;
             float *c[4] = {d->column + (size_t)k * LANES, d->scores[0] + (size_t)k * LANES,

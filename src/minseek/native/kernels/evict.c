@@ -32,27 +32,30 @@ static void bare(const weight *key, const float *cosine, const float *sine, int 
  * cosine, sine: [positions, D/2]. */
 void key_likeness(const weight *keys, const int32_t *positions, const float *cosine, const float *sine, int32_t layers,
                   int64_t stride, int32_t heads, int32_t capacity, int32_t n, int32_t dim, int32_t threads, float *out) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int task = 0; task < layers * heads; task++) {
-        const int64_t first = task / heads * stride + (int64_t)(task % heads) * capacity;
-        float *bared = malloc(sizeof(float) * (size_t)n * dim), mean[WIDEST] = {0};
-        for (int j = 0; j < n; j++) {
-            float *one = bared + (size_t)j * dim;
-            const size_t at = (size_t)positions[first + j] * (dim / 2);
-            bare(keys + (first + j) * dim, cosine + at, sine + at, dim, one);
-            for (int i = 0; i < dim; i++) mean[i] += one[i];
-        }
-        float length = 0;
-        for (int i = 0; i < dim; i++) length += mean[i] * mean[i];
-        length = length > 0 ? 1 / sqrtf(length) : 0;
-        for (int j = 0; j < n; j++) {
-            const float *one = bared + (size_t)j * dim;
-            vec s = splat(0);
-            float tail = 0;
-            int i = 0;
-            for (; i + LANES <= dim; i += LANES) s += loadf(one + i) * loadf(mean + i);
-            for (; i < dim; i++) tail += one[i] * mean[i];
-            out[(size_t)task * n + j] = (sum(s) + tail) * length;
+#pragma omp parallel num_threads(threads)
+    {
+        float *bared = malloc(sizeof(float) * (size_t)n * dim); /* once: so much comes from the kernel, and goes back */
+#pragma omp for schedule(static)
+        for (int task = 0; task < layers * heads; task++) {
+            const int64_t first = task / heads * stride + (int64_t)(task % heads) * capacity;
+            float mean[WIDEST] = {0}, length = 0;
+            for (int j = 0; j < n; j++) {
+                float *one = bared + (size_t)j * dim;
+                const size_t at = (size_t)positions[first + j] * (dim / 2);
+                bare(keys + (first + j) * dim, cosine + at, sine + at, dim, one);
+                for (int i = 0; i < dim; i++) mean[i] += one[i];
+            }
+            for (int i = 0; i < dim; i++) length += mean[i] * mean[i];
+            length = length > 0 ? 1 / sqrtf(length) : 0;
+            for (int j = 0; j < n; j++) {
+                const float *one = bared + (size_t)j * dim;
+                vec s = splat(0);
+                float tail = 0;
+                int i = 0;
+                for (; i + LANES <= dim; i += LANES) s += loadf(one + i) * loadf(mean + i);
+                for (; i < dim; i++) tail += one[i] * mean[i];
+                out[(size_t)task * n + j] = (sum(s) + tail) * length;
+            }
         }
         free(bared);
     }

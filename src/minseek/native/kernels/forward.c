@@ -4,7 +4,7 @@
  * All threads run through the layers together. Weights are read once a pass: with few columns that is its floor, with
  * many it is the products.
  */
-#include "attention.h"
+#include "attend_one.h"
 #include "team.h"
 
 typedef struct {
@@ -231,9 +231,19 @@ void forward(const decoder *m, const int32_t *tokens, int32_t columns, const seq
             multiply(tiles, to_qkv, 3, hidden, r.in, blocks, 0, r.qkv, features, begins(w->o, hidden, 32, width, t, n),
                      t, n);
             meet(&together, n);
-            for (int task; (task = take(attention + l)) < count * m->kv_heads;)
-                attend_head(m, w, l, task % m->kv_heads, sequences + task / m->kv_heads, r.qkv, r.cosine, r.sine, &own,
-                            tiles, r.out);
+            for (int task, tasks = count * m->kv_heads; (task = take(attention + l)) < tasks;) {
+                const sequence *s = sequences + task / m->kv_heads;
+                const int head = task % m->kv_heads;
+                if (s->rows > 1 || m->query_heads / m->kv_heads > LANES) {
+                    attend_head(m, w, l, head, s, r.qkv, r.cosine, r.sine, &own, tiles, r.out);
+                    continue;
+                }
+                const int then = task + n; /* most likely, threads being equally fast */
+                const sequence *other = sequences + (then < tasks ? then / m->kv_heads : 0);
+                const weight *next = then < tasks ? other->keys[l] + (size_t)(then % m->kv_heads) * other->capacity * m->head_dim
+                                                  : begins(w->o, hidden, 32, width, t, n);
+                attend_one(m, w, l, head, s, r.qkv, r.cosine, r.sine, &own, tiles, next, r.out);
+            }
             meet(&together, n);
             for (int b = t; b < blocks; b += n)
                 pack_block(r.out + (size_t)b * width * LANES, NULL, 0, width, r.in + b * packed_at(width));

@@ -41,9 +41,14 @@ static inline void pack(packed *p, vec even, vec odd) {
     *(pair_vec *)p = (rounded(even) >> 16) | (rounded(odd) & 0xffff0000u);
 #endif
 }
+static inline void unpack(const packed *p, vec *even, vec *odd) {
+    const uvec both = *(const pair_vec *)p;
+    *even = (vec)(both << 16), *odd = (vec)(both & 0xffff0000u);
+}
 #else
 typedef float packed;
 #define PER_PACKED 1
+static inline void unpack(const packed *p, vec *even, vec *odd) { *even = loadf(p), *odd = loadf(p + LANES); }
 static inline void pack(packed *p, vec even, vec odd) {
     storef(p, even);
     storef(p + LANES, odd);

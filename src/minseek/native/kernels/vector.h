@@ -30,9 +30,23 @@ static inline weight narrow(float f) { /* to nearest even; the cache never holds
     memcpy(&bits, &f, 4);
     return (weight)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
+static inline void narrow_row(weight *p, vec f) { /* the same of sixteen */
+    uvec bits = (uvec)f;
+    *(half_vec *)p = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, half_vec);
+}
+/* 32 in a row, as two vectors; place_of tells where lane l of each belongs. */
+static inline void load_wide(const weight *p, vec *a, vec *b) {
+    typedef uint32_t wide __attribute__((vector_size(4 * LANES), aligned(2), may_alias));
+    uvec both = *(const wide *)p;
+    *a = (vec)(both << 16), *b = (vec)(both & 0xffff0000u);
+}
+static inline int place_of(int second, int l) { return 2 * l + second; }
 #else
 typedef float weight;
 static inline vec load(const weight *p) { return *(const vec_u *)p; }
+static inline void narrow_row(weight *p, vec f) { *(vec_u *)p = f; }
+static inline void load_wide(const weight *p, vec *a, vec *b) { *a = load(p), *b = load(p + LANES); }
+static inline int place_of(int second, int l) { return LANES * second + l; }
 static inline float widen(weight w) { return w; }
 static inline weight narrow(float f) { return f; }
 #endif

@@ -1,0 +1,121 @@
+/* What is done to 16 columns of activations at once: taken out and put back, normalised, rotated, turned into rows. */
+#ifndef MINSEEK_COLUMNS_H
+#define MINSEEK_COLUMNS_H
+#include "vector.h"
+
+/* Up to 16 columns of features from..from + count of activations [block][features][16], as [count][16]. */
+static void gather(const float *act, int features, int from, int count, const int *columns, float *out) {
+    if (columns[0] >= 0 && columns[0] % LANES == 0 && columns[LANES - 1] == columns[0] + LANES - 1) {
+        memcpy(out, act + ((size_t)columns[0] / LANES * features + from) * LANES, sizeof(float) * count * LANES);
+        return;
+    }
+    for (int l = 0; l < LANES; l++) {
+        if (columns[l] < 0) {
+            for (int i = 0; i < count; i++) out[i * LANES + l] = 0;
+            continue;
+        }
+        const float *a = act + ((size_t)(columns[l] / LANES) * features + from) * LANES + columns[l] % LANES;
+        for (int i = 0; i < count; i++) out[i * LANES + l] = a[(size_t)i * LANES];
+    }
+}
+
+/* The reverse of gather, for lanes that have a column. */
+static void scatter(const float *in, int features, int from, int count, const int *columns, float *act) {
+    if (columns[0] >= 0 && columns[0] % LANES == 0 && columns[LANES - 1] == columns[0] + LANES - 1) {
+        memcpy(act + ((size_t)columns[0] / LANES * features + from) * LANES, in, sizeof(float) * count * LANES);
+        return;
+    }
+    for (int l = 0; l < LANES; l++) {
+        if (columns[l] < 0) continue;
+        float *a = act + ((size_t)(columns[l] / LANES) * features + from) * LANES + columns[l] % LANES;
+        for (int i = 0; i < count; i++) a[(size_t)i * LANES] = in[i * LANES + l];
+    }
+}
+
+/* Divide 16 columns [n][16] by their root mean square and multiply by w. */
+static void norm_columns(float *x, const weight *w, float eps, int n) {
+    vec s = splat(0);
+    for (int i = 0; i < n; i++) s += loadf(x + i * LANES) * loadf(x + i * LANES);
+    float r[LANES];
+    storef(r, s / (float)n + eps);
+    for (int l = 0; l < LANES; l++) r[l] = 1.0f / sqrtf(r[l]);
+    vec by = loadf(r);
+    for (int i = 0; i < n; i++) storef(x + i * LANES, loadf(x + i * LANES) * by * widen(w[i]));
+}
+
+/* Rotate 16 columns [D][16] by their own angles [D/2][16]. */
+static void rotate_columns(float *x, const float *cosine, const float *sine, int dim) {
+    int half = dim / 2;
+    for (int i = 0; i < half; i++) {
+        vec a = loadf(x + i * LANES), b = loadf(x + (i + half) * LANES);
+        vec c = loadf(cosine + i * LANES), s = loadf(sine + i * LANES);
+        storef(x + i * LANES, a * c - b * s);
+        storef(x + (i + half) * LANES, b * c + a * s);
+    }
+}
+
+/* Sixteen rows of sixteen become columns: the squares of 1, 2, 4 and 8 off the diagonal change places. */
+static inline void transpose(ivec *v) {
+#define SWAP(STEP, FIRST, SECOND)                                                                                       \
+    for (int i = 0; i < LANES; i++)                                                                                     \
+        if (!(i & STEP)) {                                                                                              \
+            const ivec a = v[i], b = v[i + STEP];                                                                       \
+            v[i] = __builtin_shufflevector(a, b, FIRST);                                                                \
+            v[i + STEP] = __builtin_shufflevector(a, b, SECOND);                                                        \
+        }
+#define EACH(...) __VA_ARGS__
+    SWAP(1, EACH(0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
+         EACH(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+    SWAP(2, EACH(0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+         EACH(2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
+    SWAP(4, EACH(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
+         EACH(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
+    SWAP(8, EACH(0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+         EACH(8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+#undef EACH
+#undef SWAP
+}
+
+/* The first `count` of 16 columns [D][16], each as a row of weights: out [count][D]. */
+static void leave_rows(const float *x, int dim, int count, weight *out) {
+    int from = 0;
+    for (; from + LANES <= dim; from += LANES) {
+        ivec v[LANES];
+        for (int i = 0; i < LANES; i++) v[i] = (ivec)loadf(x + (from + i) * LANES);
+        transpose(v);
+        for (int l = 0; l < count; l++) narrow_row(out + (size_t)l * dim + from, (vec)v[l]);
+    }
+    for (; from < dim; from++)
+        for (int l = 0; l < count; l++) out[(size_t)l * dim + from] = narrow(x[from * LANES + l]);
+}
+
+/* rows [n][D] as [D][longest], zero from n on; longest is a multiple of 32. */
+static void turn(const weight *rows, int n, int longest, int dim, weight *out) {
+    const int whole = n / 32 * 32, even = dim / LANES * LANES;
+    for (int from = 0; from < whole; from += 32)
+        for (int i = 0; i < even; i += LANES) {
+            const weight *r = rows + (size_t)from * dim + i;
+            weight *o = out + (size_t)i * longest + from;
+            ivec v[LANES];
+#ifdef WEIGHT_BF16
+            for (int j = 0; j < LANES; j++) { /* rows 2 j and 2 j + 1 move as one */
+                const weight *a = r + (size_t)2 * j * dim;
+                v[j] = (ivec)((uvec)load(a) >> 16 | (uvec)load(a + dim));
+            }
+            transpose(v);
+            for (int l = 0; l < LANES; l++) memcpy(o + (size_t)l * longest, &v[l], sizeof v[l]);
+#else
+            for (int half = 0; half < 32; half += LANES) {
+                for (int j = 0; j < LANES; j++) v[j] = (ivec)loadf(r + (size_t)(half + j) * dim);
+                transpose(v);
+                for (int l = 0; l < LANES; l++) storef(o + (size_t)l * longest + half, (vec)v[l]);
+            }
+#endif
+        }
+    for (int i = 0; i < dim; i++) {
+        weight *o = out + (size_t)i * longest;
+        for (int j = i < even ? whole : 0; j < n; j++) o[j] = rows[(size_t)j * dim + i];
+        memset(o + n, 0, sizeof(weight) * (longest - n));
+    }
+}
+#endif
