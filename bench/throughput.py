@@ -38,11 +38,16 @@ SCENARIOS = {  # prompts, their tokens, new tokens
     "16 prompts of 4,000 tokens, 512 new": (16, 4000, 512),
     "8 prompts of 8,000 tokens, 64 new": (8, 8000, 64),
 }
-PEERS = {  # script, environment (None: this one), settings of its own
-    "transformers": ("transformers_generate.py", None),
-    "llama.cpp": ("llama_cpp_batch.py", "llama"),
-    "vLLM": ("vllm_cpu.py", "vllm"),
+PEERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # script, environment (None: this one), settings
+    "transformers": ("transformers_generate.py", None, {}),
+    "llama.cpp": ("llama_cpp_batch.py", "llama", {}),
+    "vLLM": ("vllm_cpu.py", "vllm", {}),
+    "vLLM, one at a time": ("vllm_cpu.py", "vllm", {"max_num_seqs": 1}),
 }
+ONLY_LONG = "vLLM, one at a time"  # where two sequences do not quite fit vLLM preempts; elsewhere it is the same
+    "vLLM, one at a time"  # where two sequences do not quite fit it preempts; in the other batches nothing changes
+)
+PATIENCE = 8  # a peer that takes longer than so many times our own run is stopped, and the table says so
 
 
 def prompts_of(model: minseek.Model, count: int, length: int) -> list[list[int]]:
@@ -73,18 +78,21 @@ def ours(model: minseek.Model, prompts: list[list[int]], new: int, budget: int =
     }
 
 
-def run_peer(name: str, job: dict[str, Any]) -> dict[str, Any] | None:
+def run_peer(name: str, job: dict[str, Any], limit: float) -> dict[str, Any] | None:
     """One batch in another engine, in a process of its own; None if it is not installed."""
-    script, environment = PEERS[name]
+    script, environment, settings = PEERS[name]
     python = Path(sys.executable) if environment is None else cache_folder() / "peers" / environment / "bin" / "python"
     if not python.exists():
         return None
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(job, file)
+        json.dump(job | {"settings": settings}, file)
         file.flush()
-        done = subprocess.run(
-            [str(python), str(Path(__file__).parent / "peers" / script), file.name], capture_output=True, text=True
-        )
+        command = [str(python), str(Path(__file__).parent / "peers" / script), file.name]
+        began = time.perf_counter()
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+        except subprocess.TimeoutExpired:
+            return {"seconds": time.perf_counter() - began, "stopped": True, "batch": ""}
     if done.returncode:
         raise SystemExit(f"{name} failed: {done.stderr[-2000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
@@ -92,26 +100,29 @@ def run_peer(name: str, job: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
-def peers(model: minseek.Model, rounds: int, only: list[str]) -> dict[str, Any]:
+def peers(model: minseek.Model, rounds: int, only: list[str], figures: dict[str, Any]) -> None:
     """End to end, in turns: ours, each peer, ours again …; the best of the rounds counts for each."""
     file = alias_file("smollm2")
     folder = str(dense_folder(file, model.placement.dtype))
-    results: dict[str, Any] = {}
+    results = figures["peers"] = {}
     for title, (count, length, new) in SCENARIOS.items():
         prompts = prompts_of(model, count, length)
         job = {"model": folder, "gguf": str(file), "prompts": prompts, "max_new_tokens": new, "kv_budget": BUDGET}
         job |= {"threads": torch.get_num_threads(), "dtype": "bfloat16"}
         runs: dict[str, list[dict[str, Any]]] = {}
+        results[title] = {"tokens": count * (length + new), "new": count * new, "runs": runs}
         for _ in range(rounds):
             for name in ("minseek", *only):
-                if new > 64 and name == "transformers" and runs.get(name):
-                    continue  # half an hour each: once is enough
-                found = ours(model, prompts, new) if name == "minseek" else run_peer(name, job)
+                if name == ONLY_LONG and new <= 64 or runs.get(name, [{}])[0].get("stopped"):
+                    continue
+                if name == "minseek":
+                    found = ours(model, prompts, new)
+                else:
+                    found = run_peer(name, job, PATIENCE * runs["minseek"][-1]["seconds"] + 120)  # and it must load
                 if found is not None:
                     runs.setdefault(name, []).append(found)
                     print(f"{title}: {name} {found['seconds']:.1f} s", flush=True)
-        results[title] = {"tokens": count * (length + new), "new": count * new, "runs": runs}
-    return results
+                    write("throughput", figures)  # an hour's run is not lost with its last minute
 
 
 def step(model: minseek.Model) -> dict[str, Any]:
@@ -212,6 +223,9 @@ def report(figures: dict[str, Any]) -> str:
             rows = []
             for name, run in best.items():
                 version = run.get("version", figures["machine"]["minseek"])
+                if run.get("stopped"):
+                    rows.append([name, "", "", "", f"stopped after {run['seconds']:.0f}", f"over {PATIENCE}x"])
+                    continue
                 times = " / ".join(f"{r['seconds']:.0f}" for r in result["runs"][name])
                 rows.append(
                     [
@@ -280,7 +294,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("step", "prefill", "length", "peers"))
     parser.add_argument("--rounds", type=int, default=2, help="how often each engine runs each batch")
-    parser.add_argument("--engines", default=",".join(PEERS), help="which others to compare with")
+    parser.add_argument("--engines", nargs="*", default=[*PEERS], choices=[*PEERS], help="which others to compare with")
     parser.add_argument("--report", action="store_true", help="print the tables of the last run")
     args = parser.parse_args()
     if args.report:
@@ -300,7 +314,7 @@ def main() -> None:
     if args.only in (None, "length"):
         plot(figures)
     if args.only in (None, "peers"):
-        figures["peers"] = peers(model, args.rounds, args.engines.split(","))
+        peers(model, args.rounds, args.engines, figures)
     write("throughput", figures)
     print(report(figures))
 
