@@ -45,8 +45,6 @@ PEERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # script, environm
     "vLLM, one at a time": ("vllm_cpu.py", "vllm", {"max_num_seqs": 1}),
 }
 ONLY_LONG = "vLLM, one at a time"  # where two sequences do not quite fit vLLM preempts; elsewhere it is the same
-    "vLLM, one at a time"  # where two sequences do not quite fit it preempts; in the other batches nothing changes
-)
 PATIENCE = 8  # a peer that takes longer than so many times our own run is stopped, and the table says so
 
 
