@@ -111,7 +111,7 @@ def peers(model: minseek.Model, rounds: int, only: list[str], figures: dict[str,
         results[title] = {"tokens": count * (length + new), "new": count * new, "runs": runs}
         for _ in range(rounds):
             for name in ("minseek", *only):
-                if name == ONLY_LONG and new <= 64 or runs.get(name, [{}])[0].get("stopped"):
+                if (name == ONLY_LONG and new <= 64) or runs.get(name, [{}])[0].get("stopped"):
                     continue
                 if name == "minseek":
                     found = ours(model, prompts, new)
