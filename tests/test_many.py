@@ -79,6 +79,38 @@ def test_what_a_sequence_gives_does_not_depend_on_its_company(dtype: str, tmp_pa
 
 
 @pytest.mark.parametrize("step", ["C", "PyTorch"])
+def test_numbers_that_are_none_stay_with_the_sequence_that_had_them(
+    step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(save(tmp_path, "llama"), device, step, monkeypatch)
+
+    def given(held: list[Slot]) -> torch.Tensor:
+        feeds = [Feed(tokens(5, 1), held[0]), Feed(tokens(60, 2), held[1])]
+        model.feed_many(feeds)
+        return model.feed_many([Feed([7], held[0], 1), Feed([8], held[1], 1)])[0]
+
+    used = slots(model, 2)
+    for tensor in (used[0].pool.keys, used[0].pool.values):
+        tensor.fill_(torch.nan)
+    for slot in used:
+        slot.clear()
+    torch.testing.assert_close(given(used), given(slots(model, 2)), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+def test_single_tokens_of_two_pools_and_of_a_thought_cache(
+    step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, reference = load(save(tmp_path, "qwen3"), device, step, monkeypatch), make_reference("qwen3")
+    held = [*slots(model, 2), *slots(model, 2, 100), *slots(model, 1, evicts=False), model.session()._cache]
+    texts = [tokens(10 + 5 * index, index) for index in range(len(held))]
+    model.feed_many([Feed(ids[:-1], cache) for ids, cache in zip(texts, held, strict=True)])
+    logits, _ = model.feed_many([Feed(ids[-1:], cache, 1) for ids, cache in zip(texts, held, strict=True)])
+    wanted = torch.stack([reference(torch.tensor([ids])).logits[0, -1] for ids in texts])
+    torch.testing.assert_close(logits.cpu(), wanted, atol=3e-4, rtol=3e-4)
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
 @pytest.mark.parametrize("variant", ["llama", "qwen3", "mistral-window"])
 def test_attention_received_is_what_transformers_pays(
     variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 from minseek.cache.candidates import Candidates
 from minseek.cache.pairs import Pairs
 from minseek.cache.rotary import Rotary, rotate
+from minseek.cache.singles import Singles
 from minseek.cache.slots import Slot, SlotPool, SlotShape
 from minseek.cache.thought_cache import CacheFullError, CacheShape, KeyStorage, ThoughtCache
 
@@ -13,6 +14,7 @@ __all__ = [
     "KeyStorage",
     "Pairs",
     "Rotary",
+    "Singles",
     "Slot",
     "SlotPool",
     "SlotShape",

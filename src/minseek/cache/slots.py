@@ -147,6 +147,7 @@ class Slot:
         self.evictions = self.reencodings = 0
         self.memory.clear()
         self.pool.ahead[self.index] = 0
+        self.pool.values[:, self.index] = 0  # beyond a sequence's end weights are 0, and 0 times a NaN would be one
         if self.pool.shape.evicts:
             for tensor in (self.pool.received, self.pool.latest, self.pool.notes):
                 tensor[:, self.index] = 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minseek.cache import Pairs, rotate
+from minseek.cache import Pairs, Singles, Slot, rotate
 from minseek.errors import InputError
 from minseek.models.feed import Feed
 from minseek.models.native import NativeForward
@@ -126,13 +127,14 @@ class Decoder:
             )
 
     def _forward(self, feeds: Sequence[Feed], asked: Sequence[int], known: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The pass in PyTorch: products over all tokens at once, attention sequence by sequence."""
+        """The pass in PyTorch: products over all tokens at once, attention over slots with one token at once, too."""
         for feed in feeds:
             feed.cache.reserve(len(feed.tokens))
         device = self.parts.embedding.device
         hidden = F.embedding(torch.tensor([t for f in feeds for t in f.tokens], device=device), self.parts.embedding)
+        sets = _divided(feeds, device)
         for index, layer in enumerate(self.parts.layers):
-            hidden = hidden + self._attention(index, layer, self._norm(hidden, layer.norm1), feeds)
+            hidden = hidden + self._attention(index, layer, self._norm(hidden, layer.norm1), sets)
             normed = self._norm(hidden, layer.norm2)
             gated = F.silu(F.linear(normed, layer.gate, layer.gate_bias)) * F.linear(normed, layer.up, layer.up_bias)
             hidden = hidden + F.linear(gated, layer.down, layer.down_bias)
@@ -141,34 +143,67 @@ class Decoder:
         last = self._norm(hidden[torch.tensor((*asked, *known), dtype=torch.long, device=device)], self.parts.norm)
         return F.linear(last[: len(asked)], self.parts.head, self.parts.head_bias).float(), last.float()
 
-    def _attention(self, index: int, layer: LayerParts, x: Tensor, feeds: Sequence[Feed]) -> Tensor:
-        dim, counts = self.parts.shape.head_dim, [len(f.tokens) for f in feeds]
+    def _attention(self, index: int, layer: LayerParts, x: Tensor, sets: _Sets) -> Tensor:
+        dim, scale = self.parts.shape.head_dim, self.parts.blueprint.scale
         q = F.linear(x, layer.q, layer.q_bias).view(len(x), -1, dim)
         k = F.linear(x, layer.k, layer.k_bias).view(len(x), -1, dim)
         v = F.linear(x, layer.v, layer.v_bias).view(len(x), -1, dim)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
-        out = []
-        by_feed = (torch.split(t.transpose(0, 1), counts, dim=1) for t in (q, k, v))
-        for feed, *qkv in zip(feeds, *by_feed, strict=True):
-            cache, count = feed.cache, len(feed.tokens)
-            cache.remember_queries(index, qkv[0])
-            queries = rotate(qkv[0], *cache.rotary.at(cache.position, count))
-            keys, values = cache.append(index, qkv[1], qkv[2])
-            if cache.received:
-                at = cache.positions[index][:, : keys.shape[1]]
-                given, weights = attend_counting(
-                    queries, keys, values, at, scale=self.parts.blueprint.scale, window=layer.window
-                )
-                cache.observe(index, weights)
-            else:
-                given = attend(queries, keys, values, scale=self.parts.blueprint.scale, window=layer.window)
-            out.append(given)
-        joined = torch.cat(out, dim=1)
-        return F.linear(joined.transpose(0, 1).reshape(len(x), -1), layer.o, layer.o_bias)
+        out = torch.empty_like(q)
+        for rows, feed in sets.apart:
+            mine = (t[rows].transpose(0, 1) for t in (q, k, v))
+            out[rows] = _attend_feed(index, feed, *mine, scale=scale, window=layer.window).transpose(0, 1)
+        if sets.singles is not None:
+            singles, rows_of = sets.singles, sets.rows
+            singles.remember_queries(index, q[rows_of])
+            keys, values = singles.append(index, k[rows_of], v[rows_of])
+            hidden = singles.hidden(index, layer.window)
+            out[rows_of], weights = attend_singles(singles.rotated(q[rows_of]), keys, values, hidden, scale=scale)
+            singles.observe(index, weights)
+        return F.linear(out.view(len(x), -1), layer.o, layer.o_bias)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self.parts.blueprint.eps)
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """The feeds of a pass: slots with one token, and others with the rows that their tokens take."""
+
+    singles: Singles | None
+    rows: Tensor
+    apart: list[tuple[slice, Feed]]
+
+
+def _divided(feeds: Sequence[Feed], device: torch.device) -> _Sets:
+    at, apart, rows = 0, [], []
+    slots: list[Slot] = []
+    for feed in feeds:
+        cache, here = feed.cache, slice(at, at + len(feed.tokens))
+        if isinstance(cache, Slot) and len(feed.tokens) == 1 and (not slots or cache.pool is slots[0].pool):
+            slots.append(cache)
+            rows.append(at)
+        else:
+            apart.append((here, feed))
+        at = here.stop
+    return _Sets(Singles(slots) if slots else None, torch.tensor(rows, dtype=torch.long, device=device), apart)
+
+
+def _attend_feed(
+    index: int, feed: Feed, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None
+) -> Tensor:
+    """Attention of one sequence's new tokens, in one layer: [H * G, T, D] of q and k without positions."""
+    cache, count = feed.cache, len(feed.tokens)
+    cache.remember_queries(index, q)
+    queries = rotate(q, *cache.rotary.at(cache.position, count))
+    keys, values = cache.append(index, k, v)
+    if not cache.received:
+        return attend(queries, keys, values, scale=scale, window=window)
+    at = cache.positions[index][:, : keys.shape[1]]
+    given, weights = attend_counting(queries, keys, values, at, scale=scale, window=window)
+    cache.observe(index, weights)
+    return given
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, *, scale: float, window: int | None) -> Tensor:
@@ -233,3 +268,26 @@ def attend_counting(
         hidden = hidden | (at[:, total - count :, None] - at[:, None] >= window)[:, None]
     weights = scores.masked_fill_(hidden, -torch.inf).softmax(-1)
     return (weights.to(q.dtype) @ values[:, None]).view(q.shape), weights
+
+
+def attend_singles(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of one query each of B sequences over their pairs, and its weights.
+
+    Parameters
+    ----------
+    q : Tensor
+        [B, H * G, D], with positions.
+    keys, values : Tensor
+        [B, H, n, D].
+    hidden : Tensor
+        [B, 1 or H, n], bool: pairs that are not attended to.
+
+    Returns
+    -------
+    out, weights : Tensor
+        [B, H * G, D], and float32 [B, H, G, n].
+    """
+    grouped = q.view(len(q), keys.shape[1], -1, q.shape[2])
+    scores = (grouped @ keys.transpose(2, 3)).float() * scale
+    weights = scores.masked_fill_(hidden[:, :, None], -torch.inf).softmax(-1)
+    return (weights.to(q.dtype) @ values).view(q.shape), weights
