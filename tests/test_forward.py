@@ -10,7 +10,7 @@ from conftest import VARIANTS, make_reference, save
 
 import minseek
 from minseek.models import decoder as decoder_module
-from minseek.models.decoder import attend
+from minseek.models.attention import attend
 from minseek.models.feed import Feed
 
 
