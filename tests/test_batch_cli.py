@@ -25,18 +25,11 @@ from minseek.batch import Engine
 from minseek.batch.infile import RequestFile
 from minseek.cli import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MACHINE = ["--dtype", "float32", "--device", "cpu"]
 EVICTING = ["--kv-budget", "120KB", "--cap", "48", "--block", "16"]  # two slots
 Batch = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other make tiny steps very slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ import minseek
 from minseek.cli import main
 from minseek.models import FORMATS, VERIFIED, alias_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUESTION = "Why?"
 SHORT = ("--thoughts", "2", "--max-thought-tokens", "8", "--answer-tokens", "8", "--seed", "0")
 UNBOUNDED = (
@@ -39,15 +41,6 @@ UNBOUNDED = (
 TOKEN_BYTES = 3 * 2 * 2 * 16 * 4  # layers, keys and values, heads, dimension, float32
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 Ask = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other make tiny steps very slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

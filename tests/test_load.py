@@ -31,16 +31,9 @@ from minseek.native import library as native
 from minseek.reasoning.run import Run
 from minseek.units import format_bytes
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 load_module: Any = importlib.import_module("minseek.models.load")  # the name `minseek.models.load` is the function
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other make tiny steps very slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def load(source: object, **options: Any) -> minseek.Model:
