@@ -78,12 +78,12 @@ static void soften_rows(float *rows, int group, int n, int padded, const int *at
         vec top = splat(-INFINITY), total = splat(0);
         if (window)
             for (int j = 0; j < n; j++)
-                if (position - (at ? at[j] : j) >= window) row[j] = -INFINITY;
-        for (int j = n; j < padded; j++) row[j] = -INFINITY;
+                if (position - (at ? at[j] : j) >= window) row[j] = NEVER;
+        for (int j = n; j < padded; j++) row[j] = NEVER;
         for (int j = 0; j < padded; j += LANES) top = vmax(top, loadf(row + j));
         top = splat(highest(top));
         for (int j = 0; j < padded; j += LANES) {
-            vec e = vexp_weight(loadf(row + j) - top);
+            vec e = vexp_weight(loadf(row + j), top);
             storef(row + j, e);
             total += e;
         }

@@ -160,7 +160,7 @@ static vec soften(float *scores, int n, int padded, int length, const strip *r, 
     ivec limit, mine;
     memcpy(&limit, r->sees, sizeof limit);
     memcpy(&mine, r->stands, sizeof mine);
-    const vec never = splat(-INFINITY);
+    const vec never = splat(NEVER);
     vec top = never, total = splat(0);
     const int plain = window ? 0 : length < n ? length : n;
     for (int j = 0; j < plain; j++) top = vmax(top, loadf(scores + (size_t)j * LANES));
@@ -173,8 +173,8 @@ static vec soften(float *scores, int n, int padded, int length, const strip *r, 
     }
     for (int j = n; j < padded; j++) storef(scores + (size_t)j * LANES, never);
     for (int j = 0; j < padded; j += 2) {
-        vec even = vexp_weight(loadf(scores + (size_t)j * LANES) - top);
-        vec odd = vexp_weight(loadf(scores + (size_t)(j + 1) * LANES) - top);
+        vec even = vexp_weight(loadf(scores + (size_t)j * LANES), top);
+        vec odd = vexp_weight(loadf(scores + (size_t)(j + 1) * LANES), top);
         total += even + odd;
         pack(weights + packed_at(j), even, odd);
     }
@@ -183,24 +183,38 @@ static vec soften(float *scores, int n, int padded, int length, const strip *r, 
     return loadf(lives) / total;
 }
 
-/* Add the weights of the strips to the sums over all queries, and over the latest; n is even. */
+/* Add weights times `by` to sums [n][16], of one strip or two; n is even. */
+static inline __attribute__((always_inline)) void add_weights(packed *const *weights, int n, const int strips,
+                                                              const vec *by, float *sums) {
+    for (int j = 0; j < n; j += 2) {
+        float *at = sums + (size_t)j * LANES;
+        vec even = loadf(at), odd = loadf(at + LANES);
+        for (int i = 0; i < strips; i++) {
+            vec a, b;
+            unpack(weights[i] + packed_at(j), &a, &b);
+            even += a * by[i];
+            odd += b * by[i];
+        }
+        storef(at, even);
+        storef(at + LANES, odd);
+    }
+}
+
+/* Add the weights of the strips to the sums over all queries, and over the latest. */
 static void tally(desk *d, int n, int strips, const strip *r, const vec *by) {
+    vec part[2];
+    int any = 0;
     for (int i = 0; i < strips; i++) {
         ivec late;
         memcpy(&late, r[i].late, sizeof late);
-        const vec part = (vec)((ivec)by[i] & late);
-        for (int j = 0; j < n; j += 2) {
-            vec even, odd;
-            unpack(d->weights[i] + packed_at(j), &even, &odd);
-            float *all = d->sums[0] + (size_t)j * LANES, *latest = d->sums[1] + (size_t)j * LANES;
-            storef(all, loadf(all) + even * by[i]);
-            storef(all + LANES, loadf(all + LANES) + odd * by[i]);
-            if (r[i].any_late) {
-                storef(latest, loadf(latest) + even * part);
-                storef(latest + LANES, loadf(latest + LANES) + odd * part);
-            }
-        }
+        part[i] = (vec)((ivec)by[i] & late);
+        any |= r[i].any_late;
     }
+    if (strips > 1)
+        add_weights(d->weights, n, 2, by, d->sums[0]);
+    else
+        add_weights(d->weights, n, 1, by, d->sums[0]);
+    if (any) add_weights(d->weights, n, strips, part, d->sums[1]);
 }
 
 /* Leave the output of a strip, x [D][16], with its columns. */
