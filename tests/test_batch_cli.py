@@ -482,6 +482,7 @@ def test_dashes_are_standard_input_and_output(
 def test_files_with_nothing_to_run(batch: Batch) -> None:
     empty = batch(b"\n \n")
     assert (empty.code, empty.records) == (0, [])
+    assert "in.jsonl holds no request: write one JSON object a line into it" in empty.err
     bad = batch([b"{", {"id": 1}])
     assert (bad.code, len(bad.records)) == (0, 2)
     assert "0 done, 2 failed" in bad.err

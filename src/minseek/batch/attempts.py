@@ -65,6 +65,8 @@ class Load:
 
     Attributes
     ----------
+    lines : int
+        Requests, refused ones included, whether or not they have a result.
     requests : int
         That can be run, whether or not they have been.
     left : int
@@ -75,6 +77,7 @@ class Load:
         Tokens of the longest one, prompt and output together; None where it was not asked for.
     """
 
+    lines: int
     requests: int
     left: int
     to_run: int
@@ -86,8 +89,9 @@ def measure(model: Model, items: Iterable[Request | Refusal], earlier: Earlier, 
 
     Requests that have a result count as well: a run that goes on must come to the plan of the run before it.
     """
-    requests = left = to_run = longest = 0
+    lines = requests = left = to_run = longest = 0
     for item in items:
+        lines += 1
         missing = not earlier.has(item)
         left += missing
         if isinstance(item, Refusal):
@@ -99,7 +103,7 @@ def measure(model: Model, items: Iterable[Request | Refusal], earlier: Earlier, 
                 longest = max(longest, _length(model, item))
             except InputError:
                 continue  # it is refused when its turn comes
-    return Load(requests, left, to_run, (longest or None) if lengths else None)
+    return Load(lines, requests, left, to_run, (longest or None) if lengths else None)
 
 
 def _length(model: Model, request: Request) -> int:

@@ -54,7 +54,7 @@ class Singles:
         here = (self._slots, slice(None), slice(self.longest))
         return pool.keys[layer][here], pool.values[layer][here]
 
-    def hidden(self, layer: int, window: int | None) -> Tensor:
+    def unseen(self, layer: int, window: int | None) -> Tensor:
         """[B, 1 or H, n]: pairs that a token does not attend to."""
         beyond = self._beyond[:, None]
         if window is None:

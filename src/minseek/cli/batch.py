@@ -82,6 +82,8 @@ class BatchCommand:
             with loading(args.model):
                 model = load(args.model, device=args.device, dtype=args.dtype)
             measured = measure(model, read_requests(file.lines(), defaults), earlier, lengths=args.cap == "auto")
+            if not measured.lines:
+                print(f"minseek: {file.name} holds no request: write one JSON object a line into it", file=sys.stderr)
             plan = None
             if measured.requests:
                 plan = planned(args, model, policy, requests=measured.requests, longest=measured.longest)

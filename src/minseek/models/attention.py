@@ -71,7 +71,7 @@ def attend_counting(
     return (weights.to(q.dtype) @ values[:, None]).view(q.shape), weights
 
 
-def attend_singles(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
+def attend_singles(q: Tensor, keys: Tensor, values: Tensor, unseen: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
     """Attention of one query each of B sequences over their pairs, and its weights.
 
     Parameters
@@ -80,7 +80,7 @@ def attend_singles(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, *, s
         [B, H * G, D], with positions.
     keys, values : Tensor
         [B, H, n, D].
-    hidden : Tensor
+    unseen : Tensor
         [B, 1 or H, n], bool: pairs that are not attended to.
 
     Returns
@@ -90,5 +90,5 @@ def attend_singles(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, *, s
     """
     grouped = q.view(len(q), keys.shape[1], -1, q.shape[2])
     scores = (grouped @ keys.transpose(2, 3)).float() * scale
-    weights = scores.masked_fill_(hidden[:, :, None], -torch.inf).softmax(-1)
+    weights = scores.masked_fill_(unseen[:, :, None], -torch.inf).softmax(-1)
     return (weights.to(q.dtype) @ values).view(q.shape), weights

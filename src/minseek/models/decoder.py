@@ -159,8 +159,8 @@ class Decoder:
             singles, rows_of = sets.singles, sets.rows
             singles.remember_queries(index, q[rows_of])
             keys, values = singles.append(index, k[rows_of], v[rows_of])
-            hidden = singles.hidden(index, layer.window)
-            out[rows_of], weights = attend_singles(singles.rotated(q[rows_of]), keys, values, hidden, scale=scale)
+            unseen = singles.unseen(index, layer.window)
+            out[rows_of], weights = attend_singles(singles.rotated(q[rows_of]), keys, values, unseen, scale=scale)
             singles.observe(index, weights)
         return F.linear(out.view(len(x), -1), layer.o, layer.o_bias)
 
