@@ -16,22 +16,22 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def machine() -> dict[str, Any]:
-    """Hardware and versions."""
+def machine(*packages: str) -> dict[str, Any]:
+    """Hardware and versions; packages besides minseek, torch and transformers."""
     import torch
 
     name = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
     )
-    packages = {package: version(package) for package in ("minseek", "torch", "transformers")}
+    versions = {package: version(package) for package in ("minseek", "torch", "transformers", *packages)}
     return {
         "date": datetime.date.today().isoformat(),
         "processor": name,
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        **packages,
+        **versions,
     }
 
 
@@ -76,9 +76,9 @@ def kept(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def write(name: str, figures: dict[str, Any]) -> None:
+def write(name: str, figures: dict[str, Any], *packages: str) -> None:
     """Keep the figures with the machine they were measured on."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
-    file.write_text(json.dumps({**figures, "machine": machine()}, indent=1) + "\n")
+    file.write_text(json.dumps({**figures, "machine": machine(*packages)}, indent=1) + "\n")
     print(f"\nwritten to {file}")

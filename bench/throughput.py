@@ -98,12 +98,15 @@ def run_peer(name: str, job: dict[str, Any], limit: float) -> dict[str, Any] | N
     return found
 
 
-def peers(model: minseek.Model, rounds: int, only: list[str], figures: dict[str, Any]) -> None:
-    """End to end, in turns: ours, each peer, ours again …; the best of the rounds counts for each."""
+def peers(model: minseek.Model, rounds: int, only: list[str], jobs: list[int], figures: dict[str, Any]) -> None:
+    """End to end, in turns: ours, each peer, ours again …; the best of the rounds counts for each.
+
+    Other jobs keep the figures they have.
+    """
     file = alias_file("smollm2")
     folder = str(dense_folder(file, model.placement.dtype))
-    results = figures["peers"] = {}
-    for title, (count, length, new) in SCENARIOS.items():
+    results = figures.setdefault("peers", {})
+    for title, (count, length, new) in [[*SCENARIOS.items()][j] for j in jobs]:
         prompts = prompts_of(model, count, length)
         job = {"model": folder, "gguf": str(file), "prompts": prompts, "max_new_tokens": new, "kv_budget": BUDGET}
         job |= {"threads": torch.get_num_threads(), "dtype": "bfloat16"}
@@ -293,6 +296,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("step", "prefill", "length", "peers"))
     parser.add_argument("--rounds", type=int, default=2, help="how often each engine runs each batch")
     parser.add_argument("--engines", nargs="*", default=[*PEERS], choices=[*PEERS], help="which others to compare with")
+    parser.add_argument("--jobs", type=int, nargs="*", default=[*range(len(SCENARIOS))], help="which batches, from 0")
     parser.add_argument("--report", action="store_true", help="print the tables of the last run")
     args = parser.parse_args()
     if args.report:
@@ -312,7 +316,7 @@ def main() -> None:
     if args.only in (None, "length"):
         plot(figures)
     if args.only in (None, "peers"):
-        peers(model, args.rounds, args.engines, figures)
+        peers(model, args.rounds, args.engines, args.jobs, figures)
     write("throughput", figures)
     print(report(figures))
 

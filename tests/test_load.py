@@ -26,8 +26,9 @@ from minseek.models import FORMATS, PLAIN, THINK, ThinkingFormat, gguf, hardware
 from minseek.models.formats import choose_format, is_open
 from minseek.models.gathered import gather_weights
 from minseek.models.prompts import encode_prompt, render_prompt
-from minseek.native import huge_bytes
 from minseek.native import library as native
+from minseek.native import native_status
+from minseek.native.pages import huge_bytes
 from minseek.reasoning.run import Run
 from minseek.units import format_bytes
 
@@ -536,7 +537,7 @@ def test_without_the_c_step_pytorch_gives_the_same_answer(
     monkeypatch.setenv("MINSEEK_CACHE", str(unbuilt / "cache"))
     native._find_or_build.cache_clear()
     spoil(unbuilt, monkeypatch)
-    status = native.native_status(torch.float32)
+    status = native_status(torch.float32)
     assert status.library is None
     assert reason in status.reason
     assert "\n" not in status.reason
@@ -560,7 +561,7 @@ def test_both_steps_give_the_same_tokens(
 
 
 def test_there_is_no_c_step_for_float16() -> None:
-    status = native.native_status(torch.float16)
+    status = native_status(torch.float16)
     assert (status.library, status.reason) == (None, "there is none for float16")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from minseek.native import huge_bytes
+from minseek.native.pages import huge_bytes
 
 _APART = 64  # bytes: every tensor begins at a cache line
 

@@ -1,8 +1,8 @@
-"""Kernels in C, and what they need to know of the machine."""
+"""Kernels in C, and what they need to know of the machine. Does not import torch."""
 
-from minseek.native.library import NativeStatus, native_status
-from minseek.native.pages import huge_bytes
+from minseek.native.forward import native_status
+from minseek.native.library import Kernels, NativeStatus, loaded
 from minseek.native.processor import cpu_flags
 from minseek.native.storage import cache_folder
 
-__all__ = ["NativeStatus", "cache_folder", "cpu_flags", "huge_bytes", "native_status"]
+__all__ = ["Kernels", "NativeStatus", "cache_folder", "cpu_flags", "loaded", "native_status"]

@@ -1,0 +1,297 @@
+"""`LOKMeans`: k-means that ends at a local optimum and says so, as a scikit-learn estimator."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from minseek.cluster.certificate import Certificate, certify
+from minseek.cluster.checks import check_finite, check_weights
+from minseek.cluster.divergences import Divergence, divergence_of
+from minseek.cluster.engine import Array, Engine, any_engine
+from minseek.cluster.native import GROUP
+from minseek.cluster.problem import Problem, merge_equal, nearest_centres, prepare
+from minseek.cluster.search import ALGORITHMS, Search
+from minseek.cluster.starts import STARTS, near_together, start_centres
+from minseek.errors import InputError
+
+
+class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
+    """K-means for any Bregman divergence that ends at a local optimum and proves it.
+
+    Lloyd's algorithm stops where no point is nearer to another centre than to its own. That need not be a local
+    optimum: moving a single point can still lower the loss, because its new centre comes to meet it. ``LOKMeans``
+    goes on until no single move gains, then checks every one of them.
+
+    Source: Li, Metel, Takeda, *Modified K-means Algorithm with Local Optimality Guarantees*, ICML 2025 (arXiv
+    2506.06990), for C- and D-local optimality and the algorithms ``c-lo``, ``d-lo`` and ``min-d-lo``; Slonim,
+    Aharoni, Crammer, IJCAI 2013, for sweeps of single moves.
+
+    Parameters
+    ----------
+    n_clusters : int
+        K, at most the number of different rows of positive weight.
+    divergence : str or Divergence
+        ``"squared_euclidean"``, ``"kl"``, ``"itakura_saito"``, a ``Mahalanobis(matrix)``, or a registered one of
+        your own.
+    algorithm : str
+        ``"sweep"``: Lloyd's to convergence, then sweeps in which each point moves at once. For study: ``"lloyd"``
+        and the paper's ``"c-lo"``, ``"d-lo"``, ``"min-d-lo"``, which make one move and then resume Lloyd's.
+    init : str, array [K, d] or callable
+        ``"k-means++"`` (greedy, for the chosen divergence), ``"k-means||"``, ``"random"`` (K points drawn by weight,
+        with replacement), the start centres themselves, or a function of ``(X, n_clusters, random_state)`` that
+        returns them.
+    n_init : int or "auto"
+        Starts, of which the one with the lowest loss is kept. "auto": 10 for ``"random"`` and a callable, else 1.
+    max_iter : int
+        Passes over the data that change something in one start, Lloyd's and sweeps together.
+    tol : float
+        A move counts when it lowers the loss by more than this share of a point's mean loss.
+    verbose : int
+        1: print a line for every pass over the data.
+    n_threads : int, optional
+        None: as many as scikit-learn would use. Results do not depend on it.
+    random_state : int, RandomState or None
+
+    Attributes
+    ----------
+    cluster_centers_ : array [K, d]
+    labels_ : int32 [n]
+    inertia_ : float
+        The loss: sum of weights times divergences to the own centre.
+    n_iter_ : int
+        Passes over the data.
+    certificate_ : Certificate
+        Which optimality was proved, and the smallest change over all single moves.
+    n_features_in_ : int
+    feature_names_in_ : array of str [d]
+
+    Examples
+    --------
+    >>> from minseek.cluster import LOKMeans
+    >>> model = LOKMeans(n_clusters=2, init=[[0.0], [2.5]]).fit([[-4.0], [-2.0], [0.0], [1.5], [2.5]])
+    >>> model.labels_, round(model.inertia_, 4), model.certificate_.optimality
+    (array([0, 0, 1, 1, 1], dtype=int32), 5.1667, 'D')
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "divergence": [str, Divergence],
+        "algorithm": [StrOptions(set(ALGORITHMS))],
+        "init": [StrOptions(set(STARTS)), callable, "array-like"],
+        "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "n_threads": [Interval(Integral, 1, None, closed="left"), None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        divergence: str | Divergence = "squared_euclidean",
+        algorithm: str = "sweep",
+        init: Any = "k-means++",
+        n_init: int | str = "auto",
+        max_iter: int = 300,
+        tol: float = 1e-9,
+        verbose: int = 0,
+        n_threads: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.divergence = divergence
+        self.algorithm = algorithm
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.verbose = verbose
+        self.n_threads = n_threads
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> LOKMeans:
+        """Cluster the rows of X.
+
+        Parameters
+        ----------
+        X : array or CSR matrix [n, d]
+            float32 or float64, C-contiguous: read where it lies (also a ``np.memmap``); anything else is converted.
+        sample_weight : array [n], optional
+            Not negative; rows of weight zero only get a label.
+
+        Raises
+        ------
+        InputError
+            The data hold something that is not finite or outside the divergence's domain, or have fewer different
+            rows than clusters are asked for.
+        """
+        divergence = divergence_of(self.divergence)
+        x = self._checked(X, reset=True)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, x, dtype=np.float64)
+        if weights is not None:
+            check_weights(weights)
+        rows = prepare(x, divergence, weights)
+        problem = merge_equal(rows)
+        if self.n_clusters > problem.points.count:
+            raise InputError(
+                f"n_samples={x.shape[0]} should be >= n_clusters={self.n_clusters}, and so should be the different "
+                f"ones of positive weight, which are {problem.points.count}; ask for at most that many clusters."
+            )
+        engine = any_engine(problem.points, problem.divergence, self.n_clusters, self.n_threads)
+        search, order = self._best_run(engine, problem, x)
+        certificate = certify(engine, self.tol, limit_hit=search.limit_hit)
+        back = np.argsort(order)
+        if search.limit_hit:
+            warnings.warn(
+                f"max_iter={self.max_iter} passes ended the search before it converged; "
+                "certificate_ says what holds nevertheless.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        moves = tuple(m._replace(source=int(order[m.source]), target=int(order[m.target])) for m in certificate.moves)
+        self.certificate_: Certificate = Certificate(**{**vars(certificate), "moves": moves})
+        self._origin = problem.origin
+        labels = order.astype(np.int32)[engine.labels]
+        centres = engine.centres()[back]
+        if problem.origin is not None:
+            centres = _means(problem, x, labels, self.n_clusters)
+        self.cluster_centers_ = centres.astype(x.dtype)
+        self.labels_ = problem.points.spread_out(labels)
+        if (self.labels_ < 0).any():
+            light = np.flatnonzero(self.labels_ < 0)
+            self.labels_[light] = self.predict(x[light])
+        self.inertia_ = certificate.loss
+        self.n_iter_ = min(
+            search.passes + 1, self.max_iter
+        )  # as scikit-learn counts: the pass that changes nothing is one
+        self._n_features_out = self.n_clusters
+        return self
+
+    def _best_run(self, engine: Engine, problem: Problem, x: Any) -> tuple[Search, NDArray[np.int64]]:
+        """Search from every start; the engine is left with the best clustering. Also the order its clusters stand
+        in."""
+        random = check_random_state(self.random_state)
+        best: tuple[float, NDArray[np.int32], Search, NDArray[np.int64]] | None = None
+        starts = self._starts()
+        for _ in range(starts):
+            centres = self._start(problem, x, random)
+            order = near_together(centres, GROUP) if self.algorithm == "sweep" else np.arange(self.n_clusters)
+            search = Search(self.tol, self.max_iter, verbose=bool(self.verbose))
+            engine.start(centres[order])
+            ALGORITHMS[self.algorithm](engine, search)
+            if starts == 1:
+                return search, order
+            loss = engine.loss()
+            if best is None or loss < best[0]:
+                best = loss, engine.labels.copy(), search, order
+        assert best is not None
+        engine.begin(best[1])
+        return best[2], best[3]
+
+    def _starts(self) -> int:
+        if not isinstance(self.init, str) and not callable(self.init):
+            if self.n_init not in ("auto", 1):
+                warnings.warn(
+                    "Explicit initial center position passed: performing only one init "
+                    f"instead of n_init={self.n_init}.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            return 1
+        if self.n_init != "auto":
+            return int(self.n_init)
+        return 10 if self.init == "random" or callable(self.init) else 1
+
+    def _start(self, problem: Problem, x: Any, random: np.random.RandomState) -> Array:
+        """Start centres [K, d] in the engine's coordinates."""
+        if isinstance(self.init, str):
+            return start_centres(self.init, problem.points, problem.divergence, self.n_clusters, random)
+        given = self.init(x, self.n_clusters, random_state=random) if callable(self.init) else self.init
+        centres: Array = check_array(given, dtype=np.float64, ensure_all_finite=False)
+        check_finite(centres, "init")
+        if centres.shape != (self.n_clusters, x.shape[1]):
+            wrong = "clusters" if len(centres) != self.n_clusters else "features of the data"
+            raise InputError(
+                f"The shape of the initial centers {centres.shape} does not match the number of {wrong}; "
+                f"{self.n_clusters} centres of {x.shape[1]} columns are needed."
+            )
+        return problem.inward(centres)
+
+    def _checked(self, X: ArrayLike, *, reset: bool) -> Any:
+        return validate_data(
+            self,
+            X,
+            accept_sparse="csr",
+            dtype=[np.float64, np.float32],
+            order="C",
+            ensure_all_finite=False,
+            reset=reset,
+        )
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int32]:
+        """The nearest centre of each row, int32 [n]."""
+        check_is_fitted(self)
+        return self._nearest(X)[0]
+
+    def score(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> float:
+        """Minus the loss of X at these centres."""
+        check_is_fitted(self)
+        return -self._nearest(X, sample_weight)[1]
+
+    def _nearest(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[NDArray[np.int32], float]:
+        x = self._checked(X, reset=False)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, x, dtype=np.float64)
+        problem = prepare(x, divergence_of(self.divergence), weights, origin=self._origin)
+        return nearest_centres(problem, self.cluster_centers_.astype(np.float64), self.n_threads)
+
+    def transform(self, X: ArrayLike) -> NDArray[Any]:
+        """Each row's distance to every centre, [n, K]: Euclidean (not squared, as in scikit-learn), or the chosen
+        divergence."""
+        check_is_fitted(self)
+        x = self._checked(X, reset=False)
+        divergence = divergence_of(self.divergence)
+        prepare(x, divergence, None, origin=self._origin)
+        if divergence.name == "squared_euclidean":
+            return np.asarray(euclidean_distances(x, self.cluster_centers_))
+        return divergence.pairwise(x.astype(np.float64), self.cluster_centers_.astype(np.float64)).astype(x.dtype)
+
+    def fit_predict(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> NDArray[np.int32]:
+        """Cluster X and return its labels."""
+        self.fit(X, sample_weight=sample_weight)
+        return self.labels_
+
+    def fit_transform(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> NDArray[Any]:
+        """Cluster X and return its distances to the centres."""
+        self.fit(X, sample_weight=sample_weight)
+        return self.transform(X)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = self.divergence == "squared_euclidean"
+        tags.input_tags.positive_only = self.divergence in ("kl", "itakura_saito")
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _means(problem: Problem, x: Any, labels: NDArray[np.int32], clusters: int) -> Array:
+    """Weighted means of the rows of x, in the user's coordinates."""
+    points = problem.points
+    rows = x if points.rows is None else x[points.rows]
+    out = np.empty((clusters, x.shape[1]))
+    for k in range(clusters):
+        out[k] = np.average(rows[labels == k].astype(np.float64), axis=0, weights=points.weight[labels == k])
+    return out
