@@ -30,6 +30,10 @@ bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some 
 	$(BIN)/python bench/think.py
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/quality.py
+	$(BIN)/python bench/cluster_paper.py
+	$(BIN)/python bench/cluster_speed.py
+	$(BIN)/python bench/cluster_divergences.py
+	$(BIN)/python bench/cluster_sklearn_tests.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -307,6 +307,20 @@ def test_shifting_the_data_changes_nothing_that_its_digits_still_hold(engine: st
     assert other.inertia_ == pytest.approx(one.inertia_, rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["dense", "float32", "CSR"])
+@pytest.mark.parametrize("spread", [1e-3, 1e-6, 1e-9, 1e-12])
+def test_tight_groups_far_apart_end_without_a_limit(engine: str, kind: str, spread: float) -> None:
+    """Where rows differ in little more than their last digits, rounding must not keep points moving to and fro."""
+    rng = np.random.default_rng(6)
+    x: Any = 1000 * rng.normal(size=(6, 12))[rng.integers(0, 6, 300)] + spread * rng.normal(size=(300, 12))
+    x = x.astype(np.float32) if kind == "float32" else sparse.csr_matrix(x) if kind == "CSR" else x
+    for seed in range(3):
+        clusters = 6 if kind == "float32" else 15  # float32 holds fewer different rows
+        model = LOKMeans(clusters, init="random", n_init=1, random_state=seed, max_iter=500).fit(x)
+        assert not model.certificate_.limit_hit
+        assert model.certificate_.optimality == "D"
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_ties_everywhere_end_without_a_limit(engine: str, algorithm: str) -> None:
     """A grid: every point is as near to one centre as to another, again and again."""

@@ -42,7 +42,8 @@ class Certificate:
         The least by which any other centre is farther from a point than its own one (in the divergence); inf for a
         single cluster.
     tolerance : float
-        Changes above minus this count as none: ``loss * max(tol / n, 2**-46)`` for n different rows.
+        Changes above minus this count as none: ``loss * max(tol / n, 2**-46)`` for n different rows, or what rounding alone may change
+        where that is more (rows that differ only in their last digits).
     loss : float
         Sum of weights times divergences to the centres.
     limit_hit : bool
@@ -71,17 +72,16 @@ class Certificate:
         return f"{proof} ({figures}){limit}"
 
 
-def tolerance_for(loss: float, points: int, tol: float) -> float:
-    """What a change of the loss must exceed to count: relative to the mean loss of a point, but not finer than
-    rounding."""
-    return loss * max(tol / max(1, points), _FINEST)
+def tolerance_for(engine: Engine, loss: float, tol: float) -> float:
+    """What a change of the loss must exceed to count: relative to a point's mean loss, but not finer than rounding."""
+    return max(loss * max(tol / engine.points.count, _FINEST), engine.noise(loss))
 
 
 def certify(engine: Engine, tol: float, *, limit_hit: bool = False) -> Certificate:
     """Look at every single move of the engine's clustering."""
     loss = engine.loss()
     n = engine.points.count
-    tolerance = tolerance_for(loss, n, tol)
+    tolerance = tolerance_for(engine, loss, tol)
     scan = engine.scan()
     change, gap = float(scan.change.min(initial=np.inf)), float(scan.gap.min(initial=np.inf))
     gaining = np.flatnonzero(scan.change < -tolerance)

@@ -79,6 +79,9 @@ class Engine(Protocol):
     def loss(self) -> float:
         """Sum of weights times divergences to the own centres."""
 
+    def noise(self, loss: float) -> float:
+        """What rounding alone may change the loss by in a move, at this loss."""
+
     def centres(self) -> Array:
         """[k, d]."""
 
@@ -91,6 +94,12 @@ class Engine(Protocol):
 
     def keep(self, candidate: int, closest: Array) -> None:
         """Lower `closest`, [n], to the divergence to that point where it is smaller."""
+
+
+def rounding_noise(points: Points, reach: float, loss: float) -> float:
+    """What a move's change may be off by: 2 v |x - c| times a few last digits of coordinates as large as `reach`."""
+    weight = float(points.weight.max())
+    return weight * 64 * float(np.finfo(np.float64).eps) * reach * float(np.sqrt(loss / points.weight.sum()))
 
 
 def empties(sizes: Array) -> NDArray[np.int64]:

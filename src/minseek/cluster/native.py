@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minseek.cluster.engine import Array, Labels, Scan
+from minseek.cluster.engine import Array, Labels, Scan, rounding_noise
 from minseek.cluster.points import Points
 from minseek.native import Kernels, loaded
 
@@ -39,7 +39,7 @@ _ARRAYS = (
     ),
     *("path", "stride", "drift", "slack", "recent", "lightest", "best", "change", "gap", "rival"),
 )
-_NUMBERS = ("scale", "reach", "shrink", "blur", "drift_all", "recent_all", "lightest_all", "tolerance")
+_NUMBERS = ("scale", "reach", "shrink", "blur", "haze", "drift_all", "recent_all", "lightest_all", "tolerance")
 
 
 class _Work(Structure):
@@ -194,6 +194,7 @@ class NativeEngine:
         if self.points.sparse:
             longest = int(np.diff(self.points.x.indptr).max(initial=0))
             work.shrink, work.blur = 1 - 16 * unit, (4 * longest + 64) * unit * work.reach**2
+            work.haze = work.blur
         else:
             share = 2.0**-26 if wide else 2.0**-12
             work.shrink = (1 - (self.points.dims + 8) * unit) * (1 - share)
@@ -281,6 +282,10 @@ class NativeEngine:
     def loss(self) -> float:
         self._work.gap = None
         return float(self._call("spread")) / self._square
+
+    def noise(self, loss: float) -> float:
+        cancelled: float = 4 * self._work.haze / self._square * float(self.points.weight.max())
+        return rounding_noise(self.points, self._work.reach / self._scale, loss) + cancelled
 
     def centres(self) -> Array:
         return np.asarray(self._arrays["centres"] / self._scale + self._origin)

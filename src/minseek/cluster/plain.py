@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from minseek.cluster.divergences import Divergence
-from minseek.cluster.engine import Array, Labels, Scan
+from minseek.cluster.engine import Array, Labels, Scan, rounding_noise
 from minseek.cluster.points import Points
 
 _BLOCK = 4096  # points a sweep looks through before any of them moves
@@ -147,6 +147,12 @@ class PlainEngine:
 
     def loss(self) -> float:
         return float(self._weight @ self.distances())
+
+    def noise(self, loss: float) -> float:
+        if not self._free:
+            return 0.0
+        reach = max(float(np.sqrt((self._take(ids) ** 2).sum(axis=1).max())) for ids in self._blocks())
+        return rounding_noise(self.points, reach, loss)
 
     def centres(self) -> Array:
         return self._centres + self._origin

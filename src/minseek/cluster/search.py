@@ -10,6 +10,8 @@ import numpy as np
 from minseek.cluster.certificate import tolerance_for
 from minseek.cluster.engine import Array, Engine, empties
 
+_CHECK = 32  # passes of Lloyd's in which the loss must have fallen
+
 
 @dataclass
 class Search:
@@ -46,7 +48,7 @@ class Search:
             print(f"pass {self.passes} ({kind}): {changed:,} points change", flush=True)
 
     def tolerance(self, engine: Engine) -> float:
-        return tolerance_for(engine.loss(), engine.points.count, self.tol)
+        return tolerance_for(engine, engine.loss(), self.tol)
 
 
 def _farthest(engine: Engine) -> Iterator[int]:
@@ -76,8 +78,15 @@ def fill(engine: Engine, order: Callable[[Engine], Iterator[int]]) -> None:
 
 def lloyd(engine: Engine, search: Search, order: Callable[[Engine], Iterator[int]] = _first) -> None:
     """Nearest centres and means in turn, until no point changes."""
-    fresh = False
+    fresh, rounds, last = False, 0, np.inf
     while search.another():
+        rounds += 1
+        if rounds % _CHECK == 0:  # between rows that differ in their last digits, rounding could move points to and fro
+            loss = engine.loss()
+            if not loss < last:
+                engine.refresh()
+                return
+            last = loss
         changed = engine.assign()
         search.note("Lloyd", changed)
         if not changed and fresh:

@@ -4,9 +4,9 @@
 #include "distance.h"
 
 /* A computed distance to the own centre, made safe against what rounding of the centre may have done. */
-static inline double at_most(const work *w, double square) { return sqrt(square) * (1 + 1e-12) + 8 * DBL_EPSILON * w->reach; }
+static inline double at_most(const work *w, double square) { return sqrt(square + w->haze) * (1 + 1e-12) + 8 * DBL_EPSILON * w->reach; }
 
-static inline double at_least(const work *w, double square) { return larger(0, sqrt(square) * (1 - 1e-12) - 8 * DBL_EPSILON * w->reach); }
+static inline double at_least(const work *w, double square) { return larger(0, sqrt(larger(0, square - w->haze)) * (1 - 1e-12) - 8 * DBL_EPSILON * w->reach); }
 
 static inline double bound(const work *w, int64_t i, int64_t s) { return (double)w->lower[i * w->spans + s] - w->slack[s]; }
 /* Bounds are kept as if no centre had moved in this block of points: that is to the safe side. */
@@ -86,7 +86,7 @@ static int32_t nearest(const work *w, int64_t i, row *r, int64_t *computed) {
         int at = __builtin_ctz(at_most_bits(out, first) | 1u << 16);
         int64_t k = where * GROUP + at;
         double square = at < GROUP ? refined(w, r, k, first) : INFINITY;
-        if (square < own_square * (1 - 1e-14)) { /* it is the own one from now on, and the old one is one of the others */
+        if (square < own_square * (1 - 1e-14) - 2 * w->haze) { /* it is the own one from now on, and the old one is one of the others */
             best = (int32_t)k;
             w->upper[i] = up(at_most(w, square) - w->path[best]);
             hide(out, 1u << at);

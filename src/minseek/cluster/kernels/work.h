@@ -41,7 +41,8 @@ typedef struct {
     int64_t clock;         /* moves so far */
     double scale;          /* a power of two */
     double reach;          /* no staged point is farther from the origin */
-    double shrink, blur;   /* a computed square q proves a true one of at least shrink q - blur */
+    double shrink, blur;   /* a quick square q proves a true one of at least shrink q - blur */
+    double haze;           /* how far a square in double precision may be off; zero but for CSR, where terms cancel */
     double drift_all, recent_all, lightest_all;
     double tolerance;      /* a move must lower the loss by more than this */
     const data *x;         /* [n, d], or the values of a CSR matrix */
