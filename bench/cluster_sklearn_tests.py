@@ -24,7 +24,7 @@ EXPLAINED: dict[str, str] = {
     "test_relocating_with_duplicates": REFUSED,
     "test_sample_weight_init": PRIVATE,
     "test_sample_weight_zero": PRIVATE,
-    "test_warning_elkan_1_cluster": "Elkan's algorithm with one cluster is a warning in scikit-learn; there is none here",
+    "test_warning_elkan_1_cluster": "Elkan's algorithm with one cluster is a warning in scikit-learn; not here",
     "test_k_means_1_iteration": LIMITED,
     "test_kmeans_predict[42-float64-2-": LIMITED,  # those with max_iter=2; with 100 they pass
 }

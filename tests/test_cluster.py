@@ -13,6 +13,7 @@ from scipy import sparse
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from minseek.cluster import KL, ItakuraSaito, LOKMeans, Mahalanobis, verify
+from minseek.cluster.native import NativeEngine
 
 ALGORITHMS = ("lloyd", "c-lo", "d-lo", "min-d-lo", "sweep")
 
@@ -182,6 +183,32 @@ def test_bounds_and_threads_change_nothing(dtype: Any, n: int, d: int, k: int) -
     assert models[0].inertia_ == models[1].inertia_
     assert models[0].certificate_.optimality == "D"
     assert models[0].certificate_.moves == ()
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "CSR", "weighted"])
+@pytest.mark.parametrize(("n", "d", "k"), [(1500, 3, 30), (1500, 20, 100), (1500, 2, 300)])
+def test_what_bounds_leave_out_would_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, kind: str, n: int, d: int, k: int
+) -> None:
+    """Without any bound, every pass over all centres, the search takes the very same way."""
+    rng = np.random.default_rng(k)
+    x: Any = rng.normal(size=(n, d)) + 3 * rng.normal(size=(15, d))[rng.integers(0, 15, n)]
+    weights = rng.integers(1, 5, n) * 0.5 if kind == "weighted" else None
+    start = x[rng.choice(n, k, replace=False)]
+    x = x.astype(np.float32) if kind == "float32" else sparse.csr_matrix(x) if kind == "CSR" else x
+    bounded = LOKMeans(k, init=start, max_iter=1000, n_threads=1).fit(x, sample_weight=weights)
+    for name in ("assign", "sweep"):
+        step = getattr(NativeEngine, name)
+
+        def forgetful(self: NativeEngine, *args: Any, step: Any = step) -> Any:
+            self._forget()
+            self._arrays["seen"][:] = -1
+            return step(self, *args)
+
+        monkeypatch.setattr(NativeEngine, name, forgetful)
+    plain = LOKMeans(k, init=start, max_iter=1000, n_threads=1).fit(x, sample_weight=weights)
+    np.testing.assert_array_equal(bounded.labels_, plain.labels_)
+    assert bounded.n_iter_ == plain.n_iter_
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -42,8 +42,8 @@ class Certificate:
         The least by which any other centre is farther from a point than its own one (in the divergence); inf for a
         single cluster.
     tolerance : float
-        Changes above minus this count as none: ``loss * max(tol / n, 2**-46)`` for n different rows, or what rounding alone may change
-        where that is more (rows that differ only in their last digits).
+        Changes above minus this count as none: ``loss * max(tol / n, 2**-46)`` for n different rows, or what rounding
+        alone may change where that is more (rows that differ only in their last digits).
     loss : float
         Sum of weights times divergences to the centres.
     limit_hit : bool

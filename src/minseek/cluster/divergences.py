@@ -60,6 +60,10 @@ class Divergence:
             out[at : at + step] = self.between(x[at : at + step, None], centres)
         return out
 
+    def ranked(self, x: Array, centres: Array) -> Array:
+        """Numbers that order the centres for each point as D does, up to rounding, [n, k]."""
+        return self.pairwise(x, centres)
+
     def joining(self, x: Array, weights: Array, centres: Array, sizes: Array) -> Array:
         """By how much the loss of each cluster grows when a point joins it, [n, k].
 
@@ -68,11 +72,15 @@ class Divergence:
         out = np.empty((len(x), len(centres)))
         step = max(1, _ROOM // max(1, centres.size))
         for at in range(0, len(x), step):
-            rows, w = x[at : at + step, None], weights[at : at + step, None]
-            after = self.inside(centres + (rows - centres) * (w / (sizes + w))[..., None])
-            out[at : at + step] = sizes * self.between(centres, after) + w * self.between(rows, after)
-        out[:, sizes == 0] = 0.0
+            out[at : at + step] = self.joining_some(x[at : at + step], weights[at : at + step], centres, sizes)
         return out
+
+    def joining_some(self, x: Array, weights: Array, centres: Array, sizes: Array) -> Array:
+        """The same of some clusters for each point: centres [n, m, d], sizes [n, m]; or of all: [m, d], [m]."""
+        rows, w = x[:, None], weights[:, None]
+        after = self.inside(centres + (rows - centres) * (w / (sizes + w))[..., None])
+        cost = sizes * self.between(centres, after) + w * self.between(rows, after)
+        return np.asarray(np.where(sizes == 0, 0.0, cost))
 
     def leaving(self, x: Array, weights: Array, centres: Array, sizes: Array) -> Array:
         """By how much the loss of a cluster falls when a point leaves it, [n]; centres [n, d] and sizes [n] are of
@@ -135,6 +143,9 @@ class SquaredEuclidean(Divergence):
 
     def embed(self, x: Array) -> Array:
         return x
+
+    def ranked(self, x: Array, centres: Array) -> Array:
+        return np.asarray((centres**2).sum(axis=1) - 2 * (x @ centres.T))
 
     def joining(self, x: Array, weights: Array, centres: Array, sizes: Array) -> Array:
         w = weights[:, None]
@@ -213,6 +224,13 @@ class KL(Divergence):
     def inside(self, c: Array) -> Array:
         return np.maximum(c, 0.0)
 
+    def ranked(self, x: Array, centres: Array) -> Array:
+        empty = centres == 0
+        found = centres.sum(axis=1) - x @ np.log(np.where(empty, 1.0, centres)).T
+        if empty.any():
+            found = np.where((x > 0).astype(np.float64) @ empty.T > 0, np.inf, found)
+        return np.asarray(found)
+
     def between(self, x: Array, c: Array) -> Array:
         x, c = np.broadcast_arrays(x, c)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -233,6 +251,9 @@ class ItakuraSaito(Divergence):
 
     def inside(self, c: Array) -> Array:
         return np.maximum(c, np.finfo(np.float64).tiny)
+
+    def ranked(self, x: Array, centres: Array) -> Array:
+        return np.asarray(np.log(centres).sum(axis=1) + x @ (1 / centres).T)
 
     def between(self, x: Array, c: Array) -> Array:
         return np.asarray(np.maximum((x - c) / c - _log_ratio(x, c), 0.0).sum(axis=-1))

@@ -11,6 +11,7 @@ from minseek.cluster.engine import Array, Labels, Scan, rounding_noise
 from minseek.cluster.points import Points
 
 _BLOCK = 4096  # points a sweep looks through before any of them moves
+_FEW = 3  # clusters that a point is first tried in
 _FAR = 1e150  # stands for an infinite divergence where sums are compared
 _ROUNDING = 64 * np.finfo(np.float64).eps
 
@@ -56,11 +57,10 @@ class PlainEngine:
     def assign(self) -> int:
         self._next = self.labels.copy()
         for ids in self._blocks():
-            apart = self.divergence.pairwise(self._take(ids), self._centres)
-            near = apart.argmin(axis=1)
-            own, rows = self.labels[ids], np.arange(len(ids))
-            least = apart[rows, near]
-            better = (own < 0) | (least < apart[rows, own] * (1 - _ROUNDING))
+            x, own = self._take(ids), self.labels[ids]
+            near = self.divergence.ranked(x, self._centres).argmin(axis=1)
+            nearer = self.divergence.between(x, self._centres[near])  # a rank may be off by rounding, this is not
+            better = (own < 0) | (nearer < self.divergence.between(x, self._centres[own]) * (1 - _ROUNDING))
             self._next[ids] = np.where(better, near, own)
         return int((self._next != self.labels).sum())
 
@@ -94,18 +94,30 @@ class PlainEngine:
         x, weight, own = self._take(ids), self._weight[ids], self.labels[ids]
         saved = self.divergence.leaving(x, weight, self._centres[own], self.sizes[own])
         cost = self.divergence.joining(x, weight, self._centres, self.sizes)
-        cost[:, self.sizes == 0] = 0.0
         cost[np.arange(len(ids)), own] = np.inf
         return cost, saved, x
 
     def sweep(self, tolerance: float) -> int:
         moved = 0
-        for ids in self._blocks():
-            cost, saved, x = self._moves(ids)
-            change = cost.min(axis=1) - saved
-            for at in np.flatnonzero(change < -tolerance):
-                moved += self._move(ids[at], x[at], tolerance)
-        return moved
+        if (
+            not self._free and self.clusters > _FEW + 1
+        ):  # where a move mostly goes; what this finds nothing in is swept in full
+            moved = sum(self._sweep_block(ids, *self._few_moves(ids), tolerance) for ids in self._blocks())
+        return moved or sum(self._sweep_block(ids, *self._moves(ids), tolerance) for ids in self._blocks())
+
+    def _sweep_block(self, ids: NDArray[np.int64], cost: Array, saved: Array, x: Array, tolerance: float) -> int:
+        gains = np.flatnonzero(cost.min(axis=1) - saved < -tolerance)
+        return sum(self._move(ids[at], x[at], tolerance) for at in gains)
+
+    def _few_moves(self, ids: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+        """As `_moves`, of the few nearest clusters of each point only."""
+        x, weight, own = self._take(ids), self._weight[ids], self.labels[ids]
+        ranks = self.divergence.ranked(x, self._centres)
+        ranks[np.arange(len(ids)), own] = np.inf
+        near = np.argpartition(ranks, _FEW, axis=1)[:, :_FEW]
+        cost = self.divergence.joining_some(x, weight, self._centres[near], self.sizes[near])
+        cost[near == own[:, None]] = np.inf
+        return cost, self.divergence.leaving(x, weight, self._centres[own], self.sizes[own]), x
 
     def _move(self, i: np.int64, x: Array, tolerance: float) -> bool:
         """Move one point where it is best, if that is still worth while with the centres as they have become."""
