@@ -38,9 +38,10 @@ def blobs(n: int, d: int, groups: int, seed: int = 0) -> Any:
     chance = rng.gamma(1.0, size=groups)
     member = rng.choice(groups, n, p=chance / chance.sum())
     width = rng.uniform(0.2, 0.8, groups).astype(np.float32)
-    x = rng.normal(size=(n, d)).astype(np.float32)
-    x *= width[member, None]
-    x += centres[member]
+    x = rng.standard_normal((n, d), dtype=np.float32)
+    for at in range(0, n, 10**4):  # in pieces, so that memory is never more than the data
+        some = slice(at, at + 10**4)
+        x[some] = x[some] * width[member[some], None] + centres[member[some]]
     return x
 
 
@@ -168,16 +169,25 @@ def measure_memory(who: str) -> None:
 SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {"small": small, "large": large, "wide": wide, "sparse": thin}
 
 
-def cold() -> float:
-    """Seconds from the import to the end of a first fit with an empty cache: the kernels are built on the way."""
+def cold() -> dict[str, float]:
+    """A first fit with an empty cache, the kernels built on the way: from the start of Python, and without its imports."""
     import os
     import tempfile
 
+    lines = (
+        "import time, numpy as np",
+        "from minseek.cluster import LOKMeans",
+        "began = time.perf_counter()",
+        "LOKMeans(3).fit(np.eye(9))",
+        "print(time.perf_counter() - began)",
+    )
     with tempfile.TemporaryDirectory() as folder:
-        code = "import numpy as np; from minseek.cluster import LOKMeans; LOKMeans(3).fit(np.eye(9))"
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"MINSEEK_CACHE": folder})
-        return time.perf_counter() - began
+        command = [sys.executable, "-c", "\n".join(lines)]
+        done = subprocess.run(
+            command, check=True, env=os.environ | {"MINSEEK_CACHE": folder}, capture_output=True, text=True
+        )
+        return {"total": time.perf_counter() - began, "fit": float(done.stdout)}
 
 
 def report(figures: dict[str, Any]) -> str:
@@ -218,7 +228,11 @@ def report(figures: dict[str, Any]) -> str:
             )
         )
     if "cold" in figures:
-        lines.append(f"\nFirst fit ever, kernels built on the way, from the start of Python: {figures['cold']:.1f} s")
+        cold = figures["cold"]
+        lines.append(
+            f"\nFirst fit ever, kernels built on the way: {cold['fit']:.1f} s; from the start of Python with all imports "
+            f"{cold['total']:.1f} s"
+        )
     return "\n".join(lines)
 
 

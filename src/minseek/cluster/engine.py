@@ -109,8 +109,9 @@ def empties(sizes: Array) -> NDArray[np.int64]:
 
 def any_engine(points: Points, divergence: Any, clusters: int, threads: int | None = None) -> Engine:
     """The fastest engine that can compute with this divergence on this machine."""
-    from minseek.cluster.native import NativeEngine, kernels_for
+    from minseek.cluster.native import NativeEngine
     from minseek.cluster.plain import PlainEngine
+    from minseek.cluster.work import kernels_for
 
     if divergence.name == "squared_euclidean":
         library = kernels_for(points)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import Structure, c_double, c_int64, c_void_p
-from pathlib import Path
+from ctypes import c_int64, c_void_p
 from typing import Any
 
 import numpy as np
@@ -12,108 +11,10 @@ from numpy.typing import NDArray
 
 from minseek.cluster.engine import Array, Labels, Scan, rounding_noise
 from minseek.cluster.points import Points
-from minseek.native import Kernels, loaded
+from minseek.cluster.work import Work, describe, survey
 
 GROUP = 16  # centres that the kernels compute with at a time
 _SMALL = 400_000  # multiplications a pass below which threads cost more than they bring
-_FOLDER = Path(__file__).with_name("kernels")
-_COUNTS = ("points", "dims", "clusters", "groups", "spans", "width", "threads")
-_ARRAYS = (
-    *("x", "columns", "starts", "rows", "weights", "origin"),
-    *(
-        "labels",
-        "next",
-        "sums",
-        "sizes",
-        "counts",
-        "centres",
-        "squares",
-        "lanes",
-        "bulks",
-        "upper",
-        "lower",
-        "lowest",
-        "seen",
-        "changed",
-        "stamp",
-    ),
-    *("path", "stride", "drift", "slack", "recent", "lightest", "best", "change", "gap", "rival"),
-)
-_NUMBERS = ("scale", "reach", "shrink", "blur", "haze", "drift_all", "recent_all", "lightest_all", "tolerance")
-
-
-class _Work(Structure):
-    """`work` of kernels/work.h, field by field."""
-
-    _fields_ = (
-        *((name, c_int64) for name in (*_COUNTS, "computed", "clock")),
-        *((name, c_double) for name in _NUMBERS),
-        *((name, c_void_p) for name in _ARRAYS),
-    )
-
-
-def kernels_for(points: Points) -> ctypes.CDLL | None:
-    """The library for this kind of data; None where there is no compiler or MINSEEK_NATIVE=0."""
-    kind = ("-DSPARSE",) if points.sparse else ()
-    double = ("-DDATA_DOUBLE",) if points.x.dtype == np.float64 else ()
-    status = loaded(
-        Kernels(
-            "cluster",
-            _FOLDER,
-            ("cluster.c",),
-            ("-fno-math-errno", "-fno-trapping-math", "-mprefer-vector-width=512", *kind, *double),
-        )
-    )
-    library = status.library
-    if library is None:
-        return None
-    library.spread.restype = c_double
-    for name in ("assign", "sweep", "distinct", "survey", "work_bytes", "calc_bytes"):
-        if hasattr(library, name):
-            getattr(library, name).restype = c_int64
-    if library.work_bytes() != ctypes.sizeof(_Work):
-        raise RuntimeError("kernels/work.h and native.py disagree about the fields of work")
-    return library
-
-
-def survey(points: Points, library: ctypes.CDLL) -> tuple[Array, Array, Array] | None:
-    """Least, greatest and mean of each column of dense data; None if something is not finite."""
-    work = _Work()
-    hold = _describe(work, Points(points.x))
-    least, greatest, total = (np.empty(points.dims) for _ in range(3))
-    bad = library.survey(ctypes.byref(work), *(c_void_p(a.ctypes.data) for a in (least, greatest, total)))
-    del hold
-    return None if bad >= 0 else (least, greatest, total / points.x.shape[0])
-
-
-def distinct(points: Points, library: ctypes.CDLL) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which points are equal: the group of each, and the first point of each group."""
-    work = _Work()
-    hold = _describe(work, points)
-    group, first = np.empty(points.count, np.int64), np.empty(points.count, np.int64)
-    count = library.distinct(ctypes.byref(work), c_void_p(group.ctypes.data), c_void_p(first.ctypes.data))
-    del hold
-    if count < 0:
-        raise MemoryError(f"no memory to compare {points.count} rows")
-    return group, first[:count].copy()
-
-
-def _describe(work: _Work, points: Points) -> list[Any]:
-    """Tell the kernels where the data lie; what is returned must be held as long as they are used."""
-    x = points.x
-    hold: list[Any] = [points]
-    if points.sparse:
-        values = np.ascontiguousarray(x.data)
-        columns = np.ascontiguousarray(x.indices, dtype=np.int32)
-        starts = np.ascontiguousarray(x.indptr, dtype=np.int64)
-        work.x, work.columns, work.starts = values.ctypes.data, columns.ctypes.data, starts.ctypes.data
-        hold += [values, columns, starts]
-    else:
-        work.x = x.ctypes.data
-    work.points, work.dims, work.scale = points.count, points.dims, 1.0
-    work.rows = None if points.rows is None else points.rows.ctypes.data
-    work.weights = None if points.weights is None else points.weights.ctypes.data
-    return hold
 
 
 class NativeEngine:
@@ -121,9 +22,9 @@ class NativeEngine:
     overflows or underflows and distances far from zero lose no digits; what comes out is in the data's own."""
 
     def __init__(self, points: Points, clusters: int, library: ctypes.CDLL, threads: int | None = None) -> None:
-        self.points, self.clusters, self._library, self._work = points, clusters, library, _Work()
+        self.points, self.clusters, self._library, self._work = points, clusters, library, Work()
         work, n, d = self._work, points.count, points.dims
-        self._hold = _describe(work, points)
+        self._hold = describe(work, points)
         self._place()
         groups = -(-clusters // GROUP)
         most = max(4, -(-points.x.dtype.itemsize * d // 4))  # bounds take no more memory than dense data

@@ -3,6 +3,8 @@
 #define MINSEEK_CLUSTER_DISTANCE_H
 #include "work.h"
 
+#define UNROLL _Pragma("GCC unroll 4")
+
 /* What a computed square proves of the true one, and of the distance. */
 static inline double surely(const work *w, double square) { return larger(0, square * w->shrink - w->blur); }
 static inline double surely_far(const work *w, double square) { return sqrt(surely(w, square)) * (1 - 1e-12); }
@@ -61,33 +63,33 @@ static inline void squares_of_one(const work *w, const row *r, int64_t g, vec ou
     const vec *c = (const vec *)w->lanes + g * w->dims * VECS;
     const calc *x = r->quick;
     vec even[VECS], odd[VECS];
-    for (int v = 0; v < VECS; v++) even[v] = odd[v] = (vec){0};
+    UNROLL for (int v = 0; v < VECS; v++) even[v] = odd[v] = (vec){0};
     int64_t j = 0;
     for (; j + 2 <= w->dims; j += 2)
-        for (int v = 0; v < VECS; v++) {
+        UNROLL for (int v = 0; v < VECS; v++) {
             vec p = x[j] - c[j * VECS + v], q = x[j + 1] - c[(j + 1) * VECS + v];
             even[v] += p * p;
             odd[v] += q * q;
         }
     if (j < w->dims)
-        for (int v = 0; v < VECS; v++) {
+        UNROLL for (int v = 0; v < VECS; v++) {
             vec p = x[j] - c[j * VECS + v];
             even[v] += p * p;
         }
-    for (int v = 0; v < VECS; v++) out[v] = even[v] + odd[v];
+    UNROLL for (int v = 0; v < VECS; v++) out[v] = even[v] + odd[v];
 }
 static inline void squares_of_four(const work *w, const row *r, const int32_t *groups, vec out[4][VECS]) {
     const vec *c[4];
     const calc *x = r->quick;
     vec total[4][VECS];
-    for (int q = 0; q < 4; q++) {
+    UNROLL for (int q = 0; q < 4; q++) {
         c[q] = (const vec *)w->lanes + groups[q] * w->dims * VECS;
-        for (int v = 0; v < VECS; v++) total[q][v] = (vec){0};
+        UNROLL for (int v = 0; v < VECS; v++) total[q][v] = (vec){0};
     }
     for (int64_t j = 0; j < w->dims; j++) {
         vec at = (vec){0} + x[j];
-        for (int q = 0; q < 4; q++)
-            for (int v = 0; v < VECS; v++) {
+        UNROLL for (int q = 0; q < 4; q++)
+            UNROLL for (int v = 0; v < VECS; v++) {
                 vec gap = at - c[q][j * VECS + v];
                 total[q][v] += gap * gap;
             }
@@ -143,9 +145,9 @@ static inline double square_of(const work *w, const row *r, int64_t k) {
 static inline void squares_of_one(const work *w, const row *r, int64_t g, vec out[VECS]) {
     const vec *lanes = (const vec *)w->lanes + g * w->dims * VECS;
     vec total[VECS];
-    for (int v = 0; v < VECS; v++) total[v] = (vec){0};
+    UNROLL for (int v = 0; v < VECS; v++) total[v] = (vec){0};
     for (int64_t j = 0; j < r->count; j++)
-        for (int v = 0; v < VECS; v++) total[v] += lanes[(int64_t)r->columns[j] * VECS + v] * r->exact[j];
+        UNROLL for (int v = 0; v < VECS; v++) total[v] += lanes[(int64_t)r->columns[j] * VECS + v] * r->exact[j];
     for (int l = 0; l < GROUP; l++) {
         int64_t k = g * GROUP + l;
         double size = k < w->clusters ? w->sizes[k] : 0, dot = total[l / PER_VEC][l % PER_VEC];
@@ -153,7 +155,7 @@ static inline void squares_of_one(const work *w, const row *r, int64_t g, vec ou
     }
 }
 static inline void squares_of_four(const work *w, const row *r, const int32_t *groups, vec out[4][VECS]) {
-    for (int q = 0; q < 4; q++) squares_of_one(w, r, groups[q], out[q]);
+    UNROLL for (int q = 0; q < 4; q++) squares_of_one(w, r, groups[q], out[q]);
 }
 
 static inline void put_lane(work *w, int64_t k) {
@@ -242,7 +244,7 @@ static inline void smallest_of_four(vec v[4][VECS], calc least[4]) {
         _mm_storeu_pd(least + q, _mm_min_pd(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1)));
     }
 #else
-    for (int q = 0; q < 4; q++) least[q] = smallest(v[q]);
+    UNROLL for (int q = 0; q < 4; q++) least[q] = smallest(v[q]);
 #endif
 }
 static inline void keep_smaller(vec *least, vec v) {
@@ -259,15 +261,15 @@ static inline int64_t first_group(const work *w, int64_t s) { return s * w->widt
 static inline int64_t past_group(const work *w, int64_t s) { return (s + 1) * w->width < w->groups ? (s + 1) * w->width : w->groups; }
 
 /* Looks at `count` groups of r->look: squares into r->out, the smallest of each into r->least, the own centre left out of both. */
-static inline void look_at(const work *w, row *r, int64_t count, int32_t own) {
+static __attribute__((noinline)) void look_at(const work *w, row *r, int64_t count, int32_t own) {
     int64_t at = 0;
     for (; at + 4 <= count; at += 4) {
         vec out[4][VECS];
         calc least[4];
         squares_of_four(w, r, r->look + at, out);
-        for (int q = 0; q < 4; q++) hide(out[q], own_bit(own, r->look[at + q]));
+        UNROLL for (int q = 0; q < 4; q++) hide(out[q], own_bit(own, r->look[at + q]));
         smallest_of_four(out, least);
-        for (int q = 0; q < 4; q++) {
+        UNROLL for (int q = 0; q < 4; q++) {
             memcpy(r->out + r->look[at + q] * GROUP, out[q], sizeof(out[q]));
             r->least[r->look[at + q]] = least[q];
         }

@@ -33,7 +33,7 @@ typedef float data;
 typedef calc vec __attribute__((vector_size(64)));
 typedef double wide __attribute__((vector_size(64), aligned(8), may_alias)); /* eight doubles wherever they lie */
 
-/* Mirrored field by field in native.py. Sizes: n points, d columns, k centres, g groups of 16 centres, s spans of groups. */
+/* Mirrored field by field in work.py. Sizes: n points, d columns, k centres, g groups of 16 centres, s spans of groups. */
 typedef struct {
     int64_t points, dims, clusters, groups, spans, width; /* a span is `width` groups */
     int64_t threads;
