@@ -170,7 +170,7 @@ SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {"small": small, "larg
 
 
 def cold() -> dict[str, float]:
-    """A first fit with an empty cache, the kernels built on the way: from the start of Python, and without its imports."""
+    """Seconds of a first fit with an empty cache, the kernels built on the way; and from the start of Python."""
     import os
     import tempfile
 
@@ -230,7 +230,7 @@ def report(figures: dict[str, Any]) -> str:
     if "cold" in figures:
         cold = figures["cold"]
         lines.append(
-            f"\nFirst fit ever, kernels built on the way: {cold['fit']:.1f} s; from the start of Python with all imports "
+            f"\nFirst fit ever, kernels built on the way: {cold['fit']:.1f} s; from the start of Python "
             f"{cold['total']:.1f} s"
         )
     return "\n".join(lines)
