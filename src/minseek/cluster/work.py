@@ -13,36 +13,19 @@ from minseek.cluster.build import library_for
 from minseek.cluster.engine import Array
 from minseek.cluster.points import Points
 
-_COUNTS = ("points", "dims", "clusters", "groups", "spans", "width", "threads")
+_COUNTS = "points dims clusters groups spans width threads computed clock".split()
+_NUMBERS = "scale reach shrink blur haze drift_all recent_all lightest_all tolerance".split()
 _ARRAYS = (
-    *("x", "columns", "starts", "rows", "weights", "origin"),
-    *(
-        "labels",
-        "next",
-        "sums",
-        "sizes",
-        "counts",
-        "centres",
-        "squares",
-        "lanes",
-        "bulks",
-        "upper",
-        "lower",
-        "lowest",
-        "seen",
-        "changed",
-        "stamp",
-    ),
-    *("path", "stride", "drift", "slack", "recent", "lightest", "best", "change", "gap", "rival"),
-)
-_NUMBERS = ("scale", "reach", "shrink", "blur", "haze", "drift_all", "recent_all", "lightest_all", "tolerance")
+    "x columns starts rows weights origin labels next sums sizes counts centres squares lanes bulks "
+    "upper lower lowest seen changed stamp path stride drift slack recent lightest best change gap rival"
+).split()
 
 
 class Work(Structure):
     """`work` of kernels/work.h, field by field."""
 
     _fields_ = (
-        *((name, c_int64) for name in (*_COUNTS, "computed", "clock")),
+        *((name, c_int64) for name in _COUNTS),
         *((name, c_double) for name in _NUMBERS),
         *((name, c_void_p) for name in _ARRAYS),
     )
