@@ -13,9 +13,10 @@ from minseek.cluster.build import library_for
 from minseek.cluster.engine import Array
 from minseek.cluster.points import Points
 
-_COUNTS = "points dims clusters groups spans width threads computed clock".split()
-_NUMBERS = "scale reach shrink blur haze drift_all recent_all lightest_all tolerance".split()
-_ARRAYS = (
+# In the order of kernels/work.h.
+_COUNTS = "points dims clusters groups spans width threads computed clock".split()  # noqa: SIM905
+_NUMBERS = "scale reach shrink blur haze drift_all recent_all lightest_all tolerance".split()  # noqa: SIM905
+_ARRAYS = (  # noqa: SIM905
     "x columns starts rows weights origin labels next sums sizes counts centres squares lanes bulks "
     "upper lower lowest seen changed stamp path stride drift slack recent lightest best change gap rival"
 ).split()
