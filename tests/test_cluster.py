@@ -259,6 +259,18 @@ def test_sparse_is_as_dense(engine: str) -> None:
     np.testing.assert_array_equal(thin.predict(x), thin.labels_)
 
 
+def test_the_score_of_other_rows_is_their_distance_to_the_fitted_centres(engine: str) -> None:
+    """The rows that are scored must not become the centres they are compared with, in CSR no more than dense."""
+    rng = np.random.default_rng(8)
+    x = sparse.random_array((300, 40), density=0.2, rng=rng, format="csr")
+    other = sparse.random_array((50, 40), density=0.2, rng=rng, format="csr")
+    for data, asked in ((x, other), (x.toarray(), other.toarray())):
+        model = LOKMeans(6, random_state=0).fit(data)
+        expected = ((other.toarray()[:, None] - model.cluster_centers_) ** 2).sum(axis=2).min(axis=1).sum()
+        assert -model.score(asked) == pytest.approx(expected, rel=1e-9)
+    assert LOKMeans(6, init="k-means||", random_state=0).fit(x).certificate_.optimality == "D"
+
+
 @pytest.mark.parametrize("wide_index", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_csr_of_every_kind(dtype: Any, wide_index: bool) -> None:

@@ -54,6 +54,9 @@ class Engine(Protocol):
     def assign(self) -> int:
         """Find every point's nearest centre (its own unless another is nearer): how many points would change."""
 
+    def label(self) -> None:
+        """Let labels be what `assign` found; the centres stay: for points that only ask which is nearest."""
+
     def settle(self) -> None:
         """Let those points change."""
 

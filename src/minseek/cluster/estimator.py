@@ -175,15 +175,13 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
             light = np.flatnonzero(self.labels_ < 0)
             self.labels_[light] = self.predict(x[light])
         self.inertia_ = certificate.loss
-        self.n_iter_ = min(
-            search.passes + 1, self.max_iter
-        )  # as scikit-learn counts: the pass that changes nothing is one
+        # As scikit-learn counts: the pass that changes nothing is one.
+        self.n_iter_ = min(search.passes + 1, self.max_iter)
         self._n_features_out = self.n_clusters
         return self
 
     def _best_run(self, engine: Engine, problem: Problem, x: Any) -> tuple[Search, NDArray[np.int64]]:
-        """Search from every start; the engine is left with the best clustering. Also the order its clusters stand
-        in."""
+        """Search from every start and leave the engine with the best; also, in which order its clusters stand."""
         random = check_random_state(self.random_state)
         best: tuple[float, NDArray[np.int32], Search, NDArray[np.int64]] | None = None
         starts = self._starts()
@@ -259,8 +257,7 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         return nearest_centres(problem, self.cluster_centers_.astype(np.float64), self.n_threads)
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
-        """Each row's distance to every centre, [n, K]: Euclidean (not squared, as in scikit-learn), or the chosen
-        divergence."""
+        """Each row's Euclidean distance (not squared) or chosen divergence to every centre, [n, K]."""
         check_is_fitted(self)
         x = self._checked(X, reset=False)
         divergence = divergence_of(self.divergence)

@@ -137,9 +137,12 @@ class NativeEngine:
     def assign(self) -> int:
         return int(self._call("assign"))
 
+    def label(self) -> None:
+        self.labels[:] = self._arrays["next"]
+
     def settle(self) -> None:
         if (self.labels < 0).any():
-            self.labels[:] = self._arrays["next"]
+            self.label()
             self._call("sum_up")
         else:
             self._call("settle")

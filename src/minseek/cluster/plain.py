@@ -64,8 +64,11 @@ class PlainEngine:
             self._next[ids] = np.where(better, near, own)
         return int((self._next != self.labels).sum())
 
-    def settle(self) -> None:
+    def label(self) -> None:
         self.labels[:] = self._next
+
+    def settle(self) -> None:
+        self.label()
         self._sum_up()
 
     def put(self, points: NDArray[np.int64], clusters: NDArray[np.int64]) -> None:

@@ -130,5 +130,5 @@ def nearest_centres(problem: Problem, centres: Array, threads: int | None = None
     engine = any_engine(problem.points, problem.divergence, len(centres), threads)
     engine.start(problem.inward(centres))
     engine.assign()
-    engine.settle()
+    engine.label()
     return engine.labels.copy(), engine.loss()

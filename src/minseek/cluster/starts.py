@@ -86,7 +86,7 @@ def _distances(points: Points, divergence: Divergence, centres: NDArray[Any]) ->
     engine = any_engine(points, divergence, len(centres))
     engine.start(points.take(centres))
     engine.assign()
-    engine.settle()
+    engine.label()
     return np.minimum(engine.distances(), np.finfo(np.float64).max ** 0.5), engine.labels
 
 
