@@ -385,8 +385,9 @@ def test_sweeps_never_raise_the_loss_and_never_end_above_scikit_learn(engine: st
 def test_empty_clusters_are_filled(engine: str, algorithm: str) -> None:
     x = np.random.default_rng(0).normal(size=(50, 2))
     start = np.vstack([x[:2], np.full((3, 2), 100.0), x[:1]])  # three far away, two the same
-    model = LOKMeans(6, init=start, algorithm=algorithm).fit(x)
-    assert len(np.unique(model.labels_)) == 6
+    for data in (x, sparse.csr_matrix(x)):
+        model = LOKMeans(6, init=start, algorithm=algorithm).fit(data)
+        assert len(np.unique(model.labels_)) == 6
 
 
 def test_equal_rows_move_together(engine: str) -> None:

@@ -177,6 +177,8 @@ class NativeEngine:
         return scan
 
     def distances(self) -> Array:
+        if self.points.sparse:
+            self._call("recentre")  # squares there are of sums, which may have changed since the centres were made
         out = np.empty(self.points.count)
         self._work.gap = out.ctypes.data
         self._call("spread")
