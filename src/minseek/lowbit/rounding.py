@@ -1,0 +1,126 @@
+"""Rounding to a format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minseek.errors import InputError
+from minseek.lowbit.formats import Format
+from minseek.lowbit.grid import ROUNDINGS, Grid, Rounding, grid_for
+from minseek.lowbit.native import library, round_native
+from minseek.lowbit.philox import SPAN, draw_seed
+from minseek.lowbit.plain import round_plain
+
+__all__ = ["ROUNDINGS", "Rounded", "Rounding", "round_grid", "round_to"]
+
+_PART = 2**13 * SPAN  # elements that PyTorch's operations take at a time: their temporaries are many
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A format, and how numbers are rounded to it.
+
+    Parameters
+    ----------
+    fmt : Format
+    rounding : str
+        One of `ROUNDINGS`.
+    random_bits : int, optional
+        Of stochastic rounding; see `round_to`.
+    """
+
+    fmt: Format
+    rounding: Rounding = "stochastic"
+    random_bits: int | None = None
+
+
+def round_to(
+    x: Tensor,
+    fmt: Format,
+    rounding: Rounding = "nearest-even",
+    *,
+    generator: torch.Generator | None = None,
+    random_bits: int | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Round each number to a value of a format, once and exactly.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of any shape; float64, float32, bfloat16 or float16, on any device. It must have all values of the format.
+    fmt : Format
+        Such as `minseek.lowbit.bf16` or ``Fixed(8, 4)``.
+    rounding : str
+        "nearest-even", "nearest-away", "toward-zero", "up", "down" or "stochastic".
+    generator : torch.Generator, optional
+        Of stochastic rounding: one draw a call from it seeds the random numbers of all elements, which are the same on
+        every device and with any number of threads. Without it, PyTorch's own.
+    random_bits : int, optional
+        1 to 32: a number is rounded away from zero with a probability that is a multiple of 2^-random_bits, the
+        fraction of a grid spacing rounded to nearest even. Without it, 16 where that is exact, as from float32 to bf16,
+        else 32.
+    out : Tensor, optional
+        Where the results go, of `x`'s shape and dtype; may be `x`.
+
+    Returns
+    -------
+    Tensor
+        Of `x`'s shape and dtype; `out` if that is given. No gradient flows through it.
+
+    Raises
+    ------
+    InputError
+        If the dtype lacks values of the format, or an argument is unknown or has no effect.
+
+    Notes
+    -----
+    A number beyond the largest value is first rounded as though the exponents went on; what then still lies beyond
+    becomes the largest value, an infinity or NaN, as the format and the mode have it (IEEE 754: toward-zero never
+    overflows, nor does down above zero). A value of the format is never changed. NaN stays NaN.
+    """
+    grid = grid_for(fmt, rounding, random_bits, x.dtype)
+    if generator is not None and rounding != "stochastic":
+        raise InputError(f"a generator has no effect with rounding={rounding!r}: leave it out")
+    if out is not None:
+        wanted, given = _looks(x), _looks(out)
+        if wanted != given:
+            raise InputError(f"out must be like x, {wanted}, not {given}")
+    seed = draw_seed(generator) if rounding == "stochastic" else 0
+    numbers = x.detach().contiguous()
+    if out is None:
+        return round_grid(numbers, grid, seed)
+    rounded = round_grid(numbers, grid, seed, out=out.detach() if out.is_contiguous() else None)
+    if not out.is_contiguous():
+        out.detach().copy_(rounded)
+    torch.autograd.graph.increment_version(out)  # the kernels in C write behind autograd's back
+    return out
+
+
+def _looks(x: Tensor) -> str:
+    return f"{tuple(x.shape)} {x.dtype} on {x.device}"
+
+
+def round_grid(x: Tensor, grid: Grid, seed: int, stream: int = 0, first: int = 0, out: Tensor | None = None) -> Tensor:
+    """Round contiguous numbers to a grid, with the random numbers of a seed and a stream from span `first` on."""
+    out = torch.empty_like(x) if out is None else out
+    if x.dtype in (torch.bfloat16, torch.float16):
+        for part, to, at in _parts(x, out, first):
+            to.copy_(round_grid(part.float(), grid, seed, stream, at))  # exact: the dtype has all values of the format
+        return out
+    kernels = library() if x.device.type == "cpu" else None
+    if kernels is not None:
+        round_native(kernels, x, out, grid, seed, stream, first)
+        return out
+    for part, to, at in _parts(x, out, first):
+        to.copy_(round_plain(part, grid, seed, stream, at))
+    return out
+
+
+def _parts(x: Tensor, out: Tensor, first: int) -> list[tuple[Tensor, Tensor, int]]:
+    """Parts of both tensors, each with the span that it begins in."""
+    x, out, starts = x.view(-1), out.view(-1), range(0, x.numel(), _PART)
+    return [(x[at : at + _PART], out[at : at + _PART], first + at // SPAN) for at in starts]
