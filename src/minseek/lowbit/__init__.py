@@ -7,6 +7,7 @@ Sources: Metel & Takeda, "Perturbed Iterate SGD for Lipschitz Continuous Loss Fu
 
 from minseek.lowbit.formats import FORMATS, Fixed, Float, Format, bf16, e2m1, e2m3, e3m2, e4m3fn, e5m2, fp16, fp32
 from minseek.lowbit.rounding import ROUNDINGS, Rounded, Rounding, round_to
+from minseek.lowbit.simulate import simulate
 
 __all__ = [
     "FORMATS",
@@ -25,4 +26,5 @@ __all__ = [
     "fp16",
     "fp32",
     "round_to",
+    "simulate",
 ]

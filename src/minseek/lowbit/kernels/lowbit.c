@@ -27,3 +27,4 @@
 #define BIAS 1023
 #define NAMED(x) x##_float64
 #include "round_as.h"
+#include "sgd.h"

@@ -1,0 +1,7 @@
+"""Optimisers whose weights, state and updates are rounded to formats, in place and without wider copies of them."""
+
+from minseek.lowbit.optim.adamw import AdamW
+from minseek.lowbit.optim.pisgd import PISGD
+from minseek.lowbit.optim.sgd import SGD
+
+__all__ = ["PISGD", "SGD", "AdamW"]
