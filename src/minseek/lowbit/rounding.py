@@ -13,6 +13,7 @@ from minseek.lowbit.grid import ROUNDINGS, Grid, Rounding, grid_for
 from minseek.lowbit.native import library, round_native
 from minseek.lowbit.philox import SPAN, draw_seed
 from minseek.lowbit.plain import round_plain
+from minseek.native.pages import huge_bytes
 
 __all__ = ["ROUNDINGS", "Rounded", "Rounding", "round_grid", "round_to"]
 
@@ -106,7 +107,7 @@ def _looks(x: Tensor) -> str:
 
 def round_grid(x: Tensor, grid: Grid, seed: int, stream: int = 0, first: int = 0, out: Tensor | None = None) -> Tensor:
     """Round contiguous numbers to a grid, with the random numbers of a seed and a stream from span `first` on."""
-    out = torch.empty_like(x) if out is None else out
+    out = _room_like(x) if out is None else out
     if x.dtype in (torch.bfloat16, torch.float16):
         for part, to, at in _parts(x, out, first):
             to.copy_(round_grid(part.float(), grid, seed, stream, at))  # exact: the dtype has all values of the format
@@ -118,6 +119,13 @@ def round_grid(x: Tensor, grid: Grid, seed: int, stream: int = 0, first: int = 0
     for part, to, at in _parts(x, out, first):
         to.copy_(round_plain(part, grid, seed, stream, at))
     return out
+
+
+def _room_like(x: Tensor) -> Tensor:
+    """Memory for results; large ones on huge pages: asking for small ones one by one takes longer than the rounding."""
+    if x.device.type != "cpu":
+        return torch.empty_like(x)
+    return huge_bytes(x.nbytes).view(x.dtype).view(x.shape)
 
 
 def _parts(x: Tensor, out: Tensor, first: int) -> list[tuple[Tensor, Tensor, int]]:
