@@ -34,6 +34,12 @@ bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some 
 	$(BIN)/python bench/cluster_speed.py
 	$(BIN)/python bench/cluster_divergences.py
 	$(BIN)/python bench/cluster_sklearn_tests.py
+	$(BIN)/python bench/lowbit_proof.py
+	$(BIN)/python bench/lowbit_speed.py
+	$(BIN)/python bench/lowbit_stagnation.py
+	$(BIN)/python bench/lowbit_floor.py
+	$(BIN)/python bench/lowbit_images.py
+	$(BIN)/python bench/lowbit_tune.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
