@@ -165,6 +165,52 @@ def test_any_format_equals_brute_force_over_its_grid(fmt: Format, device: str) -
     assert bool(((by_chance == below) | (by_chance == above)).all())
 
 
+FLOATS = st.builds(
+    Float,
+    st.integers(2, 8),
+    st.integers(1, 12),
+    bias=st.none() | st.integers(0, 20),
+    specials=st.sampled_from(["inf-nan", "nan", "none"]),
+    subnormals=st.booleans(),
+)
+
+
+@given(FLOATS, st.floats(allow_nan=False), st.floats(0.5, 2), st.sampled_from(DETERMINISTIC))
+@settings(max_examples=400, deadline=None)
+def test_any_float_format_equals_exact_arithmetic(fmt: Float, wild: float, near: float, rounding: Any) -> None:
+    for x in (wild, near * fmt.smallest, near * fmt.smallest_normal, near * fmt.largest, -near):
+        got = float(round_to(torch.tensor(x, dtype=torch.float64), fmt, rounding))
+        expected = in_fractions(fmt, x, rounding)
+        assert got == expected or (math.isnan(got) and math.isnan(expected)), (fmt, x)
+
+
+def in_fractions(fmt: Float, x: float, rounding: str) -> float:
+    """What a number rounds to, from the definition, in exact arithmetic."""
+    beyond = math.inf if fmt.specials == "inf-nan" else math.nan
+    if math.isinf(x):
+        return math.copysign(fmt.largest if fmt.saturate else beyond, x)
+    size, exponent = abs(Fraction(x)), fmt.least_exponent
+    while size >= Fraction(2) ** (exponent + 1):
+        exponent += 1
+    spacing = Fraction(2) ** (exponent - fmt.mantissa_bits)
+    if size < Fraction(2) ** fmt.least_exponent:
+        spacing = Fraction(2) ** fmt.quantum
+    low = math.floor(size / spacing)
+    part = size / spacing - low
+    away = {
+        "toward-zero": False,
+        "up": part > 0 and x > 0,
+        "down": part > 0 and x < 0,
+        "nearest-away": part >= Fraction(1, 2),
+        "nearest-even": part > Fraction(1, 2) or (part == Fraction(1, 2) and low % 2 == 1),
+    }[rounding]
+    rounded = (low + away) * spacing
+    if rounded > Fraction(fmt.largest):
+        cut = fmt.saturate or rounding == "toward-zero" or rounding == ("down" if x > 0 else "up")
+        return math.copysign(fmt.largest if cut else beyond, x)
+    return math.copysign(float(rounded), x)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("fmt", [e4m3fn, e5m2, e2m1, Fixed(6, 3)], ids=str)
 @pytest.mark.parametrize("rounding", ROUNDINGS)

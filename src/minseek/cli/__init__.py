@@ -15,9 +15,10 @@ from minseek.cli.batch_plan import PlanCommand
 from minseek.cli.env import EnvCommand
 from minseek.cli.models import ModelsCommand
 from minseek.cli.reason import ReasonCommand
+from minseek.cli.tune import TuneCommand
 from minseek.errors import InputError, MinseekWarning
 
-COMMANDS = (ReasonCommand, BatchCommand, PlanCommand, ModelsCommand, EnvCommand)
+COMMANDS = (ReasonCommand, BatchCommand, PlanCommand, TuneCommand, ModelsCommand, EnvCommand)
 INTERRUPTED = 130  # as shells report a process ended by Ctrl-C
 
 

@@ -58,7 +58,7 @@ def load(
     if not isinstance(name, str):
         raise TypeError(f"a model's name is a string, not {type(name).__name__}")
     placement = place(device, dtype)
-    source = _locate(name)
+    source = find_source(name)
     if isinstance(thinking, str):
         check_format_name(thinking)
     if placement.device.type == "cpu":  # the C step is built, once on a machine, while the weights are read
@@ -77,8 +77,14 @@ def alias_file(name: str) -> Path | None:
     return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
 
 
-def _locate(name: str) -> Path:
-    """A directory, a file, or a Hub id in the shape of a path."""
+def find_source(name: str) -> Path:
+    """What a model's name stands for: a directory, a GGUF file, or a Hub id in the shape of a path.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
     if not name.strip():
         raise InputError(
             f"the model's name is empty, {name!r}: give an alias ({', '.join(ALIASES)}), a path or a Hub id"

@@ -1,0 +1,182 @@
+"""``minseek tune``: train a model in place inside a memory budget, or go on where a run was stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from minseek.errors import InputError
+from minseek.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from minseek.cli.view_tune import TuneView
+    from minseek.tune import Outcome, Settings
+
+_INTERRUPTED = 130
+
+
+class TuneCommand:
+    """Parses the flags, plans, and trains."""
+
+    name = "tune"
+    help = "train a model in place on a file of text, inside a memory budget; a stopped run goes on bit for bit"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The flags of ``minseek tune``."""
+        parser.add_argument(
+            "data",
+            metavar="DATA",
+            help='a .txt file, or a .jsonl file of {"text": …}, {"prompt": …, "completion": …} or {"messages": …}',
+        )
+        parser.add_argument(
+            "-m", "--model", default="smollm2", help="name, directory, .gguf file or Hub id (%(default)s)"
+        )
+        parser.add_argument("-o", "--output", metavar="DIR", help="the tuned model, its settings and its log")
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (%(default)s)")
+
+        group = parser.add_argument_group("arithmetic")
+        group.add_argument("--format", metavar="NAME", help="of weights, gradients and state: bf16 or float32 (bf16)")
+        group.add_argument("--rounding", metavar="MODE", help="of bf16: stochastic or nearest-even (stochastic)")
+        group.add_argument("--optimizer", metavar="NAME", help="sgd, pisgd or adamw (sgd)")
+        group.add_argument("--lr", type=float, metavar="X", help="(sgd and pisgd 0.01, adamw 2e-5)")
+        group.add_argument("--momentum", type=float, metavar="X", help="of sgd and pisgd (0)")
+        group.add_argument("--weight-decay", type=float, metavar="X", help="(0; adamw 0.01)")
+        group.add_argument("--clip", type=float, metavar="NORM", help="shorten longer gradients to this norm")
+        group.add_argument("--radius", type=float, metavar="X", help="of pisgd's perturbation (0.001)")
+        group.add_argument("--samples", type=int, metavar="N", help="of pisgd: gradients a step, of the same data (1)")
+
+        group = parser.add_argument_group("course")
+        group.add_argument("--length", type=int, metavar="N", help="tokens of a sequence (512)")
+        group.add_argument("--batch", type=int, metavar="N", help="sequences of a pass (1)")
+        group.add_argument("--accumulate", type=int, metavar="N", help="passes of a step (8)")
+        group.add_argument("--steps", type=int, metavar="N", help="of the whole run (one epoch)")
+        group.add_argument("--epochs", type=float, metavar="X", help="how often the data is read (1)")
+        group.add_argument("--schedule", metavar="NAME", help="of the learning rate: constant, linear or cosine")
+        group.add_argument("--warmup", type=int, metavar="N", help="steps in which the learning rate rises (0)")
+        group.add_argument("--layers", metavar="LIST", help="what is trained, such as 20-29,embedding,head,norm (all)")
+        group.add_argument("--seed", type=int, metavar="N", help="of the data's order, rounding and perturbation (0)")
+
+        group = parser.add_argument_group("evaluation")
+        group.add_argument("--eval-share", type=float, metavar="X", help="share of the data that is held out (0.05)")
+        group.add_argument("--eval-data", metavar="FILE", help="held-out data of its own")
+        group.add_argument("--eval-every", type=int, metavar="N", help="steps between measurements (before and after)")
+
+        group = parser.add_argument_group("memory")
+        group.add_argument("--memory-budget", metavar="SIZE", help="bytes that the run may take, such as 900MB")
+        group.add_argument(
+            "--gradient-checkpointing",
+            action="store_true",
+            default=None,
+            help="keep the states between layers only, and compute each layer twice",
+        )
+        group.add_argument("--plan", action="store_true", help="print the memory the run would take, and do not run")
+        group.add_argument("--json", action="store_true", help="print the plan as one JSON object")
+
+        group = parser.add_argument_group("output")
+        group.add_argument(
+            "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (only when interrupted)"
+        )
+        group.add_argument("--overwrite", action="store_true", help="lose the run that DIR holds, and begin anew")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Plan, and train; 130 after Ctrl-C."""
+        _check_flags(args)
+        from minseek.cli.view import loading
+        from minseek.cli.view_tune import TuneView
+        from minseek.tune import Tuning
+
+        settings = _settings(args)
+        with loading(args.model):
+            tuning = Tuning(args.model, args.data, settings, eval_data=args.eval_data, device=args.device)
+        if args.output is not None:
+            tuning.check_folder(args.output, overwrite=args.overwrite)
+        if args.memory_budget is not None:
+            tuning.check_budget(args.memory_budget)
+        if args.plan:
+            print(json.dumps(tuning.plan.as_dict(), indent=1) if args.json else tuning.plan)
+            return 0
+        print(tuning.plan, file=sys.stderr)
+        print(f"minseek: {tuning.describe_data()}", file=sys.stderr)
+        view = TuneView()
+        with view, _asked_to_stop(view) as stop:
+            outcome = tuning.run(
+                args.output,
+                memory_budget=args.memory_budget,
+                checkpoint_every=args.checkpoint_every,
+                overwrite=args.overwrite,
+                on_entry=view.show,
+                stop=stop.is_set,
+            )
+        if not outcome.finished:
+            how = "the same command without --overwrite" if args.overwrite else "the same command"
+            where = f"after step {outcome.steps} of {tuning.steps}, which {args.output} keeps"
+            print(f"minseek: interrupted {where}: {how} goes on from there", file=sys.stderr)
+            return _INTERRUPTED
+        print(f"minseek: {_summary(outcome, args.output, tuning.plan.total)}", file=sys.stderr)
+        return 0
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    if args.output is None and not args.plan:
+        raise InputError("-o DIR is missing: give a directory for the tuned model, or --plan to see the memory only")
+    if args.json and not args.plan:
+        raise InputError("--json has no effect without --plan: leave it out")
+    if args.eval_data is not None and args.eval_share is not None:
+        raise InputError("--eval-share has no effect beside --eval-data: leave it out")
+    if args.checkpoint_every is not None and args.checkpoint_every < 1:
+        raise InputError(f"--checkpoint-every must be 1 or more, not {args.checkpoint_every}")
+    if args.memory_budget is not None:
+        parse_bytes(args.memory_budget)
+    for name in (args.data, args.eval_data):
+        if name is not None and not Path(name).is_file():
+            raise InputError(f"{name} cannot be read: there is no such file")
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """Settings from the flags that are given; errors name flags."""
+    from minseek.tune import Settings
+
+    given = {field.name: getattr(args, field.name) for field in fields(Settings)}
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except InputError as error:
+        words = [f"--{word.replace('_', '-')}" if word in given else word for word in str(error).split(" ")]
+        raise InputError(" ".join(words)) from None
+
+
+@contextmanager
+def _asked_to_stop(view: TuneView) -> Iterator[threading.Event]:
+    """Ctrl-C lets the step under way end; a second one does not."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        view.say("stopping after this step, with a checkpoint; Ctrl-C again stops at once, without")
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _summary(outcome: Outcome, output: str, planned: int) -> str:
+    """The whole run in a sentence."""
+    told = [f"{outcome.steps} steps, {outcome.tokens:,} tokens in {outcome.seconds:.1f} s"]
+    if outcome.held_out_before is not None:
+        told.append(f"held-out loss {outcome.held_out_before:.4f} before, {outcome.held_out_after:.4f} after")
+    if outcome.memory is not None:
+        told.append(f"{format_bytes(outcome.memory)} of memory at its peak, {format_bytes(planned)} planned")
+    return f"{'; '.join(told)}; the model is in {output}"

@@ -1,0 +1,131 @@
+"""Memory counted: of live tensors, as a program makes them, and of the process, as the system sees it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+_PROCESS = Path("/proc/self")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
+
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is entered, counts the bytes of tensors that operations make, until they are freed.
+
+    Works on real tensors and inside torch's ``FakeTensorMode``, where nothing is allocated. What an operation allocates
+    for itself and frees before it returns is not seen.
+
+    Attributes
+    ----------
+    live, peak : int
+        Bytes now, and at their highest.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def note(self, tensor: Tensor) -> None:
+        """Count a tensor's memory, once for all its views."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._freed, key, size)
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for item in tree_iter(made):
+            if isinstance(item, Tensor):
+                self.note(item)
+        return made
+
+    def _freed(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+class Gauge(Protocol):
+    """Measures the memory of a run."""
+
+    def peak(self) -> int | None:
+        """Most bytes taken at once since the gauge was made; None where that cannot be measured."""
+
+
+class DeviceGauge:
+    """Of a CUDA device: what torch's allocator had in use."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        torch.cuda.reset_peak_memory_stats(device)
+        self._before = torch.cuda.memory_allocated(device)
+
+    def peak(self) -> int | None:
+        """See `Gauge`."""
+        return int(torch.cuda.max_memory_allocated(self._device)) - self._before
+
+
+class ProcessGauge:
+    """Of this process: growth of its resident memory, as Linux counts it."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        _libc_call("malloc_trim", 0)
+        self._before = _status("VmRSS")
+        self._highest = 0
+        try:
+            (_PROCESS / "clear_refs").write_text("5")  # sets the high-water mark back to what is resident now
+            self._marked = True
+        except OSError:
+            self._marked = False
+
+    def peak(self) -> int | None:
+        """See `Gauge`."""
+        now = _status("VmHWM" if self._marked else "VmRSS")
+        if now is None or self._before is None:
+            return None
+        self._highest = max(self._highest, now - self._before)
+        return self._highest
+
+
+def give_memory_back() -> None:
+    """Let glibc return freed tensors to the system at once; elsewhere nothing happens.
+
+    By default its threshold rises to the size of what is freed, so that freed activations stay with the process, in
+    pieces: 6 % more memory at the peak of SmolLM2 with 256 tokens. Asking for pages again takes a third more time
+    there, and less the wider a model is.
+    """
+    _libc_call("mallopt", _MMAP_THRESHOLD, 2**17)
+    _libc_call("mallopt", _TRIM_THRESHOLD, 2**17)
+
+
+def _libc_call(name: str, *args: int) -> None:
+    try:
+        cast("Any", getattr(ctypes.CDLL(None), name))(*args)
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+
+
+def _status(name: str) -> int | None:
+    """A line of the process's status, in bytes."""
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB$", (_PROCESS / "status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None

@@ -1,0 +1,112 @@
+"""The transformers model that is trained: from a name to weights in the chosen format, nothing else in memory."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from minseek.errors import InputError
+from minseek.models.blueprint import check_config
+from minseek.models.gguf import dense_folder
+from minseek.models.load import find_source
+from minseek.models.transformers_quirks import quiet, readable_errors
+from minseek.tune.weights import read_weights
+
+_DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+
+
+def model_folder(name: str, dtype: torch.dtype) -> Path:
+    """The directory behind a model's name: a configuration, a tokenizer and safetensors files; see `minseek.load`.
+
+    A GGUF file is converted at first use, a model of the Hub downloaded.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, or its weights are not in safetensors files.
+    """
+    source = find_source(name)
+    if source.is_file():
+        folder = dense_folder(source, dtype)
+    elif source.is_dir():
+        folder = source
+    else:
+        from huggingface_hub import snapshot_download
+
+        with readable_errors(f"the model {name!r} could not be loaded"), quiet(bars=True):
+            folder = Path(snapshot_download(source.as_posix(), allow_patterns=list(_DOWNLOADED)))
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"the model {name!r} has no .safetensors files: only these can be tuned")
+    return folder
+
+
+def read_config(name: str, folder: Path) -> Any:
+    """The model's configuration, of a supported architecture."""
+    from transformers import AutoConfig
+
+    with readable_errors(f"the model {name!r} could not be loaded"), quiet():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    check_config(config)
+    return config
+
+
+def read_tokenizer(name: str, folder: Path) -> Any:
+    """The model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    with readable_errors(f"the model {name!r} could not be loaded"), quiet():
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def build(config: Any, dtype: torch.dtype) -> Any:
+    """A model on the default device with weights of no meaning; without dropout, which is for training from scratch."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    return model.eval()
+
+
+def load_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """A model with its weights, read one by one to where they stay.
+
+    Raises
+    ------
+    InputError
+        If the files are damaged or are not those of the configuration.
+    """
+    with torch.device("meta"):
+        model = build(config, dtype)
+    _allocate(model, device)
+    rotary = model.model.rotary_emb
+    with torch.device(device):
+        model.model.rotary_emb = type(rotary)(config)
+    into = {name: weight.detach() for name, weight in model.named_parameters(remove_duplicate=False)}
+    tied = model.lm_head.weight is model.model.embed_tokens.weight
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) > 1:  # consolidated copies may lie beside the parts that an index names
+        files = [file for file in files if re.search(r"-of-\d+", file.name)] or files
+    read_weights(files, into, optional={"lm_head.weight"} if tied else set())
+    return model
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Keep only what goes in and out of each layer until its gradients are needed, then compute it again."""
+    for layer in model.model.layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def _allocate(module: nn.Module, device: torch.device) -> None:
+    """Replace weights without memory by uninitialised ones; what is shared stays shared."""
+    made: dict[int, nn.Parameter] = {}
+    for part in module.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            if id(weight) not in made:
+                made[id(weight)] = nn.Parameter(torch.empty_like(weight, device=device), requires_grad=False)
+            setattr(part, name, made[id(weight)])

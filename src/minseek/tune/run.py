@@ -1,0 +1,245 @@
+"""A whole run: made ready, planned, carried out or taken up again, and written."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from minseek.errors import InputError, MinseekWarning
+from minseek.models.hardware import place
+from minseek.tune.batches import Order
+from minseek.tune.course import Course
+from minseek.tune.examples import Example, Examples, read_examples
+from minseek.tune.folder import RunFolder, check_folder
+from minseek.tune.layers import select_layers
+from minseek.tune.memory import DeviceGauge, Gauge, ProcessGauge, give_memory_back
+from minseek.tune.model import checkpoint_layers, load_model, model_folder, read_config, read_tokenizer
+from minseek.tune.outcome import Entry, Outcome
+from minseek.tune.plan import TunePlan, check_budget, plan_tuning
+from minseek.tune.schedule import check_warmup
+from minseek.tune.settings import Settings
+from minseek.tune.trainer import Trainer
+from minseek.units import format_bytes, parse_bytes
+
+
+class Tuning:
+    """A run made ready: the data is read and the memory planned, no weight is loaded.
+
+    Parameters
+    ----------
+    name : str
+        A model as `minseek.load` takes it.
+    data : path
+        A ``.txt`` or ``.jsonl`` file; see `minseek.tune.examples.read_examples`.
+    settings : Settings
+    eval_data : path or None
+        A file to measure the held-out loss on, in place of a share of `data`.
+    device : str
+        As `minseek.load` takes it.
+
+    Attributes
+    ----------
+    plan : TunePlan
+        The memory of the run.
+    steps : int
+        Of the run.
+
+    Raises
+    ------
+    InputError
+        If the model or the data cannot be used, or the settings do not fit them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: str | Path,
+        settings: Settings | None = None,
+        *,
+        eval_data: str | Path | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.settings = settings = settings or Settings()
+        self._device = place(device, "float32").device
+        self._source = model_folder(name, settings.dtype)
+        self.config = read_config(name, self._source)
+        if settings.length > self.config.max_position_embeddings:
+            raise InputError(
+                f"a length of {settings.length} is longer than the model's context of "
+                f"{self.config.max_position_embeddings} tokens: give a smaller one"
+            )
+        self._tokenizer = read_tokenizer(name, self._source)
+        whole = read_examples(Path(data), self._tokenizer, settings.length)
+        apart = None if eval_data is None else read_examples(Path(eval_data), self._tokenizer, settings.length)
+        self.examples, self.held_out = _split(whole, apart, settings)
+        self._left_over = whole.left_over
+        self._check_tokens(name)
+        self._order = Order(
+            len(self.examples),
+            settings.batch,
+            settings.accumulate,
+            steps=settings.steps,
+            epochs=settings.epochs,
+            seed=settings.seed,
+        )
+        self.steps = self._order.steps
+        check_warmup(settings.warmup, self.steps)
+        self._record = {
+            "model": name,
+            "model_files": _fingerprint(self._source),
+            "data": whole.sha256,
+            "eval_data": apart and apart.sha256,
+            **asdict(settings),
+        }
+        longest = max(len(example.ids) for example in (*self.examples, *self.held_out))
+        batch = min(settings.batch, max(self._order.total, len(self.held_out)))
+        self.plan: TunePlan = plan_tuning(self.config, settings, length=longest, batch=batch, device=self._device)
+
+    def describe_data(self) -> str:
+        """What is learnt and what is held out, in a sentence."""
+        counts = [
+            f"{len(part):,} sequences of {sum(len(example.ids) for example in part):,} tokens {what}"
+            for part, what in ((self.examples, "to learn"), (self.held_out, "held out"))
+            if part
+        ]
+        rest = f"; {self._left_over} tokens at the end, no whole block, are left out" if self._left_over else ""
+        return f"{', '.join(counts)}{rest}"
+
+    def check_budget(self, memory_budget: int | str) -> None:
+        """Refuse a budget that the plan does not fit into, naming what would; see `check_budget`."""
+        check_budget(self.plan, parse_bytes(memory_budget), self.config, self.settings, self._device)
+
+    def check_folder(self, out: str | Path, *, overwrite: bool = False) -> None:
+        """Refuse a folder in which this run can neither begin nor go on."""
+        check_folder(Path(out), self._record, overwrite=overwrite)
+
+    def run(
+        self,
+        out: str | Path,
+        *,
+        memory_budget: int | str | None = None,
+        checkpoint_every: int | None = None,
+        overwrite: bool = False,
+        on_entry: Callable[[Entry], None] = lambda _: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
+        """Train, from the beginning or from where a stopped run stood, and write the tuned model.
+
+        Parameters
+        ----------
+        out : path
+            A directory: the tuned model, as transformers keeps models, with ``tune.json`` and ``log.jsonl``.
+        memory_budget : int, str or None
+            Bytes the run may take: refused if the plan does not fit, and stopped, with a checkpoint, if it takes more.
+        checkpoint_every : int or None
+            Steps between two checkpoints; None writes one only when the run is stopped.
+        overwrite : bool
+            Lose an earlier run in `out`.
+        on_entry : callable
+            Called with every entry of the log.
+        stop : callable
+            Asked after every step; True writes a checkpoint and ends the run.
+
+        Raises
+        ------
+        InputError
+            If the budget is too small or was passed, if `out` cannot be used, or if training diverges.
+        """
+        if checkpoint_every is not None and checkpoint_every < 1:
+            raise InputError(f"checkpoint_every must be 1 or more, not {checkpoint_every}")
+        self.check_folder(out, overwrite=overwrite)
+        budget = None if memory_budget is None else parse_bytes(memory_budget)
+        if budget is not None:
+            self.check_budget(budget)
+        gauge = _gauge(self._device, budget)
+        model = load_model(self._source, self.config, self.settings.dtype, self._device)
+        folder = RunFolder(Path(out), self._record, overwrite=overwrite)
+        try:
+            trained = select_layers(model, self.settings.layers)
+            if self.settings.gradient_checkpointing:
+                checkpoint_layers(model)
+            course = Course(
+                model,
+                Trainer(model, trained, self.examples, self.held_out, self._order, self.settings),
+                folder,
+                steps=self.steps,
+                eval_every=self.settings.eval_every,
+                gauge=gauge,
+                budget=budget,
+                on_entry=on_entry,
+            )
+            return course.run(
+                tokenizer=self._tokenizer,
+                source=self._source,
+                planned=self.plan.total,
+                checkpoint_every=checkpoint_every,
+                stop=stop,
+            )
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"the device had not the {format_bytes(self.plan.total)} of the plan: give it more memory, and the "
+                f"run goes on from the last checkpoint in {out}, or from the beginning"
+            ) from None
+        finally:
+            folder.close()
+
+    def _check_tokens(self, name: str) -> None:
+        rows = self.config.vocab_size
+        highest = max(int(example.ids.max()) for example in (*self.examples, *self.held_out))
+        if highest >= rows:
+            raise InputError(
+                f"the token {highest} has no place in an embedding of {rows}: the tokenizer of {name!r} does not fit"
+            )
+
+
+def tune(
+    name: str,
+    data: str | Path,
+    out: str | Path,
+    settings: Settings | None = None,
+    *,
+    eval_data: str | Path | None = None,
+    device: str = "auto",
+    memory_budget: int | str | None = None,
+    checkpoint_every: int | None = None,
+    overwrite: bool = False,
+) -> Outcome:
+    """Tune a model on a file of text, inside a memory budget, and write it; a stopped run goes on. See `Tuning`."""
+    tuning = Tuning(name, data, settings, eval_data=eval_data, device=device)
+    return tuning.run(out, memory_budget=memory_budget, checkpoint_every=checkpoint_every, overwrite=overwrite)
+
+
+def _split(whole: Examples, apart: Examples | None, settings: Settings) -> tuple[list[Example], list[Example]]:
+    """What is learnt, and what is held out."""
+    if apart is not None:
+        return whole.items, apart.items
+    share, count = settings.eval_share or 0.0, len(whole.items)
+    if share and count < 2:
+        warnings.warn(
+            "the data makes a single sequence, so nothing is held out: give more, or a file to evaluate on",
+            MinseekWarning,
+            stacklevel=4,
+        )
+    held = min(count - 1, max(1, round(share * count))) if share else 0
+    return whole.items[: count - held], whole.items[count - held :]
+
+
+def _gauge(device: torch.device, budget: int | None) -> Gauge:
+    if device.type == "cuda":
+        if budget is not None:
+            whole = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, budget / whole), device)
+        return DeviceGauge(device)
+    give_memory_back()
+    return ProcessGauge()
+
+
+def _fingerprint(folder: Path) -> str:
+    """A name for a model's files: of the configuration's text and the weights' sizes."""
+    sizes = [(file.name, file.stat().st_size) for file in sorted(folder.glob("*.safetensors"))]
+    return hashlib.sha256(f"{(folder / 'config.json').read_text()}{sizes}".encode()).hexdigest()[:16]

@@ -1,0 +1,151 @@
+"""What a tuning run is asked to do: everything that decides which weights come out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+
+from minseek.errors import InputError
+
+DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
+"""Formats of weights, gradients and state."""
+
+_CHOICES = {
+    "format": tuple(DTYPES),
+    "rounding": ("stochastic", "nearest-even"),
+    "optimizer": ("sgd", "pisgd", "adamw"),
+    "schedule": ("constant", "linear", "cosine"),
+}
+_LR = {"sgd": 0.01, "pisgd": 0.01, "adamw": 2e-5}
+_WEIGHT_DECAY = {"sgd": 0.0, "pisgd": 0.0, "adamw": 0.01}
+_ONE_OR_MORE = ("samples", "length", "batch", "accumulate", "steps", "eval_every")
+_POSITIVE = ("lr", "clip", "radius", "epochs")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a run; the same settings, model and data give the same weights.
+
+    Parameters
+    ----------
+    format : str
+        Of weights, gradients and state: ``bf16`` or ``float32``.
+    rounding : str or None
+        How a bf16 update is rounded: ``stochastic`` (as None) or ``nearest-even``; float32 takes none.
+    optimizer : str
+        ``sgd``, ``pisgd`` (perturbed iterates) or ``adamw``.
+    lr, momentum, weight_decay : float or None
+        None is 0.01 for sgd and pisgd, 2e-5 for adamw; no momentum; a weight decay of 0, for adamw 0.01.
+    clip : float or None
+        Longest gradient: a longer one is shortened to this Euclidean norm, over all trained weights.
+    radius, samples : float, int or None
+        Of pisgd: how far iterates are perturbed (1e-3), and gradients averaged a step (1), all of the same examples.
+    length, batch, accumulate : int
+        Tokens of a sequence, sequences of a pass, passes of a step.
+    steps, epochs : int, float or None
+        How long: one of the two, or one epoch. The last step of an epoch's end takes the examples that are left.
+    schedule, warmup : str, int
+        The learning rate after `warmup` steps of rising: ``constant``, or falling to 0 (``linear``, ``cosine``).
+    layers : str or None
+        What is trained, such as ``"20-29,embedding,head,norm"``; layers count from 0; None is everything.
+    gradient_checkpointing : bool
+        Keep only the states between layers, and compute each layer twice.
+    seed : int
+        Of the order of examples and of all random rounding and perturbation.
+    eval_share : float or None
+        Share of the examples, the last ones, that is held out (0.05); 0 holds nothing out.
+    eval_every : int or None
+        Steps between two measurements of the held-out loss; None measures before the first and after the last.
+
+    Raises
+    ------
+    InputError
+        If a value is out of range, or has no effect beside the others.
+    """
+
+    format: Literal["bf16", "float32"] = "bf16"
+    rounding: Literal["stochastic", "nearest-even"] | None = None
+    optimizer: Literal["sgd", "pisgd", "adamw"] = "sgd"
+    lr: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+    radius: float | None = None
+    samples: int | None = None
+    length: int = 512
+    batch: int = 1
+    accumulate: int = 8
+    steps: int | None = None
+    epochs: float | None = None
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = 0
+    layers: str | None = None
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    eval_share: float | None = None
+    eval_every: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in (*choices, None) or (name != "rounding" and getattr(self, name) is None):
+                raise InputError(f"unknown {name} {getattr(self, name)!r}: choose {', '.join(choices)}")
+        for field in fields(self):
+            _check_number(field.name, getattr(self, field.name))
+        self._check_effects()
+        defaults: dict[str, Any] = {
+            "lr": _LR[self.optimizer],
+            "weight_decay": _WEIGHT_DECAY[self.optimizer],
+            "eval_share": 0.05,
+        }
+        if self.format != "float32":
+            defaults["rounding"] = "stochastic"
+        if self.optimizer != "adamw":
+            defaults["momentum"] = 0.0
+        if self.optimizer == "pisgd":
+            defaults |= {"radius": 1e-3, "samples": 1}
+        if self.steps is None:
+            defaults["epochs"] = 1.0
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, gradients and state."""
+        return DTYPES[self.format]
+
+    def _check_effects(self) -> None:
+        """Refuse what would do nothing."""
+        without = [name for name in ("radius", "samples") if self.optimizer != "pisgd"]
+        without += ["momentum"] if self.optimizer == "adamw" else []
+        for name in without:
+            if getattr(self, name) is not None:
+                raise InputError(f"{name} has no effect with the optimiser {self.optimizer}: leave it out")
+        if self.format == "float32" and self.rounding is not None:
+            raise InputError(f"rounding {self.rounding!r} has no effect with the format float32: leave it out")
+        if self.steps is not None and self.epochs is not None:
+            raise InputError(f"steps ({self.steps}) and epochs ({self.epochs:g}) both say how long: give one of them")
+        if self.eval_every is not None and self.eval_share == 0:
+            raise InputError(f"eval_every {self.eval_every} has no effect with an eval_share of 0: leave it out")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if value is None or isinstance(value, (str, bool)):
+        return
+    if not math.isfinite(value):
+        raise InputError(f"{name} must be a number, not {value}")
+    if name in _ONE_OR_MORE and value < 1:
+        raise InputError(f"{name} must be 1 or more, not {value}")
+    if name == "length" and value < 2:
+        raise InputError(f"length must be 2 or more, not {value}: the first token of a sequence is not predicted")
+    if name in _POSITIVE and value <= 0:
+        raise InputError(f"{name} must be above 0, not {value:g}")
+    if name in ("weight_decay", "warmup", "seed") and value < 0:
+        raise InputError(f"{name} must be 0 or more, not {value:g}")
+    if name in ("momentum", "eval_share") and not 0 <= value < 1:
+        raise InputError(f"{name} must be at least 0 and below 1, not {value:g}")
+    if name == "seed" and value >= 2**63:
+        raise InputError(f"seed must be below 2^63, not {value}")
