@@ -136,7 +136,7 @@ def main() -> None:
         data.write_text(text())
         for name, (_, seeds) in RUNS.items():
             for seed in seeds if name in (args.only or RUNS) else ():
-                runs.append(run(name, seed, 2 if args.quick else 40, data))
+                runs.append(run(name, seed, 2 if args.quick else 24, data))
                 print(name, seed, runs[-1]["held_out"], file=sys.stderr)
                 if not args.quick:
                     write("lowbit_tune", {"rate": RATE, "runs": runs})
