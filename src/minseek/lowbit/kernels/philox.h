@@ -35,29 +35,42 @@ static inline pairs products(pairs a, uint32_t factor) {
 #endif
 }
 
-static inline void multiply(lanes a, uint32_t factor, lanes *high, lanes *low) {
-    const pairs even = products((pairs)a, factor), odd = products((pairs)a >> 32, factor), upper = (pairs){0} + 0xFFFFFFFF00000000u;
-    *high = (lanes)((even >> 32) | (odd & upper));
-    *low = (lanes)((even & ~upper) | (odd << 32));
+/* The upper half of each pair, put into the lower. */
+static inline pairs upper(pairs a) {
+#if defined(__AVX512F__)
+    return (pairs)_mm512_shuffle_epi32((__m512i)a, _MM_PERM_DDBB); /* products and shifts share a port: this has another */
+#else
+    return a >> 32;
+#endif
+}
+
+/* A round on words in the lower halves of pairs; what the upper halves hold does not matter. */
+#define ROUND(a, b, c, d)                                    \
+    do {                                                     \
+        const pairs p = products(a, 0xD2511F53u), q = products(c, 0xCD9E8D57u); \
+        a = upper(q) ^ b ^ low, b = q, c = upper(p) ^ d ^ high, d = p;          \
+    } while (0)
+
+static inline lanes interleaved(pairs even, pairs odd) {
+    return (lanes)((even & 0xFFFFFFFFu) | (odd << 32));
 }
 
 /* Words of a chunk: word j is output j / 16 of counter 16 chunk + j % 16. */
 static inline void philox(source from, uint64_t chunk, uint32_t *out) {
-    const uint64_t count = chunk * BLOCKS; /* a multiple of 16: the lanes' numbers never carry */
-    lanes a = (uint32_t)count + (lanes){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    lanes b = (lanes){0} + (uint32_t)(count >> 32);
-    lanes c = (lanes){0} + (uint32_t)from.stream, d = (lanes){0} + (uint32_t)(from.stream >> 32);
+    const uint64_t count = chunk * BLOCKS; /* a multiple of 16: the lower halves of the counters never carry */
+    const pairs none = {0}, even = {0, 2, 4, 6, 8, 10, 12, 14};
+    pairs a = none + (uint32_t)count + even, b = none + (count >> 32), e = a + 1, f = b;
+    pairs c = none + (uint32_t)from.stream, d = none + (from.stream >> 32), g = c, h = d;
     uint32_t low = (uint32_t)from.seed, high = (uint32_t)(from.seed >> 32);
     for (int round = 0; round < 10; round++) {
-        lanes p, p_low, q, q_low;
-        multiply(a, 0xD2511F53u, &p, &p_low);
-        multiply(c, 0xCD9E8D57u, &q, &q_low);
-        a = q ^ b ^ low, b = q_low, c = p ^ d ^ high, d = p_low;
+        ROUND(a, b, c, d); /* of even counters, */
+        ROUND(e, f, g, h); /* and of odd ones */
         low += 0x9E3779B9u, high += 0xBB67AE85u;
     }
     lanes_u *to = (lanes_u *)out;
-    to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+    to[0] = interleaved(a, e), to[1] = interleaved(b, f), to[2] = interleaved(c, g), to[3] = interleaved(d, h);
 }
+#undef ROUND
 
 /* Numbers of `bits` bits for the elements of a span. Up to 16 bits, a word serves two elements: its lower half element j,
  * its upper half element 64 + j. */
