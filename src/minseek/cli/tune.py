@@ -51,7 +51,7 @@ class TuneCommand:
         group.add_argument("--momentum", type=float, metavar="X", help="of sgd and pisgd (0)")
         group.add_argument("--weight-decay", type=float, metavar="X", help="(0; adamw 0.01)")
         group.add_argument("--clip", type=float, metavar="NORM", help="shorten longer gradients to this norm")
-        group.add_argument("--radius", type=float, metavar="X", help="of pisgd's perturbation (0.001)")
+        group.add_argument("--radius", type=float, metavar="X", help="of pisgd's perturbation of all weights (0.5)")
         group.add_argument("--samples", type=int, metavar="N", help="of pisgd: gradients a step, of the same data (1)")
 
         group = parser.add_argument_group("course")

@@ -42,7 +42,8 @@ class Settings:
     clip : float or None
         Longest gradient: a longer one is shortened to this Euclidean norm, over all trained weights.
     radius, samples : float, int or None
-        Of pisgd: how far iterates are perturbed (1e-3), and gradients averaged a step (1), all of the same examples.
+        Of pisgd: how far iterates are perturbed, all trained weights together (0.5), and gradients averaged a step
+        (1), all of the same examples.
     length, batch, accumulate : int
         Tokens of a sequence, sequences of a pass, passes of a step.
     steps, epochs : int, float or None
@@ -105,7 +106,7 @@ class Settings:
         if self.optimizer != "adamw":
             defaults["momentum"] = 0.0
         if self.optimizer == "pisgd":
-            defaults |= {"radius": 1e-3, "samples": 1}
+            defaults |= {"radius": 0.5, "samples": 1}
         if self.steps is None:
             defaults["epochs"] = 1.0
         for name, value in defaults.items():
