@@ -2,6 +2,7 @@
  * to bfloat16, to nearest even or by chance. */
 #ifndef MINSEEK_SGD_H
 #define MINSEEK_SGD_H
+#include <omp.h>
 #include "grid.h"
 #include "philox.h"
 
@@ -39,7 +40,8 @@ typedef struct {
 } descent;
 
 __attribute__((always_inline)) static inline void descend(uint16_t *w, const uint16_t *gradient, uint16_t *buffer, int64_t begin, int64_t end,
-                                                          const descent *d, const int weights_mode, const int momenta_mode) {
+                                                          const descent *shared, const int weights_mode, const int momenta_mode) {
+    const descent own = *shared, *const d = &own; /* a copy: what is stored to cannot change it, so it stays in registers */
     uint32_t for_weights[SPAN], for_momenta[SPAN];
     for (int64_t at = begin; at < end; at += SPAN) {
         if (weights_mode == STOCHASTIC) draw(d->weights, at / SPAN, 16, for_weights);
@@ -70,9 +72,10 @@ void sgd_bfloat16(uint16_t *w, const uint16_t *gradient, uint16_t *buffer, int64
                   float weight_decay, int32_t fresh, int32_t nesterov, int32_t maximize, int32_t weights_mode, int32_t momenta_mode,
                   uint64_t seed, uint64_t weights_stream, uint64_t momenta_stream, int32_t threads) {
     const descent d = {lr, momentum, fresh_share, weight_decay, fresh, nesterov, maximize, {seed, weights_stream}, {seed, momenta_stream}};
-#pragma omp parallel for num_threads(threads) schedule(static) if (n > PART)
-    for (int64_t part = 0; part < (n + PART - 1) / PART; part++) {
-        const int64_t begin = part * PART, end = begin + PART < n ? begin + PART : n;
+#pragma omp parallel num_threads(threads) if (n > PART)
+    { /* halves of a tensor, not parts of a fixed length: most tensors have few of these */
+        const int64_t spans = (n + SPAN - 1) / SPAN, mine = omp_get_thread_num(), all = omp_get_num_threads();
+        const int64_t begin = spans * mine / all * SPAN, stop = spans * (mine + 1) / all * SPAN, end = stop < n ? stop : n;
         if (weights_mode == STOCHASTIC && momenta_mode == STOCHASTIC)
             descend(w, gradient, buffer, begin, end, &d, STOCHASTIC, STOCHASTIC);
         else

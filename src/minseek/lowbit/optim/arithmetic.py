@@ -37,7 +37,7 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # the cache below finds one by its identity: quick, and there is one an optimiser
 class Arithmetic:
     """Formats of an optimiser's quantities; None where they stay in the tensor's own dtype.
 
