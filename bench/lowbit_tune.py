@@ -31,7 +31,6 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "SGD, bf16 nearest": (("--rounding", "nearest-even", "--lr", RATE), (0,)),
     "PISGD, bf16 stochastic": (("--optimizer", "pisgd", "--radius", "0.5", "--lr", RATE), (0,)),
     "AdamW, float32": (("--format", "float32", "--optimizer", "adamw", "--lr", "3e-5"), (0,)),
-    "AdamW, bf16 stochastic": (("--optimizer", "adamw", "--lr", "3e-5"), (0,)),
 }
 
 
