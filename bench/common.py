@@ -64,6 +64,15 @@ def median_seconds(action: Callable[[], object], times: int) -> float:
     return statistics.median(taken)
 
 
+def interval(values: Any) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval (t distribution)."""
+    import numpy as np
+    from scipy import stats
+
+    x = np.asarray(values, dtype=float)
+    return float(x.mean()), float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+
+
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table under a title."""
     lines = [f"\n{title}\n", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, kept, table, write
+from common import RESULTS, interval, kept, table, write
 from scipy import stats
 from torch import Tensor
 
@@ -163,12 +163,6 @@ def by_groups(power: int, eta: float, steps: int, runs: int) -> list[float]:
             norms.append(problem.smoothed(torch.stack([p.detach() for p in tensors])).square().sum(dim=-1))
         optimiser.step(closure)
     return list(interval(torch.stack(norms).mean(dim=0)))
-
-
-def interval(values: Any) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval over runs (t distribution)."""
-    x = np.asarray(values, dtype=float)
-    return float(x.mean()), float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
 
 
 def bound(e: dict[str, Any], eta: float, steps: int, rounding: str, start: str) -> dict[str, float]:

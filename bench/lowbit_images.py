@@ -28,8 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import kept, table, write
-from scipy import stats
+from common import interval, kept, table, write
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -184,12 +183,6 @@ def run(epochs: dict[str, int], seeds: Iterable[int], choice_seeds: Iterable[int
                 cells.append({**cell, "rounding": mode, **found})
                 print(*list(cell.values()), mode, found["accuracy"], file=sys.stderr, flush=True)
     return {"radius": RADIUS, "epochs": epochs, "seeds": list(seeds), "rates": rates, "cells": cells}
-
-
-def interval(numbers: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval."""
-    half = stats.t.ppf(0.975, len(numbers) - 1) * np.std(numbers, ddof=1) / math.sqrt(len(numbers))
-    return float(np.mean(numbers)), float(half)
 
 
 def words(numbers: list[float | None] | None, digits: int, sign: str = "") -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, kept, table, write
+from common import RESULTS, interval, kept, table, write
 from scipy import stats
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -34,12 +34,6 @@ DELTA, ETA = 2.0**-6, 2.0**-8
 FORMATS: tuple[Format, ...] = (bf16, e4m3fn, Fixed(10, 7))
 SHARES = (16.0, 4.0, 1.0, 1 / 4, 1 / 16)  # of the threshold
 NEAREST, STOCHASTIC = "nearest-even", "stochastic"
-
-
-def interval(values: Any) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval over copies or seeds (t distribution)."""
-    x = np.asarray(values, dtype=float)
-    return float(x.mean()), float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
 
 
 def descent(rounding: Any, radius: float | None, copies: int, lr: float) -> tuple[Tensor, Callable[[], None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,13 +66,8 @@ class AdamW(LowBitOptimizer):
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, arithmetic, generator
         )
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; what `closure` returns, if one is given that computes the gradients."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def descend(self) -> None:
+        """Move the weights along the gradients that are there."""
         found = list(self.tensors())
         seed = self.seed(p for _, _, p in found)
         for number, group, p in found:
@@ -90,7 +84,6 @@ class AdamW(LowBitOptimizer):
                 for part, views in parts(self.arithmetic, seed, number, p, gradient, *moments):
                     _part_step(part, group, count, *views)
             torch.autograd.graph.increment_version(p)
-        return loss
 
 
 def _torch_step(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -40,6 +40,20 @@ class LowBitOptimizer(torch.optim.Optimizer):
                 raise InputError(
                     f"a parameter of shape {tuple(p.shape)} is not contiguous: replace it by a copy that is"
                 )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; what `closure` returns, if one is given that computes the gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.descend()
+        return loss
+
+    def descend(self) -> None:
+        """Move the weights along the gradients that are there."""
+        raise NotImplementedError
 
     def tensors(self) -> Iterator[tuple[int, dict[str, Any], Tensor]]:
         """Parameters that have a gradient, with their number and group; the number stays theirs."""

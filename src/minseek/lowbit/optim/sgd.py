@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,16 +72,6 @@ class SGD(LowBitOptimizer):
         arithmetic = Arithmetic.of(rounding, weights=weights, momenta=momenta, gradients=gradients, update=update)
         options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         super().__init__(params, {**options, "nesterov": nesterov, "maximize": maximize}, arithmetic, generator)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; what `closure` returns, if one is given that computes the gradients."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self.descend()
-        return loss
 
     def descend(self) -> None:
         """Move the weights along the gradients that are there."""
