@@ -61,7 +61,7 @@ def test_a_run_from_beginning_to_end(command: Command) -> None:
     assert re.search(r"11 sequences of 352 tokens to learn, 5 sequences of 160 tokens held out; 14 tokens at", ran.err)
     assert ran.err.count("held-out loss") >= 4
     summary = ran.err.splitlines()[-1]
-    told = r"3 steps, 96 tokens in [\d.]+ s; held-out loss ([\d.]+) before, ([\d.]+) after; [\d.]+ MB of memory"
+    told = r"3 steps, 96 tokens in [\d.]+ s; held-out loss ([\d.]+) before, ([\d.]+) after; [\d.]+ [KM]B of memory"
     found = re.search(told, summary)
     assert found, summary
     assert summary.endswith(f"the model is in {out}")

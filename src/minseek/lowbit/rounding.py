@@ -125,7 +125,10 @@ def _room_like(x: Tensor) -> Tensor:
     """Memory for results; large ones on huge pages: asking for small ones one by one takes longer than the rounding."""
     if x.device.type != "cpu":
         return torch.empty_like(x)
-    return huge_bytes(x.nbytes).view(x.dtype).view(x.shape)
+    room = huge_bytes(x.nbytes)
+    # No view of the bytes: autograd has rules of its own for what is one.
+    out, start = torch.empty(0, dtype=x.dtype), int(room.storage_offset()) // x.itemsize
+    return out.set_(room.untyped_storage(), start, x.shape, x.stride())
 
 
 def _parts(x: Tensor, out: Tensor, first: int) -> list[tuple[Tensor, Tensor, int]]:
