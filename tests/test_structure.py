@@ -14,10 +14,10 @@ import minseek
 ROOT = Path(minseek.__file__).parent
 # Which rooms a room may import: only ones that stand below it. Errors and units are everybody's.
 ARROWS = {
-    "cli": {"reasoning", "batch", "tune", "models", "cache", "lowbit", "native", "decode"},
+    "cli": {"reasoning", "batch", "tune", "models", "cache", "native", "decode"},
     "reasoning": {"batch", "models", "cache", "native", "decode"},
     "batch": {"models", "cache", "native", "decode"},
-    "tune": {"models", "lowbit", "native"},
+    "tune": {"models", "lowbit"},
     "models": {"cache", "native", "decode"},
     "cache": {"native"},
     "lowbit": {"native"},

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
+
+from minseek.cli.live import LiveLine
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from minseek.batch.engine import Progress
 
 _LOG_SECONDS = 30.0  # between lines where there is no terminal, so that a log shows that the run goes on
 
 
-class BatchView:
+class BatchView(LiveLine):
     """Counts lines and shows them with the engine's figures.
 
     Parameters
@@ -36,8 +35,8 @@ class BatchView:
         self.done = self.failed = 0
         self._total, self._slots = total, slots
         self._engine = progress
-        self._console = Console(stderr=True, highlight=False)
-        self._live_wanted = self._console.is_terminal and not quiet
+        console = Console(stderr=True, highlight=False)
+        super().__init__(console, wanted=console.is_terminal and not quiet)
         self._began = self._logged = time.perf_counter()
 
     def wrote(self, *, failed: bool) -> None:
@@ -57,25 +56,6 @@ class BatchView:
         """The whole run in a sentence."""
         seconds = time.perf_counter() - self._began
         return f"{self.done} done, {self.failed} failed in {seconds:.1f} s{self._speeds()}"
-
-    def __enter__(self) -> Self:
-        if self._live_wanted:
-            from rich.live import Live
-
-            self._live = Live(console=self._console, get_renderable=self._render, transient=True, refresh_per_second=4)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live_wanted:
-            self._live.stop()
-
-    def _render(self) -> Text:
-        from rich.text import Text
-
-        return Text(self._status(), style="reverse", no_wrap=True, overflow="ellipsis")
 
     def _status(self) -> str:
         in_use = self._engine.in_use if self._engine else 0

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from minseek.cli.live import LiveLine
 from minseek.units import format_bytes
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from minseek.tune import Entry
 
 _LOG_SECONDS = 10.0  # between lines of steps where there is no terminal
 
 
-class TuneView:
+class TuneView(LiveLine):
     """Shows the entries of a run's log."""
 
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True, highlight=False)
-        self._terminal = self._console.is_terminal
+        console = Console(stderr=True, highlight=False)
+        super().__init__(console, wanted=console.is_terminal)
         self._entry: Entry | None = None
         self._held_out: float | None = None
         self._first: tuple[int, float] | None = None  # tokens and seconds where this process took up the run
@@ -39,7 +37,7 @@ class TuneView:
         self._entry = entry
         if entry.event == "held-out":
             self.say(f"held-out loss {entry.held_out_loss:.4f} after step {entry.step} of {entry.steps}")
-        elif entry.event == "step" and not self._terminal:
+        elif entry.event == "step" and not self._live_wanted:
             now = time.perf_counter()
             if now - self._logged > _LOG_SECONDS or entry.step == entry.steps:
                 self._logged = now
@@ -47,29 +45,10 @@ class TuneView:
 
     def say(self, line: str) -> None:
         """Print a line of its own."""
-        if self._terminal:
+        if self._live_wanted:
             self._console.print(f"minseek: {line}", markup=False, soft_wrap=True)
         else:
             print(f"minseek: {line}", file=sys.stderr, flush=True)
-
-    def __enter__(self) -> Self:
-        if self._terminal:
-            from rich.live import Live
-
-            self._live = Live(console=self._console, get_renderable=self._render, transient=True, refresh_per_second=4)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._terminal:
-            self._live.stop()
-
-    def _render(self) -> Text:
-        from rich.text import Text
-
-        return Text(self._status(), style="reverse", no_wrap=True, overflow="ellipsis")
 
     def _status(self) -> str:
         entry = self._entry

@@ -179,6 +179,6 @@ def check_budget(plan: TunePlan, budget: int, config: Any, settings: Settings, d
             advice = (
                 f"even with --gradient-checkpointing, --batch 1 and --length {lengths[-1]} it takes "
                 f"{format_bytes(least.total)}, {format_bytes(fixed)} of it weights, gradients and state; train fewer "
-                "layers, or give more memory"
+                "layers (--layers), or give more memory"
             )
     raise InputError(f"the run takes {needs}, and the memory budget is {has}: {advice}")

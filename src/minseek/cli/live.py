@@ -1,0 +1,41 @@
+"""A line at the foot of a terminal that tells where long work stands."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+
+class LiveLine(ABC):
+    """While it is entered, the line is shown, if it is wanted."""
+
+    def __init__(self, console: Console, *, wanted: bool) -> None:
+        self._console, self._live_wanted = console, wanted
+
+    @abstractmethod
+    def _status(self) -> str:
+        """What the line says now."""
+
+    def __enter__(self) -> Self:
+        if self._live_wanted:
+            from rich.live import Live
+
+            self._live = Live(console=self._console, get_renderable=self._render, transient=True, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live_wanted:
+            self._live.stop()
+
+    def _render(self) -> Text:
+        from rich.text import Text
+
+        return Text(self._status(), style="reverse", no_wrap=True, overflow="ellipsis")
