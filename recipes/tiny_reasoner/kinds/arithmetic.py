@@ -1,0 +1,111 @@
+"""Arithmetic with brackets: Compute (7+5)*3-4*(9-2)."""
+
+from __future__ import annotations
+
+from random import Random
+
+from recipes.tiny_reasoner.sheet import Sheet, factor
+
+Tree = int | tuple[str, "Tree", "Tree"]
+_LARGEST = 999
+_RANK = {"+": 1, "-": 1, "*": 2}
+
+
+class Arithmetic:
+    """An expression of `difficulty + 1` operators over small numbers."""
+
+    ways = ("", "from the right")
+
+    def __init__(self, chance: Random, difficulty: int) -> None:
+        while True:
+            self._tree = _grow(chance, difficulty + 1)
+            if _is_small(self._tree):
+                break
+
+    @property
+    def prompt(self) -> str:
+        return f"Compute {_written(self._tree)}."
+
+    @property
+    def answer(self) -> str:
+        return str(_value(self._tree))
+
+    def derive(self, sheet: Sheet, way: int, before: str) -> str:
+        return str(_work_out(self._tree, sheet, right_first=way == 1))
+
+    def carefully(self, sheet: Sheet) -> str:
+        """The whole expression anew after every step, products split into tens and ones."""
+        tree = self._tree
+        while not isinstance(tree, int):
+            sheet.note(_written(tree))
+            tree = _reduced(tree, sheet)
+        return str(tree)
+
+
+def _grow(chance: Random, operators: int) -> Tree:
+    if operators == 0:
+        return chance.randint(1, 20)
+    left = chance.randrange(operators)
+    return chance.choice("+-*"), _grow(chance, left), _grow(chance, operators - 1 - left)
+
+
+def _apply(operator: str, left: int, right: int) -> int:
+    return left + right if operator == "+" else left - right if operator == "-" else left * right
+
+
+def _value(tree: Tree) -> int:
+    return tree if isinstance(tree, int) else _apply(tree[0], _value(tree[1]), _value(tree[2]))
+
+
+def _is_small(tree: Tree) -> bool:
+    """Whether no step leaves three digits, and every product has a small factor."""
+    if isinstance(tree, int):
+        return True
+    left, right = _value(tree[1]), _value(tree[2])
+    if tree[0] == "*" and min(abs(left), abs(right)) > 9:
+        return False
+    return abs(_value(tree)) <= _LARGEST and _is_small(tree[1]) and _is_small(tree[2])
+
+
+def _written(tree: Tree, behind: str = "") -> str:
+    """The expression; `behind` is the operator in front of it."""
+    if isinstance(tree, int):
+        return factor(tree) if behind else str(tree)
+    operator, left, right = tree
+    inner = _written_left(left, operator) + operator + _written(right, operator)
+    # Brackets even where they could be left out, so that the order of the steps can be read.
+    return f"({inner})" if behind and _RANK[operator] <= _RANK[behind] else inner
+
+
+def _written_left(tree: Tree, operator: str) -> str:
+    if isinstance(tree, int) or _RANK[tree[0]] >= _RANK[operator]:
+        return _written(tree)
+    return f"({_written(tree)})"
+
+
+def _work_out(tree: Tree, sheet: Sheet, *, right_first: bool) -> int:
+    if isinstance(tree, int):
+        return tree
+    operator, left, right = tree
+    if right_first:
+        b = _work_out(right, sheet, right_first=True)
+        a = _work_out(left, sheet, right_first=True)
+    else:
+        a, b = _work_out(left, sheet, right_first=False), _work_out(right, sheet, right_first=False)
+    return sheet.number(f"{a}{operator}{factor(b)}", _apply(operator, a, b))
+
+
+def _reduced(tree: tuple[str, Tree, Tree], sheet: Sheet) -> Tree:
+    """The tree with its first step done."""
+    operator, left, right = tree
+    if not isinstance(left, int):
+        return operator, _reduced(left, sheet), right
+    if not isinstance(right, int):
+        return operator, left, _reduced(right, sheet)
+    if operator == "*" and max(abs(left), abs(right)) > 9:
+        large, small = (left, right) if abs(left) >= abs(right) else (right, left)
+        tens = int(large / 10) * 10
+        a = sheet.number(f"{tens}*{factor(small)}", tens * small)
+        b = sheet.number(f"{large - tens}*{factor(small)}", (large - tens) * small)
+        return sheet.number(f"{a}+{factor(b)}", a + b)
+    return sheet.number(f"{left}{operator}{factor(right)}", _apply(operator, left, right))

@@ -1,0 +1,71 @@
+"""Sequences to continue: 5 8 13 20 29. What comes 2 terms later?"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
+
+from recipes.tiny_reasoner.sheet import Sheet, factor, shown
+
+
+class Sequence:
+    """Differences that stay, grow by a number or double; harder ones ask for a later term."""
+
+    ways = ("", "by the rule from the start")
+
+    def __init__(self, chance: Random, difficulty: int) -> None:
+        rule = chance.choice(("same", "grow", "double")) if difficulty > 1 else "same"
+        self._double = rule == "double"
+        self._growth = chance.choice((-3, -2, -1, 1, 2, 3, 4, 5)) if rule == "grow" else 0
+        self._step = chance.randint(1, 5) if self._double else chance.randint(-9, 12)
+        self._first = chance.randint(-5, 30)
+        self._ahead = 1 + difficulty // 2 - (rule == "double" and difficulty > 3)
+        self._terms = self._until(4)
+
+    def _until(self, steps: int) -> list[int]:
+        terms, step = [self._first], self._step
+        for _ in range(steps):
+            terms.append(terms[-1] + step)
+            step = step * 2 if self._double else step + self._growth
+        return terms
+
+    @property
+    def prompt(self) -> str:
+        later = "next" if self._ahead == 1 else f"{self._ahead} terms later"
+        return f"Go on with {shown(self._terms)}. What comes {later}?"
+
+    @property
+    def answer(self) -> str:
+        return str(self._until(4 + self._ahead)[-1])
+
+    def derive(self, sheet: Sheet, way: int, before: str) -> str:
+        if way == 0:
+            steps = [sheet.number(f"{b}-{factor(a)}", b - a) for a, b in pairwise(self._terms)]
+            sheet.note(self._rule())
+            return str(self._go_on(sheet, self._terms[-1], steps[-1], self._ahead))
+        sheet.note(self._rule())
+        step = sheet.number(f"{self._terms[1]}-{factor(self._first)}", self._terms[1] - self._first)
+        return str(self._go_on(sheet, self._terms[1], step, 3 + self._ahead))
+
+    def carefully(self, sheet: Sheet) -> str:
+        """Differences of the differences as well."""
+        steps = []
+        for a, b in pairwise(self._terms):
+            sheet.note(f"from {a} to {b}")
+            steps.append(sheet.number(f"{b}-{factor(a)}", b - a))
+        for a, b in pairwise(steps):
+            sheet.number(f"{b}-{factor(a)}", b - a)
+        sheet.note(self._rule())
+        return str(self._go_on(sheet, self._terms[-1], steps[-1], self._ahead))
+
+    def _rule(self) -> str:
+        return "doubles" if self._double else f"grows by {self._growth}" if self._growth else "stays"
+
+    def _go_on(self, sheet: Sheet, term: int, step: int, count: int) -> int:
+        for _ in range(count):
+            if self._double:
+                step = sheet.number(f"2*{factor(step)}", 2 * step)
+            elif self._growth:
+                step = sheet.number(f"{step}+{factor(self._growth)}", step + self._growth)
+            term = sheet.number(f"{term}+{factor(step)}", term + step)
+        return term

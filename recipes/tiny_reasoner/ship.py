@@ -1,0 +1,37 @@
+"""Put a trained model into the package as `tiny`: ``python -m recipes.tiny_reasoner.ship FOLDER``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM
+
+from minseek.models.aliases import TINY
+from minseek.models.blueprint import describe
+from minseek.models.gguf import BLUEPRINT
+
+_MOST = 16_000_000  # bytes
+_FILES = (
+    *("config.json", "generation_config.json", "model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+)
+
+
+def ship(folder: Path) -> None:
+    """Copy what is needed, and write the blueprint with which it loads without transformers' modelling code."""
+    source = folder / "model"
+    size = (source / "model.safetensors").stat().st_size
+    assert size <= _MOST, f"{size} bytes of weights are too many to ship: {_MOST} at most"
+    TINY.mkdir(exist_ok=True)
+    for name in _FILES:
+        shutil.copy(source / name, TINY / name)
+    shutil.copy(folder / "training.json", TINY / "training.json")
+    describe(AutoModelForCausalLM.from_pretrained(source)).write(TINY / BLUEPRINT)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    ship(parser.parse_args().folder)
