@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
 
@@ -52,8 +52,8 @@ def solved(kind: str, prompt: str) -> str:
         terms, ahead = [int(n) for n in re.findall(r"-?\d+", prompt.split(".")[0])], 1
         if later := re.search(r"(\d+) terms later", prompt):
             ahead = int(later[1])
-        steps = [b - a for a, b in zip(terms, terms[1:], strict=False)]
-        doubles = len(set(steps)) > 1 and all(b == 2 * a for a, b in zip(steps, steps[1:], strict=False))
+        steps = [b - a for a, b in pairwise(terms)]
+        doubles = len(set(steps)) > 1 and all(b == 2 * a for a, b in pairwise(steps))
         step, term, growth = steps[-1], terms[-1], steps[1] - steps[0]
         for _ in range(ahead):
             step = 2 * step if doubles else step + growth
