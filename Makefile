@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 QUESTION ?= How many days are in a week?
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test browser lint format bench clean
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -13,23 +13,30 @@ QUESTION ?= How many days are in a week?
 demo: .venv/ready ## answer a question on SmolLM2 with 10 induced thoughts; the cache stays flat
 	$(BIN)/minseek reason "$(QUESTION)" -m smollm2 --thoughts 10 --max-thought-tokens 120 --answer-tokens 120 --seed 1 -u
 
-test: lint ## lint, types and tests
+test: lint browser ## lint, types and tests
 	$(BIN)/python -m pytest
 
+browser: # Chromium, for the tests of the page; without it they are skipped
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; \
+	fi || true
+
 lint: .venv/ready
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench recipes
+	$(BIN)/ruff format --check src tests bench recipes
 	$(BIN)/mypy
 
 format: .venv/ready
-	$(BIN)/ruff check --fix src tests bench
-	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench recipes
+	$(BIN)/ruff format src tests bench recipes
 
 bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some hours
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python bench/think.py
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/quality.py
+	$(BIN)/python bench/serve_load.py
 	$(BIN)/python bench/cluster_paper.py
 	$(BIN)/python bench/cluster_speed.py
 	$(BIN)/python bench/cluster_divergences.py

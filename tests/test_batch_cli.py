@@ -247,6 +247,22 @@ def test_thinking_equals_reason(
     assert openai["usage"]["completion_tokens_details"] == {"reasoning_tokens": result.stats.thinking_tokens}
 
 
+def test_thinking_that_votes_equals_reason(batch: Batch, tiny: minseek.Model) -> None:
+    bounds = {"max_thought_tokens": 8, "answer_tokens": 5}
+    thinking = {"thoughts": 4, "vote": True, "budget_tokens": 60, **bounds}
+    result = minseek.reason(
+        tiny,
+        "Why?",
+        strategy=minseek.MinSeek(4, vote=True),
+        sampling=minseek.Sampling(temperature=1, top_p=1, seed=0),
+        limits=minseek.Limits(thinking_budget=60, **bounds),
+    )
+    fields = {"temperature": 1, "seed": 0, "thinking": thinking}
+    (record,) = batch([{"id": "t", "prompt": "Why?", **fields}], "--cap", "300").records
+    assert record["text"] == result.answer
+    assert record["usage"]["completion_tokens"] == result.stats.tokens > result.stats.thinking_tokens + 5
+
+
 def test_a_thinking_request_without_a_limit_thinks_as_long_as_its_slot_allows(batch: Batch) -> None:
     thinking = {"strategy": "budget-forcing", "thoughts": "unbounded"}
     (record,) = batch([{"id": 1, "prompt": "Why?", "thinking": thinking}], "--cap", "100").records
@@ -270,6 +286,10 @@ def test_a_thinking_request_without_a_limit_thinks_as_long_as_its_slot_allows(ba
         ({"thinking": {"rule": "best"}}, "thinking", "'best'"),
         ({"thinking": {"rule": 3}}, "thinking.rule", "not 3"),
         ({"thinking": {"strategy": "standard", "keep": 2}}, "thinking.keep", "no effect"),
+        ({"thinking": {"strategy": "standard", "vote": True}}, "thinking.vote", "no effect"),
+        ({"thinking": {"vote": "yes"}}, "thinking.vote", "'yes'"),
+        ({"thinking": {"stop_when_stable": 1}}, "thinking", "not 1"),
+        ({"thinking": {"stop_when_stable": 2}, "max_tokens": 80}, "thinking.stop_when_stable", "budget_tokens"),
         ({"thinking": {"budget_tokens": 30}, "max_tokens": 30}, "thinking", "30 and 0"),
         ({"thinking": {"budget_tokens": 20, "answer_tokens": 20}, "max_tokens": 30}, "thinking", "20 and 20"),
         ({"thinking": {"min_thought_tokens": 9, "max_thought_tokens": 8}}, "thinking", "9 and 8"),

@@ -206,6 +206,30 @@ def test_a_used_up_thinking_budget_still_answers(ask: Ask) -> None:
     assert "--thinking-budget" in ran.err
 
 
+def test_a_thinking_budget_of_nothing_answers_at_once_and_complains_of_nothing(ask: Ask) -> None:
+    ran = ask("--json", "--thinking-budget", "0", "--answer-tokens", "8", "--seed", "0")
+    report = json.loads(ran.out)
+    assert (ran.code, report["thoughts"], report["stats"]["thinking_tokens"]) == (0, [], 0)
+    assert report["stats"]["answer_tokens"] > 0
+    assert "thinking" not in ran.err
+
+
+@pytest.mark.parametrize("strategy", ["min-seek", "budget-forcing"])
+def test_answers_after_every_thought_may_vote_and_stop(ask: Ask, strategy: str) -> None:
+    args = ("--strategy", strategy, "--thoughts", "9", "--max-thought-tokens", "8", "--answer-tokens", "1")
+    plain, voted = (json.loads(ask("--json", "--seed", "0", *args, *more).out) for more in ((), ("--vote",)))
+    assert [t["tokens"] for t in voted["thoughts"]] == [t["tokens"] for t in plain["thoughts"]]
+    assert plain["stats"]["interim_tokens"] == 0
+    assert 0 < voted["stats"]["interim_tokens"] <= 9
+    ran = ask("--seed", "0", "--temperature", "0.01", "--usage", *args, "--stop-when-stable", "2")
+    stopped = re.search(r"\((\d+) induced thoughts\) \+ (\d+) interim \+ \d+ answer tokens", ran.err)
+    assert ran.code == 0
+    assert stopped
+    assert ran.err.count("answer by then: ") in (int(stopped[1]) + 1, 10)
+    answers = re.findall(r"answer by then: (.*)", ran.err)
+    assert len(answers) == 10 or answers[-1] == answers[-2] == " ".join(ran.out.split())
+
+
 def test_zero_thoughts_are_allowed(ask: Ask) -> None:
     ran = ask("--thoughts", "0", "--max-thought-tokens", "8", "--answer-tokens", "8")
     assert ran.code == 0
@@ -264,11 +288,13 @@ def assert_refused(ran: SimpleNamespace, *values: str) -> None:
         ("--thoughts=many", "'many'"),
         ("--thoughts=1.5", "'1.5'"),
         ("--thoughts=", "''"),
+        ("--stop-when-stable=1", "2 or more, not 1"),
+        ("--stop-when-stable=2 --strategy=standard", "--stop-when-stable has no effect with --strategy standard"),
+        ("--vote --strategy=standard", "--vote has no effect with --strategy standard"),
         ("--keep=0", "0"),
         ("--keep=-1", "-1"),
         ("--max-tokens=0", "0"),
         ("--max-tokens=-7", "-7"),
-        ("--thinking-budget=0", "0"),
         ("--thinking-budget=-7", "-7"),
         ("--answer-tokens=0", "0"),
         ("--answer-tokens=-7", "-7"),

@@ -136,15 +136,16 @@ def test_a_wrong_parameter_is_refused_and_named(strategy: Any, field: str, value
         strategy(**{field: value})
 
 
-COUNTS = ["max_tokens", "thinking_budget", "answer_tokens", "min_thought_tokens", "max_thought_tokens"]
-OPTIONAL = ["thinking_budget", "kv_budget", "min_thought_tokens", "max_thought_tokens"]
+COUNTS = ["max_tokens", "thinking_budget", "answer_tokens", "min_thought_tokens", "max_thought_tokens", "total_tokens"]
+OPTIONAL = ["total_tokens", "thinking_budget", "kv_budget", "min_thought_tokens", "max_thought_tokens"]
 
 
 @pytest.mark.parametrize("field", COUNTS)
-def test_a_limit_in_tokens_is_an_integer_of_at_least_one(field: str) -> None:
-    for value in (1, 2, 10**9):
+def test_a_limit_in_tokens_is_an_integer_of_at_least_one_or_for_the_thinking_budget_none(field: str) -> None:
+    least = 0 if field == "thinking_budget" else 1
+    for value in (least, 2, 10**9):
         assert getattr(Limits(**{field: value}), field) == value
-    for value in (0, -1):
+    for value in (least - 1, -2):
         with pytest.raises(InputError, match=rf"{field}.*{value}"):
             Limits(**{field: value})
     wrong: list[Any] = [1.5, 2.0, "3", True, False, [1]]

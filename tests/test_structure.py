@@ -14,7 +14,9 @@ import minseek
 ROOT = Path(minseek.__file__).parent
 # Which rooms a room may import: only ones that stand below it. Errors and units are everybody's.
 ARROWS = {
-    "cli": {"reasoning", "batch", "tune", "models", "cache", "native", "decode"},
+    "cli": {"serve", "evaluation", "reasoning", "batch", "tune", "models", "cache", "native", "decode"},
+    "serve": {"reasoning", "batch", "models", "decode"},
+    "evaluation": {"reasoning", "batch", "models", "cache", "decode"},
     "reasoning": {"batch", "models", "cache", "native", "decode"},
     "batch": {"models", "cache", "native", "decode"},
     "tune": {"models", "lowbit"},

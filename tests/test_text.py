@@ -225,6 +225,21 @@ def test_a_tag_is_found_wherever_the_text_is_cut(tag: str, fragments: list[str],
     assert watcher.pieces_before() == sum(not found or end <= len(before) for end in ends)
 
 
+@given(st.lists(st.text("ab<", min_size=1, max_size=4), min_size=1, max_size=3), st.lists(st.text("ab<", max_size=3)))
+def test_of_several_tags_the_one_that_is_complete_first_counts(tags: list[str], pieces: list[str]) -> None:
+    watcher, released, pushed = TagWatcher(*tags), "", ""
+    for piece in pieces:
+        released += watcher.push(piece)
+        pushed += piece
+        places = [pushed.find(tag) for tag in tags if tag in pushed]
+        assert watcher.found == bool(places)
+        if places:
+            assert released == pushed[: min(places)]
+            return
+        assert released == pushed[: len(pushed) - max(held(tag, pushed) for tag in tags)]
+    assert released + watcher.flush() == pushed
+
+
 @pytest.mark.parametrize("tag", [None, ""])
 @given(pieces=st.lists(st.sampled_from(FRAGMENTS), max_size=6))
 def test_without_a_tag_all_text_passes_at_once(tag: str | None, pieces: list[str]) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from minseek.models import fitting_alias
 from recipes.tiny_reasoner.batches import batches
 from recipes.tiny_reasoner.kinds import KINDS
 from recipes.tiny_reasoner.network import Network, Size
@@ -131,6 +132,12 @@ def test_the_splits_do_not_meet_and_tasks_do_not_repeat() -> None:
     assert not any(is_held_out(task["prompt"]) for task in trained)
     assert len({task["prompt"] for task in held_out}) == 200
     assert {task["kind"] for task in held_out} == set(KINDS)
+
+
+def test_tiny_is_the_model_for_its_problems_and_for_nothing_else() -> None:
+    assert all(fitting_alias(task["prompt"]) == "tiny" for task in tasks("train", 300, seed=1))
+    for question in ("How many days are in a week?", "Compute the area of a circle.", "Take a walk: why?", "x"):
+        assert fitting_alias(question) == "smollm2"
 
 
 def test_the_command_writes_tasks() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         BudgetForcing,
         Event,
         Finished,
+        InterimAnswer,
         Limits,
         MinSeek,
         Result,
@@ -37,8 +38,9 @@ _ROOMS = {
     "minseek.decode": ("Sampling",),
     "minseek.models": ("FORMATS", "PLAIN", "THINK", "Model", "ThinkingFormat", "load"),
     "minseek.reasoning": (
-        *("AnswerToken", "BudgetForcing", "Event", "Finished", "Limits", "MinSeek", "Result", "Standard", "Stats"),
-        *("Strategy", "Thought", "ThoughtEnded", "ThoughtStarted", "ThoughtToken", "reason", "stream"),
+        *("AnswerToken", "BudgetForcing", "Event", "Finished", "InterimAnswer", "Limits", "MinSeek", "Result"),
+        *("Standard", "Stats", "Strategy", "Thought", "ThoughtEnded", "ThoughtStarted", "ThoughtToken"),
+        *("reason", "stream"),
     ),
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
@@ -54,6 +56,7 @@ __all__ = [
     "Event",
     "Finished",
     "InputError",
+    "InterimAnswer",
     "Limits",
     "MinSeek",
     "MinseekWarning",

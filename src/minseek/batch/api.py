@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minseek.batch.engine import Engine
-from minseek.batch.job import Completion, Generation, check_stop
+from minseek.batch.job import Completion, Generation
 from minseek.batch.plan import DEFAULT_POLICY, BatchPlan
 from minseek.batch.plan import plan as make_plan
 from minseek.cache.policies import Policy, make_policy
-from minseek.decode import Sampling
+from minseek.decode import Sampling, check_stop
 from minseek.errors import InputError
 from minseek.models import Model
 

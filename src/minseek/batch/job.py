@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from minseek.cache import Pairs, Slot
-from minseek.decode import Sampler, Sampling, TextStream
-from minseek.errors import InputError
+from minseek.decode import (
+    Sampler,
+    Sampling,
+    TagWatcher,
+    TextStream,
+    TokenLogprob,
+    check_logprobs,
+    check_stop,
+    token_logprob,
+)
 from minseek.models import Model
 
 
@@ -79,23 +87,39 @@ class Completion:
     stats: CompletionStats
 
 
-def check_stop(stop: Sequence[str]) -> tuple[str, ...]:
-    """Stop strings as a tuple.
+Told = Callable[[int | None, str, TokenLogprob | None], None]
+"""Is told a new token, the text that became certain with it (perhaps none), and how likely it was if that was asked.
+
+The last text may come without a token. Nothing of a stop string is ever told."""
+
+
+class Generation:
+    """Plain generation from a prompt.
+
+    Parameters
+    ----------
+    model : Model
+    prompt : sequence of int
+        Tokens, at least one.
+    max_new_tokens : int
+        Tokens to write at most.
+    sampling : Sampling
+    stop : sequence of str
+        Texts that end it.
+    evicts : bool
+        Whether the plan's policy may take pairs from the slot.
+    ignore_end : bool
+        Go on when the model ends its turn.
+    told : callable, optional
+        What is called with each token, in the engine's thread.
+    logprobs : int, optional
+        Tell with each token how likely it was, and that many most likely ones, 0 to 20.
 
     Raises
     ------
     TypeError, InputError
-        If it is one string, or one of them is empty.
+        If `stop` or `logprobs` is wrong.
     """
-    if isinstance(stop, str) or not all(isinstance(text, str) for text in stop):
-        raise TypeError(f"stop must be a sequence of texts, not {stop!r}: put it into a list")
-    if not all(stop):
-        raise InputError(f"a stop string must not be empty: {list(stop)!r} would end everything at once")
-    return tuple(stop)
-
-
-class Generation:
-    """Plain generation from a prompt."""
 
     def __init__(
         self,
@@ -107,16 +131,18 @@ class Generation:
         stop: Sequence[str] = (),
         evicts: bool = True,
         ignore_end: bool = False,
+        told: Told | None = None,
+        logprobs: int | None = None,
     ) -> None:
         self._model, self.prompt, self.evicts = model, prompt, evicts
-        self._limit, self._stop = max_new_tokens, check_stop(stop)
-        self._stream = TextStream(model.decode)
+        self._limit, self._told, self._logprobs = max_new_tokens, told, check_logprobs(logprobs)
+        self._watcher = TagWatcher(*check_stop(stop))
+        self._stream = TextStream(model.decode) if stop or told else None
         self._sampler = Sampler(sampling)
         self._ends = frozenset() if ignore_end else model.end_ids
         self.tokens: list[int] = []
         self.finish_reason = "length"
-        self._cut = False
-        self._text = ""  # as far as stop strings were looked for in it
+        self._parts: list[str] = []  # of the text, where it is followed as it is written
 
     def begin(self, slot: Slot) -> Sequence[int]:
         """The prompt."""
@@ -130,22 +156,31 @@ class Generation:
         token = self._sampler.pick(logits)
         if token in self._ends:
             self.finish_reason = "stop"
+            self._flush()
             return ()
         self.tokens.append(token)
-        if self._stop and self._stopped():
-            return ()
-        return (token,) if len(self.tokens) < self._limit else ()
+        if self._stream is not None:
+            logprob = None if self._logprobs is None else token_logprob(logits, token, self._logprobs)
+            self._tell(token, self._watcher.push(self._stream.push(token)), logprob)
+        if not self._watcher.found and len(self.tokens) < self._limit:
+            return (token,)
+        self._flush()
+        return ()
 
-    def _stopped(self) -> bool:
-        before = max(0, len(self._text) - max(map(len, self._stop)) + 1)  # one may have begun earlier
-        self._text += self._stream.push(self.tokens[-1])
-        found = [at for stop in self._stop if (at := self._text.find(stop, before)) >= 0]
-        if found:
-            self._text, self.finish_reason, self._cut = self._text[: min(found)], "stop", True
-        return bool(found)
+    def _flush(self) -> None:
+        """Tell what was held back, unless it is a stop string."""
+        if self._stream is not None and not self._watcher.found:
+            self._tell(None, self._watcher.push(self._stream.flush()) + self._watcher.flush(), None)
+        if self._watcher.found:
+            self.finish_reason = "stop"
+
+    def _tell(self, token: int | None, text: str, logprob: TokenLogprob | None) -> None:
+        self._parts.append(text)
+        if self._told is not None and (text or token is not None):
+            self._told(token, text, logprob)
 
     def completion(self) -> Completion:
         """What came of it."""
-        text = self._text if self._cut else self._model.decode(self.tokens)
+        text = self._model.decode(self.tokens) if self._stream is None else "".join(self._parts)
         stats = CompletionStats(len(self.prompt), len(self.tokens), *self._figures)
         return Completion(text, self.tokens, self.finish_reason, stats)

@@ -12,18 +12,26 @@ from collections.abc import Sequence
 from minseek import __version__
 from minseek.cli.batch import BatchCommand
 from minseek.cli.batch_plan import PlanCommand
+from minseek.cli.bench import BenchCommand
 from minseek.cli.env import EnvCommand
 from minseek.cli.models import ModelsCommand
 from minseek.cli.reason import ReasonCommand
+from minseek.cli.serve import ServeCommand
 from minseek.cli.tune import TuneCommand
 from minseek.errors import InputError, MinseekWarning
 
-COMMANDS = (ReasonCommand, BatchCommand, PlanCommand, TuneCommand, ModelsCommand, EnvCommand)
+COMMANDS = (
+    *(ReasonCommand, BatchCommand, ServeCommand, PlanCommand, TuneCommand, BenchCommand),
+    *(ModelsCommand, EnvCommand),
+)
 INTERRUPTED = 130  # as shells report a process ended by Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when it did what it was asked, 2 when the request was wrong, 130 after Ctrl-C."""
+    """Run a command; 0 when it did what it was asked, 2 when the request was wrong, 130 after Ctrl-C.
+
+    A server that was stopped has done what it was asked: 0.
+    """
     parser = argparse.ArgumentParser(
         prog="minseek", description="Reasoning models that think long inside a memory budget fixed beforehand."
     )

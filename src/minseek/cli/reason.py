@@ -26,7 +26,8 @@ class ReasonCommand:
         """The flags of ``minseek reason``."""
         parser.add_argument("question", help="what to answer; '-' reads it from standard input")
         parser.add_argument(
-            "-m", "--model", default="smollm2", help="name, directory, .gguf file or Hub id (%(default)s)"
+            *("-m", "--model"),
+            help="name, directory, .gguf file or Hub id (tiny for problems of its kinds, else smollm2)",
         )
 
         group = parser.add_argument_group("thinking")
@@ -39,6 +40,18 @@ class ReasonCommand:
             choices=("direct", "final-thought"),
             help="after the last thought, or after one more that closes by itself (direct)",
         )
+        group.add_argument(
+            "--stop-when-stable",
+            type=int,
+            metavar="W",
+            help="answer after every thought, and stop once W such answers in a row agree (ours, not the paper's)",
+        )
+        group.add_argument(
+            "--vote",
+            action="store_true",
+            default=None,
+            help="answer after every thought, and give the most frequent answer in the end (ours, not the paper's)",
+        )
         group.add_argument("--induce", metavar="TEXT", help="the words that begin an induced thought ('Wait')")
         group.add_argument("--format", metavar="NAME", help="how the model writes its thinking; see 'minseek models'")
         group.add_argument("--system", metavar="TEXT", help="a system message")
@@ -47,7 +60,9 @@ class ReasonCommand:
         group.add_argument(
             "--max-tokens", type=int, metavar="N", help="induce no further thought after N generated tokens (32768)"
         )
-        group.add_argument("--thinking-budget", type=int, metavar="N", help="end thinking after N tokens, and answer")
+        group.add_argument(
+            "--thinking-budget", type=int, metavar="N", help="end thinking after N tokens, and answer; 0: do not think"
+        )
         group.add_argument("--answer-tokens", type=int, metavar="N", help="end the answer after N tokens (1024)")
         group.add_argument("--kv-budget", metavar="SIZE", help="bytes of cache, never exceeded, such as 16MB or 1GiB")
         group.add_argument("--min-thought-tokens", type=int, metavar="N", help="let no thought close before N tokens")
@@ -85,10 +100,11 @@ class ReasonCommand:
         check_flags(args)
         began = time.perf_counter()
         from minseek.decode import Sampling
-        from minseek.models import load
+        from minseek.models import fitting_alias, load
         from minseek.reasoning import Limits
         from minseek.reasoning.run import Run
 
+        args.model = fitting_alias(question) if args.model is None else args.model
         strategy = make_strategy(args)
         sampling = Sampling(**_given(args, "temperature", "top_p", "top_k", "min_p", "seed"))
         limits = Limits(
@@ -144,14 +160,13 @@ def read_question(argument: str) -> str:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Refuse flags that would have no effect."""
-    only: dict[str, tuple[str, ...]] = {
-        "thoughts": ("min-seek", "budget-forcing"),
-        "induce": ("min-seek", "budget-forcing"),
-    }
+    induced = ("thoughts", "induce", "stop_when_stable", "vote")
+    only: dict[str, tuple[str, ...]] = dict.fromkeys(induced, ("min-seek", "budget-forcing"))
     only |= dict.fromkeys(("keep", "rule", "answer"), ("min-seek",))
     for name, strategies in only.items():
         if getattr(args, name) is not None and args.strategy not in strategies:
-            raise InputError(f"--{name} has no effect with --strategy {args.strategy}: leave it out")
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} has no effect with --strategy {args.strategy}: leave it out")
 
 
 def make_strategy(args: argparse.Namespace) -> Strategy:
@@ -169,8 +184,8 @@ def make_strategy(args: argparse.Namespace) -> Strategy:
         except ValueError:
             raise InputError(f"--thoughts takes a number or 'unbounded', not {args.thoughts!r}") from None
     if args.strategy == "budget-forcing":
-        return BudgetForcing(thoughts)
-    return MinSeek(thoughts, **_given(args, "keep", "rule", "answer"))
+        return BudgetForcing(thoughts, **_given(args, "stop_when_stable", "vote"))
+    return MinSeek(thoughts, **_given(args, "keep", "rule", "answer", "stop_when_stable", "vote"))
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

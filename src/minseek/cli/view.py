@@ -82,10 +82,12 @@ class ReasoningView:
             if live:
                 live.stop()
         self._end_answer()
-        if self._result is not None and self._result.stats.ended_by not in ("thoughts", "max-tokens"):
-            print(f"minseek: {_LIMITS[self._result.stats.ended_by]}", file=sys.stderr)
-        if self._result is not None and self._result.stats.answer_ended_by != "end":
-            print(f"minseek: {_CUTS[self._result.stats.answer_ended_by]}", file=sys.stderr)
+        if self._result is not None:
+            stats = self._result.stats
+            if stats.ended_by in _LIMITS and self._run.limits.thinking_budget != 0:
+                print(f"minseek: {_LIMITS[stats.ended_by]}", file=sys.stderr)
+            if stats.answer_ended_by in _CUTS:
+                print(f"minseek: {_CUTS[stats.answer_ended_by]}", file=sys.stderr)
         return True
 
     def report(self) -> dict[str, Any]:
@@ -111,9 +113,10 @@ class ReasoningView:
         s = self._result.stats
         chain = s.prompt_tokens + len(self._result.tokens)
         full = chain * self._run.plan.token_bytes
+        interim = f"{s.interim_tokens} interim + " if s.interim_tokens else ""
         print(
             f"{s.prompt_tokens} prompt + {s.thinking_tokens} thinking ({s.thoughts} induced thoughts) + "
-            f"{s.answer_tokens} answer tokens in {s.seconds:.1f} s ({s.tokens_per_second:.1f} tok/s; "
+            f"{interim}{s.answer_tokens} answer tokens in {s.seconds:.1f} s ({s.tokens_per_second:.1f} tok/s; "
             f"model ready after {self._load_seconds:.1f} s)\n"
             f"cache: at most {s.kv_tokens_peak} tokens, {format_bytes(s.kv_bytes_peak)}; "
             f"keeping everything: {chain} tokens, {format_bytes(full)}",
@@ -121,7 +124,15 @@ class ReasoningView:
         )
 
     def _show(self, event: Event, live: Live | None) -> None:
-        from minseek.reasoning import AnswerToken, Finished, ThoughtEnded, ThoughtStarted, ThoughtToken
+        from minseek.reasoning import (
+            AnswerToken,
+            Finished,
+            InterimAnswer,
+            ThoughtEnded,
+            ThoughtStarted,
+            ThoughtToken,
+        )
+        from minseek.reasoning.answers import final_answer
 
         if isinstance(event, ThoughtToken):
             self._tokens += event.token is not None
@@ -138,6 +149,9 @@ class ReasoningView:
             if not self._hide:
                 self._end_line(live)
                 self._say(self._verdict(event), "green" if event.kept else "yellow", live)
+        elif isinstance(event, InterimAnswer):
+            if not self._hide:
+                self._say(f"  answer by then: {final_answer(event.answer)[:_GIST]}", "magenta", live)
         elif isinstance(event, AnswerToken):
             if live:
                 live.stop()
@@ -204,6 +218,7 @@ class ReasoningView:
             print()
 
 
+_GIST = 80  # characters of an interim answer
 _CUTS = {
     "answer-tokens": "the answer was cut off at its limit; --answer-tokens moves it",
     "kv-budget": "the answer was cut off because the KV budget was full; --kv-budget moves it",

@@ -1,7 +1,17 @@
 """Sampling, stopping, and text from tokens."""
 
+from minseek.decode.logprobs import TokenLogprob, check_logprobs, token_logprob
 from minseek.decode.sampling import Sampler, Sampling
-from minseek.decode.stopping import TagWatcher
+from minseek.decode.stopping import TagWatcher, check_stop
 from minseek.decode.text import TextStream
 
-__all__ = ["Sampler", "Sampling", "TagWatcher", "TextStream"]
+__all__ = [
+    "Sampler",
+    "Sampling",
+    "TagWatcher",
+    "TextStream",
+    "TokenLogprob",
+    "check_logprobs",
+    "check_stop",
+    "token_logprob",
+]

@@ -75,6 +75,12 @@ class Sampler:
         else:
             self._generator.manual_seed(sampling.seed)
 
+    def fork(self) -> Sampler:
+        """Another one that draws what this one would draw from here on."""
+        other = Sampler(self.sampling)
+        other._generator.set_state(self._generator.get_state())
+        return other
+
     def pick(self, logits: Tensor, banned: Sequence[int] = ()) -> int:
         """Choose a token from logits [vocabulary]; `banned` ids are never chosen."""
         if banned:

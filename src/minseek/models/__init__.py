@@ -1,8 +1,9 @@
 """Loading models and running their forward pass."""
 
+from minseek.models.aliases import ALIASES, alias_file, fitting_alias
 from minseek.models.blueprint import VERIFIED
 from minseek.models.formats import FORMATS, PLAIN, THINK, ThinkingFormat
-from minseek.models.load import ALIASES, alias_file, load
+from minseek.models.load import load
 from minseek.models.model import Model, Session, SessionStats
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "SessionStats",
     "ThinkingFormat",
     "alias_file",
+    "fitting_alias",
     "load",
 ]

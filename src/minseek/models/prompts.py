@@ -8,6 +8,56 @@ from typing import Any
 from minseek.errors import InputError
 
 _MARK = "\x02minseek\x03"  # nothing a template would change
+_ROLES = ("system", "user", "assistant")
+
+Question = str | Sequence[Mapping[str, str]]
+"""What is asked: a text, or a conversation whose messages have a role and a content and whose last is the user's."""
+
+
+def as_messages(question: Question, system: str | None = None) -> list[dict[str, str]]:
+    """A question as a conversation.
+
+    Parameters
+    ----------
+    question : str or sequence of mappings
+        A text, or messages; of a message, all but ``role`` and ``content`` is left out.
+    system : str, optional
+        A system message, before a text.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    InputError
+        If a message has no role or content or another one than it may have, if the last one is not the user's or is
+        empty, or if there is a system message beside messages.
+    """
+    if isinstance(question, str):
+        if not question.strip():
+            raise InputError("the question is empty: write one, or '-' to read it from standard input")
+        messages = [{"role": "system", "content": system}] if system else []
+        return [*messages, {"role": "user", "content": question}]
+    if not isinstance(question, Sequence) or isinstance(question, (bytes, bytearray)):
+        raise TypeError(f"a question is a string or a sequence of messages, not {type(question).__name__}")
+    if system:
+        raise InputError("system has no effect beside messages: put it before them as a message of its own")
+    messages = []
+    for index, message in enumerate(question):
+        if not isinstance(message, Mapping):
+            raise InputError(f"message {index} must have a role and a content, and is {message!r:.80}")
+        role, content = message.get("role"), message.get("content")
+        if role not in _ROLES:
+            raise InputError(f"the role of message {index} must be one of {', '.join(_ROLES)}, not {role!r:.80}")
+        if not isinstance(content, str):
+            raise InputError(f"the content of message {index} must be a text, not {content!r:.80}")
+        messages.append({"role": role, "content": content})
+    if not messages:
+        raise InputError("there are no messages: give at least one, the user's")
+    if messages[-1]["role"] != "user":
+        raise InputError(f"the last message must be the user's, and its role is {messages[-1]['role']!r}")
+    if not messages[-1]["content"].strip():
+        raise InputError("the last message is empty: there is nothing to answer")
+    return messages
 
 
 def render_prompt(tokenizer: Any, question: str, system: str | None = None) -> str:
@@ -15,10 +65,7 @@ def render_prompt(tokenizer: Any, question: str, system: str | None = None) -> s
 
     A model without a template gets the bare question.
     """
-    if not question.strip():
-        raise InputError("the question is empty: write one, or '-' to read it from standard input")
-    messages = [{"role": "system", "content": system}] if system else []
-    return render_messages(tokenizer, [*messages, {"role": "user", "content": question}])
+    return render_messages(tokenizer, as_messages(question, system))
 
 
 def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
@@ -59,10 +106,10 @@ def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> st
     return render([*given, {"role": "assistant", "content": _MARK}]).partition(_MARK)[0]
 
 
-def template_tail(tokenizer: Any, system: str | None = None) -> str:
-    """What the template writes behind the question, whatever the question is."""
+def template_tail(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """What the template writes behind the last message, whatever its content is."""
     mark = "\x02question\x03"
-    return render_prompt(tokenizer, mark, system).rpartition(mark)[2]
+    return render_messages(tokenizer, [*messages[:-1], {"role": "user", "content": mark}]).rpartition(mark)[2]
 
 
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:

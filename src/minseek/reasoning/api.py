@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from minseek.cache import KeyStorage
 from minseek.decode import Sampling
 from minseek.models import Model
+from minseek.models.prompts import Question
 from minseek.reasoning.events import Event, Finished, Result
+from minseek.reasoning.interim import AnswerAfter
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.run import Run
 from minseek.reasoning.strategies import MinSeek, Strategy
@@ -15,7 +17,7 @@ from minseek.reasoning.strategies import MinSeek, Strategy
 
 def stream(
     model: Model,
-    question: str,
+    question: Question,
     *,
     strategy: Strategy | None = None,
     sampling: Sampling | None = None,
@@ -23,6 +25,9 @@ def stream(
     induce: str | None = None,
     system: str | None = None,
     key_storage: KeyStorage = "re-rotated",
+    stop: Sequence[str] = (),
+    logprobs: int | None = None,
+    answer_after: AnswerAfter = None,
 ) -> Iterator[Event]:
     """Answer a question, telling what happens as it happens.
 
@@ -30,8 +35,9 @@ def stream(
     ----------
     model : Model
         From `minseek.load`.
-    question : str
-        What the user asks; the model's chat template is put around it.
+    question : str or sequence of mappings
+        What the user asks, or a conversation: messages with a ``role`` ("system", "user" or "assistant") and a
+        ``content``, the last one the user's. The model's chat template is put around it.
     strategy : Strategy, optional
         `MinSeek` (with 10 thoughts, the default), `BudgetForcing` or `Standard`.
     sampling : Sampling, optional
@@ -41,19 +47,31 @@ def stream(
     induce : str, optional
         The text that begins an induced thought, instead of the format's ("Wait").
     system : str, optional
-        A system message.
+        A system message, before a question that is a text.
     key_storage : {"re-rotated", "unrotated"}
         How keys are stored; see `minseek.cache.ThoughtCache`.
+    stop : sequence of str
+        Texts that end the answer (not the thinking) and are left out of it.
+    logprobs : int, optional
+        Tell with each token of the answer how likely it was, and that many most likely ones, 0 to 20.
+    answer_after : collection of int, "every" or None
+        Numbers of induced thoughts, 0 for the first thought alone: whenever so many have been thought, the answer that
+        the run would give if it ended there is written, told as `InterimAnswer`, and forgotten. The run goes on as if
+        nobody had asked, so that one run gives the answers of all shorter ones: with the same seed they are those of
+        ``reason(…, thoughts=m)``, token for token. (Of a model that opens its thinking itself, 0 thoughts of such a run
+        are thoughts that were opened for it, which with ``thoughts=0`` would be left to the model.) The last one is the
+        final answer, also where thinking ended early.
 
     Returns
     -------
     iterator of Event
-        `ThoughtStarted`, `ThoughtToken`, `ThoughtEnded`, `AnswerToken`, and at the end `Finished`.
+        `ThoughtStarted`, `ThoughtToken`, `ThoughtEnded`, `InterimAnswer`, `AnswerToken`, and at the end `Finished`.
 
     Raises
     ------
     InputError
-        Before anything runs, if the question is empty or does not fit into the context or the budget.
+        Before anything runs, if the question is empty, is no conversation, or does not fit into the context or the
+        budget.
     """
     run = Run(
         model,
@@ -64,13 +82,16 @@ def stream(
         induce=induce,
         system=system,
         key_storage=key_storage,
+        stop=stop,
+        logprobs=logprobs,
+        answer_after=answer_after,
     )
     return run.events()
 
 
 def reason(
     model: Model,
-    question: str,
+    question: Question,
     *,
     strategy: Strategy | None = None,
     sampling: Sampling | None = None,
@@ -78,8 +99,9 @@ def reason(
     induce: str | None = None,
     system: str | None = None,
     key_storage: KeyStorage = "re-rotated",
+    stop: Sequence[str] = (),
 ) -> Result:
-    """Answer a question: the same run as `stream`, with the same parameters, at once.
+    """Answer a question: the same run as `stream`, at once; the parameters are the same, but for what only events tell.
 
     Returns
     -------
@@ -95,6 +117,7 @@ def reason(
         induce=induce,
         system=system,
         key_storage=key_storage,
+        stop=stop,
     )
     for event in events:
         if isinstance(event, Finished):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from minseek.decode import TokenLogprob
+
 Ending = Literal["closed", "max-thought-tokens", "thinking-budget", "context", "kv-budget"]
 """Why a thought ended: the model wanted to close it, or one of the limits."""
 
@@ -60,9 +62,12 @@ class Stats:
     thoughts : int
         Induced thoughts, a final one included.
     ended_by : str
-        Why thinking ended: "thoughts" (as many as wanted), "max-tokens", "thinking-budget", "context" or "kv-budget".
+        Why thinking ended: "thoughts" (as many as wanted), "stable" (interim answers agreed), "max-tokens",
+        "thinking-budget", "context" or "kv-budget".
     answer_ended_by : str
-        "end" (of the model's turn), "answer-tokens", "context" or "kv-budget".
+        "end" (of the model's turn), "stop" (a stop string), "answer-tokens", "context" or "kv-budget".
+    interim_tokens : int
+        Generated for interim answers other than the final one, and then forgotten.
     """
 
     prompt_tokens: int = 0
@@ -77,11 +82,12 @@ class Stats:
     thoughts: int = 0
     ended_by: str = "thoughts"
     answer_ended_by: str = "end"
+    interim_tokens: int = 0
 
     @property
     def tokens(self) -> int:
-        """Generated tokens."""
-        return self.thinking_tokens + self.answer_tokens
+        """Generated tokens, those of interim answers included."""
+        return self.thinking_tokens + self.answer_tokens + self.interim_tokens
 
     @property
     def tokens_per_second(self) -> float:
@@ -149,11 +155,44 @@ class ThoughtEnded:
 
 @dataclass(frozen=True)
 class AnswerToken:
-    """A token of the answer and the text it completes, perhaps none; the last text may come without a token."""
+    """A token of the answer and the text it completes, perhaps none; the last text may come without a token.
+
+    Text that may become a stop string is held back, and nothing of a stop string is ever told. `logprob` is None unless
+    it was asked for, and where there is no token.
+    """
 
     token: int | None
     text: str
     cached: int
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True)
+class InterimAnswer:
+    """What the run would have answered after fewer thoughts; see ``answer_after`` of `minseek.stream`.
+
+    Attributes
+    ----------
+    index : int
+        Thoughts induced by then; 0 after the first thought.
+    answer : str
+    tokens : list of int
+        Of the answer.
+    ended_by : str
+        Why the answer ended; see ``answer_ended_by`` of `Stats`.
+    kv_tokens_peak, kv_bytes : int
+        Tokens in the cache at most, had the run ended here (other interim answers do not count), and their bytes.
+    thinking_tokens : int
+        Of all thoughts up to here, dropped ones and inducing words included.
+    """
+
+    index: int
+    answer: str
+    tokens: list[int]
+    ended_by: str
+    kv_tokens_peak: int
+    kv_bytes: int
+    thinking_tokens: int
 
 
 @dataclass(frozen=True)
@@ -163,4 +202,4 @@ class Finished:
     result: Result
 
 
-Event = ThoughtStarted | ThoughtToken | ThoughtEnded | AnswerToken | Finished
+Event = ThoughtStarted | ThoughtToken | ThoughtEnded | AnswerToken | InterimAnswer | Finished

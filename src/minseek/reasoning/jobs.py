@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -11,9 +11,12 @@ from minseek.batch import BatchPlan
 from minseek.cache import Slot, ThoughtCache
 from minseek.decode import Sampling
 from minseek.models import Model
-from minseek.reasoning.events import Finished, Result
+from minseek.models.prompts import Question
+from minseek.reasoning.chain import Read
+from minseek.reasoning.events import Event, Finished, Result
+from minseek.reasoning.interim import AnswerAfter
 from minseek.reasoning.limits import Limits
-from minseek.reasoning.run import Read, Run
+from minseek.reasoning.run import Run
 from minseek.reasoning.strategies import MinSeek, Strategy
 from minseek.units import parse_bytes
 
@@ -25,15 +28,17 @@ class ThinkingJob:
 
     Parameters
     ----------
-    model, question, strategy, sampling, limits, system
+    model, question, strategy, sampling, limits, induce, system, stop, logprobs, answer_after
         As for `minseek.stream`; a slot bounds the run's cache as a KV budget does.
     plan : BatchPlan
         Of the engine that will run it.
+    told : callable, optional
+        What is called with every event as it happens, in the engine's thread.
 
     Raises
     ------
     InputError
-        If the question does not fit into a slot.
+        If the question is empty, is no conversation, or does not fit into a slot.
     """
 
     evicts = False
@@ -41,13 +46,18 @@ class ThinkingJob:
     def __init__(
         self,
         model: Model,
-        question: str,
+        question: Question,
         *,
         plan: BatchPlan,
         strategy: Strategy | None = None,
         sampling: Sampling | None = None,
         limits: Limits | None = None,
+        induce: str | None = None,
         system: str | None = None,
+        stop: Sequence[str] = (),
+        logprobs: int | None = None,
+        answer_after: AnswerAfter = None,
+        told: Callable[[Event], None] | None = None,
     ) -> None:
         room, limits = plan.slot.capacity * model.token_bytes(), limits or Limits()
         if limits.kv_budget is not None:
@@ -58,8 +68,13 @@ class ThinkingJob:
             strategy=strategy or MinSeek(),
             sampling=sampling or Sampling(),
             limits=replace(limits, kv_budget=room),
+            induce=induce,
             system=system,
+            stop=stop,
+            logprobs=logprobs,
+            answer_after=answer_after,
         )
+        self._told = told
         self._result: Result | None = None
 
     def begin(self, slot: Slot) -> Sequence[int]:
@@ -78,9 +93,16 @@ class ThinkingJob:
             logits = None
             if isinstance(step, Read):
                 return step.tokens
+            if self._told is not None:
+                self._told(step)
             if isinstance(step, Finished):
                 self._result = step.result
                 return ()
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self._run.prompt)
 
     def result(self) -> Result:
         """What came of it, once the job has finished."""

@@ -59,9 +59,13 @@ class RunPlan:
         context = None if limits.beyond_context else model.max_positions
         budget = None if limits.kv_budget is None else parse_bytes(limits.kv_budget)
         affordable = None if budget is None else budget // token_bytes
-        least_answer = min(_LEAST, limits.answer_tokens)
+        longest_answer = limits.most_answer(0)
+        least_answer = min(_LEAST, longest_answer)
         shortest = sum(_thoughts_held(strategy, limits.min_thought_tokens or 1) or (0,))
-        needed = prompt + max(shortest, _LEAST) + closing + least_answer
+        least_thinking = max(shortest, _LEAST)
+        if limits.most_thinking is not None:
+            least_thinking = min(least_thinking, limits.most_thinking)
+        needed = prompt + least_thinking + closing + least_answer
         if context is not None and needed > context:
             raise InputError(
                 f"the question takes {prompt} tokens, and the model's context holds {context}, with at least "
@@ -82,13 +86,13 @@ class RunPlan:
                 )
         thinking = None
         if total is not None:
-            answer = min(limits.answer_tokens, max(least_answer, (total - prompt - closing) // 4))
+            answer = min(longest_answer, max(least_answer, (total - prompt - closing) // 4))
             thinking = total - closing - answer
         worst = None
         if limits.max_thought_tokens is not None:
             held = _thoughts_held(strategy, limits.max_thought_tokens)
             if held is not None:
-                worst = prompt + held[0] + max(held[1], closing + limits.answer_tokens)
+                worst = prompt + held[0] + max(held[1], closing + longest_answer)
         return RunPlan(
             total=total,
             thinking=thinking,

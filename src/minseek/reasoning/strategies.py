@@ -23,7 +23,10 @@ class Verdict:
 
 
 class Strategy(Protocol):
-    """Anything with these members can steer a run."""
+    """Anything with these members can steer a run.
+
+    It may also have ``stop_when_stable`` and ``vote``; see `MinSeek`.
+    """
 
     @property
     def thoughts(self) -> int | None:
@@ -57,13 +60,18 @@ class BudgetForcing:
     ----------
     thoughts : int or None
         Thoughts to induce; None for as many as the limits allow.
+    stop_when_stable, vote
+        As for `MinSeek`.
     """
 
     thoughts: int | None = 10
+    stop_when_stable: int | None = None
+    vote: bool = False
     answer: ClassVar[Answer] = "direct"
 
     def __post_init__(self) -> None:
         _check_count("thoughts", self.thoughts, least=0, none=True)
+        _check_use_of_answers(self.stop_when_stable, self.vote)
 
     def settle(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Verdict:
         """Keep it."""
@@ -87,16 +95,25 @@ class MinSeek:
     answer : {"direct", "final-thought"}
         Close thinking right after the last thought, or allow one more thought that closes by itself. The paper uses
         the first for its 1.5B model and the second for its 7B model.
+    stop_when_stable : int or None
+        Ours, not the paper's: answer after every thought, forget the answer again, and induce no further thought once
+        so many such interim answers in a row agree, 2 or more.
+    vote : bool
+        Ours, not the paper's: answer after every thought, and give the most frequent of these interim answers in the
+        end, the earliest on a tie. With a final thought, each of them has one of its own.
     """
 
     thoughts: int | None = 10
     keep: int = 1
     rule: Rule = "shortest"
     answer: Answer = "direct"
+    stop_when_stable: int | None = None
+    vote: bool = False
 
     def __post_init__(self) -> None:
         _check_count("thoughts", self.thoughts, least=0, none=True)
         _check_count("keep", self.keep, least=1)
+        _check_use_of_answers(self.stop_when_stable, self.vote)
         for field, choices in (("rule", get_args(Rule)), ("answer", get_args(Answer))):
             if getattr(self, field) not in choices:
                 raise InputError(f"unknown {field} {getattr(self, field)!r}: choose {', '.join(choices)}")
@@ -117,6 +134,12 @@ class MinSeek:
         if sign * new.length < sign * worst.length:
             return Verdict(worst, f"{new.length} tokens against {worst.length} of thought {worst.index}")
         return Verdict(new, f"{new.length} tokens, and {worst.length} of thought {worst.index} stay")
+
+
+def _check_use_of_answers(stop_when_stable: int | None, vote: bool) -> None:
+    _check_count("stop_when_stable", stop_when_stable, least=2, none=True)
+    if not isinstance(vote, bool):
+        raise TypeError(f"vote must be True or False, not {vote!r}")
 
 
 def _check_count(name: str, value: int | None, *, least: int, none: bool = False) -> None:

@@ -1,0 +1,205 @@
+"""``minseek serve``: an OpenAI-compatible server in a fixed memory budget."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from minseek.cli.batch_plan import add_model_flags, show_batch_plan
+from minseek.cli.view import loading
+from minseek.errors import InputError
+from minseek.units import format_bytes
+
+if TYPE_CHECKING:
+    import socket
+
+    from minseek.batch import BatchPlan
+    from minseek.models import Model
+    from minseek.reasoning import Strategy
+    from minseek.serve.server import Server
+    from minseek.serve.settings import Settings
+
+KEY_VARIABLE = "MINSEEK_API_KEY"
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class ServeCommand:
+    """Parses the flags, plans, and serves until it is stopped; that is its normal end, so the exit code is 0."""
+
+    name = "serve"
+    help = "answer OpenAI's API over HTTP, many requests at once, in a memory budget fixed beforehand"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The flags of ``minseek serve``."""
+        add_model_flags(parser)
+        group = parser.add_argument_group("memory")
+        group.add_argument(
+            "--kv-budget", metavar="SIZE", help="bytes that all slots together may take, such as 192MB (what they need)"
+        )
+        group.add_argument(
+            "--slot-tokens",
+            type=int,
+            metavar="N",
+            help="tokens of a slot (the model's context, or less so that four slots fit)",
+        )
+        group.add_argument("--slots", type=int, metavar="N", help="choices in flight at once (as many as fit)")
+
+        group = parser.add_argument_group("address and access")
+        group.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
+        group.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s)")
+        group.add_argument("--api-key", metavar="KEY", help=f"needed by every client; better in ${KEY_VARIABLE}")
+        group.add_argument(
+            "--allowed-host", action="append", metavar="NAME", help="another name by which clients call the server"
+        )
+        group.add_argument(
+            "--cors-origin", action="append", metavar="ORIGIN", help="web pages that may use it, such as https://a.org"
+        )
+
+        group = parser.add_argument_group("limits")
+        group.add_argument("--queue", type=int, default=64, metavar="N", help="choices that may wait (%(default)s)")
+        group.add_argument(
+            "--max-completion-tokens",
+            type=int,
+            default=32768,
+            metavar="N",
+            help="generated tokens of a choice, thinking included (%(default)s)",
+        )
+        group.add_argument("--max-body", default="1MB", metavar="SIZE", help="of one request (%(default)s)")
+        group.add_argument(
+            "--grace",
+            type=float,
+            default=30,
+            metavar="S",
+            help="seconds for what runs when it is stopped (%(default)g)",
+        )
+
+        group = parser.add_argument_group("chats that do not say how to think")
+        group.add_argument(
+            "--strategy", choices=("min-seek", "budget-forcing", "standard"), help="(as the model does by itself)"
+        )
+        group.add_argument("--thoughts", metavar="N", help="thoughts to induce, or 'unbounded' (10)")
+        group.add_argument("--keep", type=int, metavar="K", help="induced thoughts that min-seek keeps (1)")
+        group.add_argument("--rule", choices=("shortest", "longest", "latest", "random"), help="which ones (shortest)")
+
+        group = parser.add_argument_group("output")
+        group.add_argument("--plan", action="store_true", help="print the memory it would take, and do not serve")
+        group.add_argument("--json", action="store_true", help="print the plan as one JSON object")
+        group.add_argument("--log-prompts", action="store_true", help="write the texts of requests to the log")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Serve."""
+        if args.json and not args.plan:
+            raise InputError("--json has no effect without --plan: leave it out")
+        if not 0 <= args.grace < float("inf"):
+            raise InputError(f"--grace must be 0 or more seconds, not {args.grace}")
+        from minseek.models import load
+        from minseek.serve.plan import plan_slots
+        from minseek.serve.server import bind, is_loopback
+
+        settings = _settings(args)
+        bound = None if args.plan else bind(args.host, args.port)
+        try:
+            with loading(args.model):
+                model = load(args.model, device=args.device, dtype=args.dtype)
+            plan = plan_slots(model, kv_budget=args.kv_budget, slot_tokens=args.slot_tokens, slots=args.slots)
+            if bound is None:
+                show_batch_plan(plan, as_json=args.json)
+                return 0
+            print(plan, file=sys.stderr)
+            if not is_loopback(bound) and settings.api_key is None:
+                print(
+                    f"minseek: anybody who reaches {args.host} can use this server: give it an --api-key",
+                    file=sys.stderr,
+                )
+            return _serve(args, model, plan, settings, bound)
+        finally:
+            if bound is not None:
+                bound.close()
+
+
+def _serve(args: argparse.Namespace, model: Model, plan: BatchPlan, settings: Settings, bound: socket.socket) -> int:
+    """Serve until a signal comes."""
+    from minseek.serve.app import create_app
+    from minseek.serve.server import LOOPBACK_NAMES, Server, is_loopback, listen
+
+    _log_to_stderr()
+    hosts = args.allowed_host
+    if is_loopback(bound):
+        hosts = [*LOOPBACK_NAMES, args.host, *(hosts or ())]
+    settings = dataclasses.replace(settings, hosts=None if hosts is None else tuple(hosts))
+    try:
+        app = create_app(model, plan, settings)
+    except RuntimeError as error:  # torch has one kind of error for all that fails
+        raise InputError(
+            f"{plan.slots} slots of {format_bytes(plan.slot.nbytes)} could not be allocated: give a smaller "
+            "--kv-budget or fewer --slots"
+        ) from error
+    server = Server(app, args.grace)
+    _stop_at_signals(server)
+    listen(bound, args.host, args.port)
+    address, port = bound.getsockname()[:2]
+    print(f"minseek: serving {app.state.service.name} at http://{_in_url(address)}:{port}", file=sys.stderr, flush=True)
+    server.run(sockets=[bound])
+    print("minseek: stopped", file=sys.stderr)
+    return 0
+
+
+def _stop_at_signals(server: Server) -> None:
+    """Make the signals that uvicorn hands on, once it has stopped, harmless; before it has begun they stop it."""
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    for number in _STOPS:
+        signal.signal(number, stop)
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """What the flags say, without what depends on the address."""
+    from minseek.serve.settings import Settings
+    from minseek.units import parse_bytes
+
+    return Settings(
+        strategy=_strategy(args),
+        queue=args.queue,
+        max_completion_tokens=args.max_completion_tokens,
+        max_body_bytes=parse_bytes(args.max_body),
+        api_key=os.environ.get(KEY_VARIABLE) if args.api_key is None else args.api_key,
+        cors_origins=tuple(args.cors_origin or ()),
+        log_prompts=args.log_prompts,
+    )
+
+
+def _strategy(args: argparse.Namespace) -> Strategy | None:
+    from minseek.reasoning.fields import strategy_of
+
+    names = ("thoughts", "keep", "rule")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.strategy is None:
+        if options:
+            raise InputError(f"--{next(iter(options))} has no effect without --strategy: give both or none")
+        return None
+    thoughts = options.get("thoughts", "")
+    if thoughts.isdecimal():
+        options["thoughts"] = int(thoughts)
+    try:
+        return strategy_of({"strategy": args.strategy, **options})
+    except InputError as error:
+        raise InputError(str(error).replace("thinking.", "--")) from None
+
+
+def _in_url(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("minseek.serve")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)

@@ -1,0 +1,89 @@
+"""Four panels against the number of thoughts: accuracy, generated tokens, peak cache, seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minseek.errors import InputError
+from minseek.evaluation.grid import order, shown
+from minseek.evaluation.summary import Cell
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which people who see colours differently can tell apart; markers and dashes tell them apart too."""
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+_STYLE: Any = {
+    "svg.fonttype": "none",  # letters stay letters
+    "svg.hashsalt": "minseek",  # the same figures give the same file
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+}
+_WIDE = 20  # a panel whose largest value is so many times its smallest gets a logarithmic axis
+
+
+def draw(cells: Sequence[Cell], paths: Sequence[Path], title: str = "") -> None:
+    """Draw the cells of `minseek.evaluation.summary.summarise` into files, whose endings say how (svg, png, pdf).
+
+    Raises
+    ------
+    InputError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("the picture needs matplotlib, which is not installed: pip install matplotlib") from None
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(9, 6.4), layout="constrained", facecolor="white")
+        panels: list[Axes] = list(figure.subplots(2, 2).flat)
+        grid = sorted({cell.thoughts for cell in cells}, key=order)
+        _panel(panels[0], "accuracy, % (bands: 95 % intervals)", cells, lambda cell: 100 * cell.accuracy, bands=True)
+        _panel(panels[1], "generated tokens", cells, lambda cell: cell.tokens)
+        _panel(panels[2], "peak cache, MB", cells, lambda cell: cell.kv_bytes_peak / 1e6)
+        _panel(panels[3], "seconds of the batch", cells, lambda cell: cell.seconds)
+        for panel in panels:
+            panel.set_xticks(range(len(grid)), ["∞" if at is None else str(shown(at)) for at in grid])
+            panel.set_xlim(-0.3, len(grid) - 0.7)
+        for panel in panels[2:]:
+            panel.set_xlabel("induced thoughts")
+        lines, names = panels[0].get_legend_handles_labels()
+        figure.legend(lines, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False)
+        if title:
+            figure.suptitle(title, fontsize=10)
+        for path in paths:
+            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _panel(
+    panel: Axes, title: str, cells: Sequence[Cell], value: Callable[[Cell], float], *, bands: bool = False
+) -> None:
+    """A line for every strategy; one that has a single point gets a dotted line across."""
+    grid = sorted({cell.thoughts for cell in cells}, key=order)
+    values = [value(cell) for cell in cells]
+    if min(values) > 0 and max(values) > _WIDE * min(values):
+        panel.set_yscale("log")
+    styles = zip(cycle(_COLOURS), cycle(_MARKERS), cycle(_DASHES))
+    for (colour, marker, dash), name in zip(styles, dict.fromkeys(cell.strategy for cell in cells), strict=False):
+        own = [cell for cell in cells if cell.strategy == name]
+        at, heights = [grid.index(cell.thoughts) for cell in own], [value(cell) for cell in own]
+        if len(own) == 1:
+            panel.axhline(heights[0], color=colour, linestyle=":", linewidth=1)
+        panel.plot(at, heights, color=colour, marker=marker, markersize=4, linestyle=dash, linewidth=1.5, label=name)
+        if bands:
+            low, high = ([100 * cell.interval[side] for cell in own] for side in (0, 1))
+            if len(own) == 1:
+                reach = [[heights[0] - low[0]], [high[0] - heights[0]]]
+                panel.errorbar(at, heights, yerr=reach, color=colour, capsize=2, linewidth=1)
+            panel.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
+    panel.set_title(title, fontsize=9, loc="left")

@@ -1,0 +1,116 @@
+"""Tasks with known answers, from a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minseek.errors import InputError
+
+_FIELDS = ("id", "prompt", "answer", "kind", "choices")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question and what counts as right.
+
+    Attributes
+    ----------
+    id : str
+    prompt : str
+        What the user asks, choices included.
+    answer : str
+        The expected answer; of a question with choices the letter of the right one.
+    kind : str or None
+        What the task is about, for whoever reads the results.
+    choices : tuple of str
+        Choices in the order of their letters; empty where the answer is open.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    kind: str | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Changes with the prompt, the answer and the choices, so that results are not taken for another task's."""
+        parts = json.dumps([self.prompt, self.answer, self.choices])
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+def read_tasks(path: Path) -> list[Task]:
+    """Tasks of a file of JSON lines, ``{"id", "prompt", "answer"}`` with or without ``kind`` and ``choices``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, holds no task, or a line of it is no task; the line is named.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    lines = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    return checked([_task(line, f"line {at} of {path}") for at, line in enumerate(lines, 1) if line.strip()], str(path))
+
+
+def checked(tasks: Iterable[Task], name: str) -> list[Task]:
+    """The tasks, if there are any and each has its own id."""
+    seen: dict[str, Task] = {}
+    for task in tasks:
+        if task.id in seen:
+            raise InputError(f"two tasks of {name} have the id {task.id!r}: give each its own")
+        seen[task.id] = task
+    if not seen:
+        raise InputError(f'{name} holds no task: write one {{"id": …, "prompt": …, "answer": …}} a line into it')
+    return list(seen.values())
+
+
+def _task(line: bytes, where: str) -> Task:
+    try:
+        fields = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise InputError(f'{where} must be an object {{"id": …, "prompt": …, "answer": …}}, not {line.decode()[:60]}')
+    unknown = next((name for name in fields if name not in _FIELDS), None)
+    if unknown is not None:
+        raise InputError(f"{where} has a field {unknown!r}: a task has {', '.join(_FIELDS)} and no other")
+    for name in ("id", "prompt", "answer"):
+        if name not in fields:
+            raise InputError(f"{where} has no {name!r}: every task needs one")
+    choices = fields.get("choices") or []
+    if not isinstance(choices, list) or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise InputError(f"choices in {where} must be a list of texts, not {json.dumps(choices)[:60]}")
+    task = Task(
+        id=_text(fields["id"], "id", where),
+        prompt=_text(fields["prompt"], "prompt", where),
+        answer=_text(fields["answer"], "answer", where),
+        kind=None if fields.get("kind") is None else _text(fields["kind"], "kind", where),
+        choices=tuple(choices),
+    )
+    if task.choices and task.answer not in letters(len(task.choices)):
+        raise InputError(
+            f"the answer in {where} must be the letter of one of {len(task.choices)} choices, not {task.answer!r}"
+        )
+    return task
+
+
+def letters(count: int) -> tuple[str, ...]:
+    """The letters of so many choices, from "A" on."""
+    return tuple(chr(ord("A") + index) for index in range(count))
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    """A field that must be a text; numbers are common as ids and answers and stand for their digits."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and name != "prompt":
+        return json.dumps(value)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{name!r} in {where} must be a text that is not empty, not {json.dumps(value)[:60]}")
+    return value

@@ -1,0 +1,33 @@
+"""The page's files: each path and its file are named here, and no part of a URL ever becomes a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import Response
+
+_FOLDER = Path(__file__).parent / "page"
+_FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+PAGE_PATHS = tuple(_FILES)
+
+
+def add_page(app: FastAPI) -> None:
+    """Serve the files that there are."""
+    for path, (name, kind) in _FILES.items():
+        if (_FOLDER / name).is_file():
+            app.add_api_route(path, _giving(_FOLDER / name, kind), methods=["GET", "HEAD"], include_in_schema=False)
+
+
+def _giving(file: Path, kind: str) -> Callable[[], Coroutine[Any, Any, Response]]:
+    async def give() -> Response:
+        return Response(file.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    return give

@@ -1,0 +1,109 @@
+"""The server's socket, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+import time
+
+import uvicorn
+from fastapi import FastAPI
+
+from minseek.errors import InputError
+from minseek.serve.service import Service
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_CONNECTIONS = 1000  # at once
+_LAST_WORDS = 5  # seconds in which clients may read the end of their answers
+_LOOK = 0.05  # seconds
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at that address; nobody can connect to it before it listens.
+
+    Raises
+    ------
+    InputError
+        If there is no such address, or it is taken.
+    """
+    if not 0 <= port < 2**16:
+        raise InputError(f"--port must be between 0 and 65535, not {port}")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError):
+        raise InputError(f"there is no host {host!r}: give an address of this machine as --host") from None
+    family, kind, protocol, _, address = found[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise _refused(error, host, port) from None
+    return bound
+
+
+def listen(bound: socket.socket, host: str, port: int) -> None:
+    """Let clients connect."""
+    try:
+        bound.listen(2048)
+    except OSError as error:
+        bound.close()
+        raise _refused(error, host, port) from None
+
+
+def _refused(error: OSError, host: str, port: int) -> InputError:
+    why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
+    return InputError(f"port {port} of {host} {why}: give another --port or --host")
+
+
+def is_loopback(bound: socket.socket) -> bool:
+    """Whether only this machine can reach it."""
+    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
+
+
+class Server(uvicorn.Server):
+    """Runs an application, and ends it gracefully.
+
+    When it is told to stop, it refuses new requests (503) and finishes those it has; what is not finished after
+    `grace` seconds, or at a second Ctrl-C, ends with an error.
+
+    Parameters
+    ----------
+    app : FastAPI
+        From `create_app`.
+    grace : float
+        Seconds.
+    """
+
+    def __init__(self, app: FastAPI, grace: float = 30.0) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                loop="asyncio",
+                lifespan="on",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=_CONNECTIONS,
+                timeout_graceful_shutdown=_LAST_WORDS,
+            )
+        )
+        self._service: Service = app.state.service
+        self._grace = grace
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what is running, then close; called by uvicorn."""
+        worker = self._service.worker
+        worker.stop_taking()
+        until = time.monotonic() + self._grace
+        while worker.busy and time.monotonic() < until and not self.force_exit:
+            await asyncio.sleep(_LOOK)
+        await asyncio.to_thread(worker.end)
+        await super().shutdown(sockets)
