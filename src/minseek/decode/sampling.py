@@ -86,19 +86,27 @@ class Sampler:
         if banned:
             logits = logits.clone()
             logits[list(banned)] = -math.inf
-        if not math.isfinite(logits.max()):
+        highest = float(logits.max())
+        if not math.isfinite(highest):
             raise InputError("the model's logits are not finite numbers: try bfloat16 or float32 if it runs in float16")
         if self.sampling.temperature == 0:
             return int(logits.argmax())
-        probabilities, ids = self.candidates(logits)
-        drawn = torch.multinomial(probabilities, 1, generator=self._generator)
-        return int(ids[drawn])
+        probabilities, ids = self._candidates(logits, highest)
+        return int(ids[self._draw(probabilities)])
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens that pass the filters: their probabilities (not normalised) and ids, [n] each."""
-        s, logits = self.sampling, logits.float().cpu()
-        probabilities = torch.softmax((logits - logits.max()) / max(s.temperature, _COLDEST), dim=-1)
-        size = probabilities.numel()
+        return self._candidates(logits, float(logits.max()))
+
+    def _draw(self, probabilities: Tensor) -> int:
+        """The index that `torch.multinomial` would draw, which does the same behind some checks."""
+        waits = torch.empty_like(probabilities).exponential_(generator=self._generator)
+        return 0 if waits.shape[0] == 1 else int((probabilities / waits).argmax())
+
+    def _candidates(self, logits: Tensor, highest: float) -> tuple[Tensor, Tensor]:
+        s = self.sampling
+        probabilities = torch.softmax((logits.float().cpu() - highest).div_(max(s.temperature, _COLDEST)), dim=-1)
+        size = probabilities.shape[0]
         if s.top_p == 1 and s.min_p == 0 and s.top_k is None:
             return probabilities, torch.arange(size)
         if s.top_k is not None:
@@ -110,14 +118,18 @@ class Sampler:
         while True:
             top, ids = probabilities.topk(min(count, size))
             passed = self._passing(top, of_all)
-            if passed < len(top) or len(top) == size:
+            if passed < top.shape[0] or top.shape[0] == size:
                 return top[:passed], ids[:passed]
             count *= 8
 
     def _passing(self, top: Tensor, of_all: float) -> int:
         """How many of the sorted probabilities pass top-p and min-p; the first always does."""
-        passed = int((top >= self.sampling.min_p * top[0]).sum())
-        if self.sampling.top_p < 1:
+        s, passed = self.sampling, top.shape[0]
+        if s.min_p > 0:
+            passed = int((top >= s.min_p * top[0]).sum())
+        if s.top_p < 1 and passed > 1:
+            if float(top[0]) >= s.top_p * of_all:  # as it mostly is where a model is sure
+                return 1
             before = top.cumsum(0) - top
-            passed = min(passed, int((before < self.sampling.top_p * of_all).sum()))
+            passed = min(passed, int((before < s.top_p * of_all).sum()))
         return max(1, passed)
