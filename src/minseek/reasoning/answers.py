@@ -20,27 +20,32 @@ def final_answer(text: str) -> str:
         What is in the last ``\boxed{…}`` whose braces are balanced; without one, what stands behind the last
         "Final answer:"; without that, or if nothing stands there, the whole text. White space is squeezed.
     """
-    end = len(text)
-    while (at := text.rfind(_BOX, 0, end)) >= 0:
-        inside = _balanced(text[at + len(_BOX) :])
-        if inside is not None:
-            return _squeezed(inside)
-        end = at
+    box = _last_box(text)
+    if box is not None:
+        return _squeezed(box)
     return _squeezed(text.rpartition(_CUE)[2]) or _squeezed(text)
 
 
-def _balanced(text: str) -> str | None:
-    """The text before the brace that closes one already open; a brace behind a backslash is only a character."""
-    depth, at = 1, 0
+def _last_box(text: str) -> str | None:
+    """What is in the box that begins last, of those that are closed; a brace behind a backslash is only a character."""
+    open_braces: list[int | None] = []  # where the inside of a box begins; None for a brace that is no box's
+    best: tuple[int, int] | None = None
+    at = 0
     while at < len(text):
+        if text.startswith(_BOX, at):
+            at += len(_BOX)
+            open_braces.append(at)
+            continue
         if text[at] == "\\":
             at += 1
-        elif text[at] in "{}":
-            depth += 1 if text[at] == "{" else -1
-            if depth == 0:
-                return text[:at]
+        elif text[at] == "{":
+            open_braces.append(None)
+        elif text[at] == "}" and open_braces:
+            begin = open_braces.pop()
+            if begin is not None and (best is None or begin > best[0]):
+                best = begin, at
         at += 1
-    return None
+    return None if best is None else text[best[0] : best[1]]
 
 
 def _squeezed(text: str) -> str:
