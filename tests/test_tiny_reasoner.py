@@ -14,10 +14,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import minseek
 from minseek.models import fitting_alias
+from minseek.models.aliases import TINY
 from recipes.tiny_reasoner.batches import batches
+from recipes.tiny_reasoner.evaluate import evaluate, table
 from recipes.tiny_reasoner.kinds import KINDS
 from recipes.tiny_reasoner.network import Network, Size
 from recipes.tiny_reasoner.problems import DIFFICULTIES, draw, is_held_out, tasks
@@ -217,3 +220,27 @@ def test_training_learns_and_a_stopped_run_goes_on(tmp_path: Path, monkeypatch, 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
     assert factor(0, 1000) < factor(50, 1000) < factor(500, 1000) == 1.0
     assert factor(999, 1000) == pytest.approx(1 / 300)
+
+
+def test_the_shipped_model_is_one_of_transformers() -> None:
+    model = minseek.load("tiny", device="cpu", dtype="float32")
+    plain = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    assert sum(file.stat().st_size for file in TINY.iterdir()) < 16_000_000
+    assert plain.config.max_position_embeddings == model.max_positions == 512
+    for task in tasks("test", 5, seed=9):
+        chat = [{"role": "user", "content": task["prompt"]}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=False)
+        expected = plain.generate(ids, max_new_tokens=80, do_sample=False)[0, ids.shape[1] :].tolist()
+        run = minseek.reason(
+            model, task["prompt"], strategy=minseek.Standard(), sampling=minseek.Sampling(temperature=0)
+        )
+        length = min(len(run.tokens), 80)
+        assert run.tokens[:length] == expected[:length]
+
+
+def test_the_shipped_model_solves_held_out_problems() -> None:
+    figures = evaluate("tiny", 20, seed=7)
+    assert figures["problems"] == 100
+    assert 0.4 < figures["accuracy"] < 0.9  # type: ignore[operator]
+    assert table(figures).count("|") == 7 * 7
