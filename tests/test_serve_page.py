@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from serving import Running, serving, wait_for
 
 import minseek
+from minseek.batch import Ended
 from minseek.serve.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -171,6 +173,20 @@ def test_a_box_is_marked_and_nothing_is_taken_for_html(page: Page) -> None:
 # Stopping, and errors
 
 
+@pytest.fixture
+def slowly(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that takes its time, as larger ones do: what is to be stopped must still run."""
+    engine = running.service.worker.engine
+    step = engine.step
+
+    def slow_step() -> list[Ended]:
+        time.sleep(0.02)
+        return step()
+
+    monkeypatch.setattr(engine, "step", slow_step)
+
+
+@pytest.mark.usefixtures("slowly")
 def test_stop_frees_the_slot(page: Page, running: Running) -> None:
     ask(page, thoughts=100_000)
     expect(bar(page, 2)).to_be_visible()
@@ -221,6 +237,7 @@ def test_the_key_is_asked_for_and_kept_for_the_tab_alone(browser: Browser, tiny:
 # For everybody
 
 
+@pytest.mark.usefixtures("slowly")
 def test_by_keyboard_alone(page: Page, running: Running) -> None:
     press, typed = page.keyboard.press, page.keyboard.type
     expect(page.get_by_label("Question")).to_be_focused()
