@@ -20,14 +20,15 @@ PAGE_PATHS = tuple(_FILES)
 
 
 def add_page(app: FastAPI) -> None:
-    """Serve the files that there are."""
+    """Serve them."""
     for path, (name, kind) in _FILES.items():
-        if (_FOLDER / name).is_file():
-            app.add_api_route(path, _giving(_FOLDER / name, kind), methods=["GET", "HEAD"], include_in_schema=False)
+        app.add_api_route(path, _giving(_FOLDER / name, kind), methods=["GET", "HEAD"], include_in_schema=False)
 
 
 def _giving(file: Path, kind: str) -> Callable[[], Coroutine[Any, Any, Response]]:
+    content = file.read_bytes()
+
     async def give() -> Response:
-        return Response(file.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
+        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
     return give

@@ -51,7 +51,7 @@ def plan_slots(
         given = f"the KV budget of {format_bytes(budget)}" if budget is not None and slot_tokens is None else "that"
         raise InputError(
             f"a slot needs {_LEAST_TOKENS} tokens of {token_bytes:,} bytes at least, and {given} gives it {tokens}: "
-            "give a larger budget, or fewer slots or longer ones"
+            "give a larger budget, fewer slots, or longer ones"
         )
     block = min(_BLOCK, tokens - 1)
     wanted = slots or (_SLOTS if budget is None else _MOST_SLOTS)
