@@ -86,38 +86,47 @@ class Sampler:
         if banned:
             logits = logits.clone()
             logits[list(banned)] = -math.inf
-        highest = float(logits.max())
+        logits = logits.float().cpu()
+        highest, at = logits.max(0)
         if not math.isfinite(highest):
             raise InputError("the model's logits are not finite numbers: try bfloat16 or float32 if it runs in float16")
         if self.sampling.temperature == 0:
-            return int(logits.argmax())
-        probabilities, ids = self._candidates(logits, highest)
-        return int(ids[self._draw(probabilities)])
+            return int(at)
+        weights = self._weights(logits, highest)
+        total = float(weights.sum())
+        if self.sampling.top_p < 1 and self.sampling.top_p * total <= 1:  # mostly so where a model is sure
+            return int(at)
+        passed, ids = self._candidates(weights, total)
+        return int(ids[self._draw(passed)])
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens that pass the filters: their probabilities (not normalised) and ids, [n] each."""
-        return self._candidates(logits, float(logits.max()))
+        logits = logits.float().cpu()
+        weights = self._weights(logits, logits.max())
+        return self._candidates(weights, float(weights.sum()))
 
-    def _draw(self, probabilities: Tensor) -> int:
+    def _weights(self, logits: Tensor, highest: Tensor) -> Tensor:
+        """Probabilities as multiples of the highest one."""
+        return (logits - highest).div_(max(self.sampling.temperature, _COLDEST)).exp_()
+
+    def _draw(self, weights: Tensor) -> int:
         """The index that `torch.multinomial` would draw, which does the same behind some checks."""
-        waits = torch.empty_like(probabilities).exponential_(generator=self._generator)
-        return 0 if waits.shape[0] == 1 else int((probabilities / waits).argmax())
+        waits = torch.empty_like(weights).exponential_(generator=self._generator)
+        return int((weights / waits).argmax())
 
-    def _candidates(self, logits: Tensor, highest: float) -> tuple[Tensor, Tensor]:
-        s = self.sampling
-        probabilities = torch.softmax((logits.float().cpu() - highest).div_(max(s.temperature, _COLDEST)), dim=-1)
-        size = probabilities.shape[0]
+    def _candidates(self, weights: Tensor, total: float) -> tuple[Tensor, Tensor]:
+        s, size = self.sampling, weights.shape[0]
         if s.top_p == 1 and s.min_p == 0 and s.top_k is None:
-            return probabilities, torch.arange(size)
+            return weights, torch.arange(size)
         if s.top_k is not None:
-            top, ids = probabilities.topk(min(s.top_k, size))
+            top, ids = weights.topk(min(s.top_k, size))
             passed = self._passing(top, of_all=float(top.sum()))
             return top[:passed], ids[:passed]
         # Sorting a whole vocabulary takes as long as a small model's step; the first few hundred nearly always do.
-        count, of_all = 256, float(probabilities.sum())
+        count = 256
         while True:
-            top, ids = probabilities.topk(min(count, size))
-            passed = self._passing(top, of_all)
+            top, ids = weights.topk(min(count, size))
+            passed = self._passing(top, total)
             if passed < top.shape[0] or top.shape[0] == size:
                 return top[:passed], ids[:passed]
             count *= 8

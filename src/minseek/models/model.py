@@ -79,6 +79,8 @@ class Model:
         self.name, self.parts, self.placement = name, parts, placement
         self.tokenizer = tokenizer
         self.thinking = choose_format(thinking, tokenizer)
+        # A token's text is asked for twice a token: transformers' own checks around this take longer than it does.
+        self._plain_decode = getattr(getattr(tokenizer, "backend_tokenizer", None), "decode", None)
         self._decoder = Decoder(parts)
         end = tokenizer.eos_token_id
         self.end_ids = frozenset(parts.blueprint.end_ids) | (frozenset() if end is None else {end})
@@ -141,6 +143,8 @@ class Model:
 
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens, special ones included, as it stands."""
+        if self._plain_decode is not None:
+            return str(self._plain_decode(tokens, skip_special_tokens=False))
         return str(self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def __repr__(self) -> str:
