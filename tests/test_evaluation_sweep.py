@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +87,28 @@ def test_a_chain_that_meets_the_context_answers_for_all_that_is_longer(tiny: min
     for record in run_all(tiny, short, ["budget-forcing"], (0,)):
         assert record.points[-1].ended_by == "kv-budget"
         assert record.points[-1].kv_tokens_peak <= 120
+
+
+def test_a_cache_grows_beyond_the_context_only_where_it_may(tiny: minseek.Model, one_thread: None) -> None:
+    limits, room = minseek.Limits(answer_tokens=12, max_thought_tokens=25), tiny.max_positions + 300
+    held = Settings((0, 100), minseek.Sampling(), limits, cache_tokens=room)
+    assert held.room(tiny) == tiny.max_positions
+    free = replace(held, limits=replace(limits, beyond_context=True))
+    for record in run_all(tiny, free, ["budget-forcing", "min-seek"], (0,)):
+        last = record.points[-1]
+        if record.strategy == "min-seek":
+            assert last.reached == 100
+            continue
+        assert last.ended_by == "kv-budget"
+        assert tiny.max_positions < last.kv_tokens_peak <= room
+        alone = minseek.reason(
+            tiny,
+            next(task.prompt for task in TASKS if task.id == record.task),
+            strategy=minseek.BudgetForcing(100),
+            sampling=minseek.Sampling(seed=0),
+            limits=replace(free.limits, kv_budget=room * tiny.token_bytes()),
+        )
+        assert (last.answer, last.reached) == (alone.answer, alone.stats.thoughts)
 
 
 @pytest.fixture

@@ -91,6 +91,28 @@ def test_min_seek_is_budget_forcing_for_one_thought_and_parts_after_the_second(p
             assert thoughts[0][:3] == thoughts[1][:3]
 
 
+def test_how_likely_a_thought_is_told_as_transformers_has_it(pair: Pair) -> None:
+    strategy, rated = minseek.MinSeek(3, keep=9, rule="likeliest"), 0
+    for question in QUESTIONS[:4]:
+        prompt, result = pair.task(question).prompt, pair.run(question, strategy)
+        text = torch.tensor([prompt + result.tokens], device=pair.reference.device)
+        with torch.no_grad():
+            logs = pair.reference(text).logits[0].double().log_softmax(-1)
+        start = len(prompt)
+        for thought in result.thoughts:
+            skipped = 4 if thought.index else 0  # the word that induced it
+            own = range(start + skipped, start + thought.length)
+            start += thought.length
+            if not own:
+                assert thought.logprob is None
+                continue
+            wanted = sum(float(logs[at - 1, text[0, at]]) for at in own) / len(own)
+            assert thought.logprob == pytest.approx(wanted, abs=1e-3)
+            rated += 1
+        assert all(t.logprob is None for t in pair.run(question, minseek.MinSeek(3, keep=9)).thoughts)
+    assert rated
+
+
 @pytest.mark.parametrize("opens", [False, True])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_a_model_that_opens_its_thinking_itself_is_left_to_do_so(kind: str, opens: bool, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from conftest import save
@@ -22,12 +22,12 @@ from minseek.batch import Engine
 from minseek.reasoning.answers import final_answer
 from minseek.reasoning.jobs import ThinkingJob
 from minseek.reasoning.run import Run
-from minseek.reasoning.strategies import Verdict
+from minseek.reasoning.strategies import Rule, Verdict
 
 MOST = 6
 LIMITS = minseek.Limits(answer_tokens=20, max_thought_tokens=40)
 STRATEGIES = [
-    *(MinSeek(MOST, rule=rule) for rule in ("shortest", "longest", "latest", "random")),
+    *(MinSeek(MOST, rule=rule) for rule in get_args(Rule)),
     *(MinSeek(MOST, keep=2), MinSeek(MOST, keep=3, rule="random"), MinSeek(MOST, answer="final-thought")),
     BudgetForcing(MOST),
 ]

@@ -7,20 +7,28 @@ import random
 import re
 from collections import Counter
 from itertools import combinations
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minseek import BudgetForcing, InputError, Limits, MinSeek, Standard, Strategy, Thought
+from minseek.cli import main
 from minseek.reasoning.events import Ending
+from minseek.reasoning.strategies import Rule
+from minseek.serve.bodies import Thinking
 
 CUT_OFF = ["thinking-budget", "context", "kv-budget"]
 FINISHED = ["closed", "max-thought-tokens"]
-RULES = ["shortest", "longest", "latest", "random"]
+RULES = list(get_args(Rule))
 # Few different lengths, so that there are ties; three in four thoughts are finished.
 THOUGHTS = st.lists(st.tuples(st.integers(0, 6), st.sampled_from(FINISHED * 4 + CUT_OFF)), max_size=14)
+
+
+def likely(length: int) -> float | None:
+    """How likely a thought of that length was, for the rule that looks at it: in another order than by length."""
+    return (None, -0.5, -2.0, -0.1, -0.5, -7.0, -0.3)[length % 7]
 
 
 def test_an_ending_either_finishes_a_thought_or_cuts_it_off() -> None:
@@ -33,7 +41,7 @@ def settled(strategy: Strategy, lengths: list[tuple[int, Any]], seed: int = 0) -
     kept: list[Thought] = []
     chance = random.Random(seed)
     for index, (length, ending) in enumerate(lengths, start=1):
-        new = Thought(index, tokens=[0] * length, ended_by=ending)
+        new = Thought(index, tokens=[0] * length, ended_by=ending, logprob=likely(length))
         verdict = strategy.settle(tuple(kept), new, chance)
         assert verdict.why
         full = isinstance(strategy, MinSeek) and len(kept) == strategy.keep
@@ -59,6 +67,7 @@ def test_a_rule_keeps_what_brute_force_would_choose(lengths: list[tuple[int, Any
         "shortest": sorted(finished, key=lambda t: (t[1], t[0])),
         "longest": sorted(finished, key=lambda t: (-t[1], t[0])),
         "latest": finished[::-1],
+        "likeliest": sorted(finished, key=lambda t: (-(likely(t[1]) or -math.inf), t[0])),
     }
     if rule == "random":
         assert len(kept) == min(keep, len(finished))
@@ -98,9 +107,19 @@ def test_a_thought_that_was_cut_off_goes_even_where_there_is_room(rule: Any, end
 
 
 def test_on_a_tie_the_earlier_thought_stays() -> None:
-    old, new = Thought(1, tokens=[1, 2]), Thought(2, tokens=[3, 4])
-    for rule in ("shortest", "longest"):
+    old, new = (Thought(index, tokens=[1, 2], logprob=-1.0) for index in (1, 2))
+    for rule in ("shortest", "longest", "likeliest"):
         assert MinSeek(rule=rule).settle([old], new, random.Random(0)).dropped is new
+
+
+@pytest.mark.parametrize("command", ["reason", "serve"])
+def test_the_commands_offer_every_rule(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--rule", "nonsense"])
+    offered = re.search(r"choose from (.*)\)", capsys.readouterr().err)
+    assert offered
+    assert re.findall(r"\w+", offered[1]) == RULES
+    assert set(get_args(Thinking.model_fields["rule"].annotation)) == {Literal[tuple(RULES)], type(None)}  # type: ignore
 
 
 @given(THOUGHTS)

@@ -1,7 +1,8 @@
 """Reasoning traces in the R1 form: a first thought, reconsidering thoughts that begin with "Wait", the answer.
 
-A trace is a list of pieces; a piece that follows from a slip is in the trace, so that it can be found and repaired, but
-is not learned: `learn` is False.
+A trace is a list of pieces, some of which are read but not learned (`learn` is False): what follows from a slip, so
+that it can be found and repaired but is not imitated, and the "Wait" of a thought that stands there as if it was induced.
+So how often the model thinks again by itself does not depend on how well it does so when it is made to.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from recipes.tiny_reasoner.kinds import Problem
 from recipes.tiny_reasoner.sheet import Sheet
 
 _FIRST_SLIPS, _LATER_SLIPS = 0.35, 0.15
-_MORE = (0.6, 0.5, 0.5, 0.5)  # chance of another thought after so many
+_MORE, _MOST = 0.45, 4  # chance of another thought after a right one; how many of these at most
+_OWN = 0.25  # share of them that the model is to begin by itself
 
 
 @dataclass(frozen=True)
@@ -28,26 +30,30 @@ def make_trace(problem: Problem, chance: Random) -> list[Piece]:
     """Everything behind the opening think tag, the closing tag and the answer included."""
     pieces, result = _written(problem, chance, 0, "", _FIRST_SLIPS)
     pieces.append(Piece(f"So {result}.\n"))
-    thoughts = 0
-    while result != problem.answer or (thoughts < len(_MORE) and chance.random() < _MORE[thoughts]):
-        pieces += _reconsider(problem, chance, result)
+    thoughts = way = 0
+    while (wrong := result != problem.answer) or (thoughts < _MOST and chance.random() < _MORE):
+        own = not wrong and chance.random() < _OWN
+        way = chance.choice([w for w in range(1, len(problem.ways) + 1) if w != way])
+        pieces += [Piece("Wait", learn=own), *_reconsider(problem, chance, way, result)]
         result = problem.answer
         thoughts += 1
     return [*pieces, Piece(f"</think>\nThe answer is \\boxed{{{result}}}.")]
 
 
-def _reconsider(problem: Problem, chance: Random, before: str) -> list[Piece]:
-    """A thought that derives the result again, and works carefully where it comes to another one."""
-    way = chance.randrange(1, len(problem.ways))
-    pieces, result = _written(problem, chance, way, before, _LATER_SLIPS)
-    head = Piece(f"Wait, {problem.ways[way]}.\n")
-    if result == before == problem.answer:
-        return [head, *pieces, Piece(f"Again {result}.\n")]
+def _reconsider(problem: Problem, chance: Random, way: int, before: str) -> list[Piece]:
+    """What follows "Wait": the result derived in another way, and worked out carefully where another one comes out."""
     sheet = Sheet(chance)
     final = problem.carefully(sheet)
     assert final == problem.answer, f"{problem.prompt}: {final}, not {problem.answer}"
+    if way == len(problem.ways):
+        end = f"Again {final}.\n" if final == before else f"{final}, not {before}.\nSo {final}.\n"
+        return [Piece(", carefully.\n"), *_lines(sheet), Piece(end)]
+    head = Piece(f", {problem.ways[way]}.\n")
+    pieces, result = _written(problem, chance, way, before, _LATER_SLIPS)
+    if result == before == problem.answer:
+        return [head, *pieces, Piece(f"Again {result}.\n")]
     if result == before:  # the same wrong result twice: no repair to learn from
-        return [head, *_written(problem, chance, way, problem.answer, 0.0)[0], Piece(f"So {problem.answer}.\n")]
+        return [head, *_written(problem, chance, way, problem.answer, 0.0)[0], Piece(f"So {final}.\n")]
     doubt = result if "not" in result else f"{result}, not {before}"
     return [head, *pieces, Piece(f"{doubt}. Carefully.\n"), *_lines(sheet), Piece(f"So {final}.\n")]
 

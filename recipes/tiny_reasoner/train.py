@@ -19,7 +19,7 @@ from recipes.tiny_reasoner.traces import make_trace
 
 STEPS, TOKENS, SEED = 5000, 8192, 0
 _RATE, _EMBEDDING_RATE = 3e-3, 6e-3
-_WARM_UP, _DECAY = 100, 0.3  # steps; share of the steps in which the learning rate falls to nothing
+_WARM_UP, _DECAY = 100, 0.6  # steps; share of the steps in which the learning rate falls to nothing
 _SHOW_EVERY, _SAVE_EVERY = 50, 250
 
 

@@ -14,7 +14,7 @@ _RANK = {"+": 1, "-": 1, "*": 2}
 class Arithmetic:
     """An expression of `difficulty + 1` operators over small numbers."""
 
-    ways = ("", "from the right")
+    ways = ("", "turned round")
 
     def __init__(self, chance: Random, difficulty: int) -> None:
         while True:
@@ -31,7 +31,7 @@ class Arithmetic:
         return str(_value(self._tree))
 
     def derive(self, sheet: Sheet, way: int, before: str) -> str:
-        return str(_work_out(self._tree, sheet, right_first=way == 1))
+        return str(_work_out(self._tree, sheet, turned=way == 1))
 
     def carefully(self, sheet: Sheet) -> str:
         """The whole expression anew after every step, products split into tens and ones."""
@@ -83,16 +83,18 @@ def _written_left(tree: Tree, operator: str) -> str:
     return f"({_written(tree)})"
 
 
-def _work_out(tree: Tree, sheet: Sheet, *, right_first: bool) -> int:
+def _work_out(tree: Tree, sheet: Sheet, *, turned: bool) -> int:
+    """From the left; or from the right with the operands in the other order, so that no line is there already."""
     if isinstance(tree, int):
         return tree
     operator, left, right = tree
-    if right_first:
-        b = _work_out(right, sheet, right_first=True)
-        a = _work_out(left, sheet, right_first=True)
-    else:
-        a, b = _work_out(left, sheet, right_first=False), _work_out(right, sheet, right_first=False)
-    return sheet.number(f"{a}{operator}{factor(b)}", _apply(operator, a, b))
+    if not turned:
+        a, b = _work_out(left, sheet, turned=False), _work_out(right, sheet, turned=False)
+        return sheet.number(f"{a}{operator}{factor(b)}", _apply(operator, a, b))
+    b = _work_out(right, sheet, turned=True)
+    a = _work_out(left, sheet, turned=True)
+    written = f"{-b}+{factor(a)}" if operator == "-" else f"{b}{operator}{factor(a)}"
+    return sheet.number(written, _apply(operator, a, b))
 
 
 def _reduced(tree: tuple[str, Tree, Tree], sheet: Sheet) -> Tree:

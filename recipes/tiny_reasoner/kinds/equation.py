@@ -44,30 +44,35 @@ class Equation:
         return str(sheet.number(f"{m}/{factor(k)}", round(m / k) if k else 0))
 
     def carefully(self, sheet: Sheet) -> str:
-        """With the equation anew after every step."""
+        """With the equation anew after every step, and what is taken away in front."""
         sheet.note(f"{_side(*self._left)}={_side(*self._right)}")
-        a, left = self._expanded(sheet, self._left)
-        d, right = self._expanded(sheet, self._right)
-        sheet.note(f"{_side(a, 0, left)}={_side(d, 0, right)}")
+        a, left = self._expanded(sheet, self._left, turned=True)
+        d, right = self._expanded(sheet, self._right, turned=True)
+        if sheet.steps:
+            sheet.note(f"{_side(a, 0, left)}={_side(d, 0, right)}")
         if left:
-            m = sheet.number(f"{right}-{factor(left)}", right - left)
+            m = sheet.number(f"{-left}+{factor(right)}", right - left)
             sheet.note(f"{_side(a, 0, 0)}={_side(d, 0, m)}")
         else:
             m = right
         if d:
-            k = sheet.number(f"{a}-{factor(d)}", a - d)
+            k = sheet.number(f"{-d}+{factor(a)}", a - d)
             sheet.note(f"{_side(k, 0, 0)}={m}")
         else:
             k = a
-        return str(sheet.number(f"{m}/{factor(k)}", round(m / k)))
+        x = sheet.number(f"{m}/{factor(k)}", round(m / k))
+        sheet.number(f"{k}*{factor(x)}", k * x)
+        return str(x)
 
-    def _expanded(self, sheet: Sheet, side: tuple[int, int, int]) -> tuple[int, int]:
+    def _expanded(self, sheet: Sheet, side: tuple[int, int, int], *, turned: bool = False) -> tuple[int, int]:
         """A side as ax+c."""
         a, b, c = side
         if not b or not a:
             return a, c
-        product = sheet.number(f"{a}*{factor(b)}", a * b)
-        return a, sheet.number(f"{product}+{factor(c)}", product + c) if c else product
+        product = sheet.number(f"{b}*{factor(a)}" if turned else f"{a}*{factor(b)}", a * b)
+        if not c:
+            return a, product
+        return a, sheet.number(f"{c}+{factor(product)}" if turned else f"{product}+{factor(c)}", product + c)
 
     def _put_in(self, sheet: Sheet, side: tuple[int, int, int], x: int) -> int:
         a, b, c = side

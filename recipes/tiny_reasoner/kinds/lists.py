@@ -11,14 +11,14 @@ _PLAIN = ("sort", "reverse", "drop the first", "drop the last", "swap the ends",
 
 
 class Lists:
-    """A list of `difficulty + 3` numbers and `difficulty + 1` changes; every other time its sum is asked for."""
+    """A list of `difficulty + 2` numbers and 2 to 4 changes; every other time its sum is asked for."""
 
-    ways = ("", "once more")
+    ways = ("", "from the back")
 
     def __init__(self, chance: Random, difficulty: int) -> None:
         while True:
-            self._list = [chance.randint(0, 20) for _ in range(difficulty + 3)]
-            self._changes = [_pick(chance) for _ in range(difficulty + 1)]
+            self._list = [chance.randint(0, 20) for _ in range(difficulty + 2)]
+            self._changes = [_pick(chance) for _ in range(2 + difficulty // 2)]
             self._sum = chance.random() < 0.5
             names = [name for name, _ in self._changes]
             repeated = any(a == b and a in _PLAIN for a, b in pairwise(names))
@@ -42,12 +42,15 @@ class Lists:
         return str(sum(self._result())) if self._sum else shown(self._result())
 
     def derive(self, sheet: Sheet, way: int, before: str) -> str:
-        if way:
-            sheet.note(shown(self._list))
         values = self._list
+        if way == 0:
+            for change in self._changes:
+                values = sheet.list(change[0].split()[-1], _changed(values, *change))
+            return self._ended(sheet, values)
+        sheet.note(shown(values[::-1]))
         for change in self._changes:
-            values = sheet.list(_told(*change) if way else change[0].split()[-1], _changed(values, *change))
-        return self._ended(sheet, values, backwards=way == 1)
+            values = sheet.list(_told(*change), _changed(values, *change)[::-1])[::-1]
+        return self._ended(sheet, values, backwards=True)
 
     def carefully(self, sheet: Sheet) -> str:
         """Each change from the list that it is made to."""
@@ -55,11 +58,11 @@ class Lists:
         for change in self._changes:
             sheet.note(f"{_told(*change)} of {shown(values)}")
             values = sheet.list("gives", _changed(values, *change))
-        return self._ended(sheet, values, backwards=False)
+        return self._ended(sheet, values)
 
-    def _ended(self, sheet: Sheet, values: list[int], *, backwards: bool) -> str:
+    def _ended(self, sheet: Sheet, values: list[int], *, backwards: bool = False) -> str:
         if not self._sum:
-            return shown(values)
+            return shown(sheet.list("turned", values) if backwards else values)
         ordered = values[::-1] if backwards else values
         total = ordered[0] if ordered else 0
         for value in ordered[1:]:

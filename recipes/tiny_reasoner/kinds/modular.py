@@ -8,14 +8,14 @@ from recipes.tiny_reasoner.sheet import Sheet
 
 
 class Modular:
-    """A chain of `difficulty + 1` steps."""
+    """A chain of 2 to 4 steps."""
 
     ways = ("", "with smaller numbers")
 
     def __init__(self, chance: Random, difficulty: int) -> None:
         self._modulus = chance.randint(5, 29)
         self._start = chance.randrange(self._modulus)
-        self._steps = [(chance.randint(2, 9), chance.randint(1, 9)) for _ in range(difficulty + 1)]
+        self._steps = [(chance.randint(2, 9), chance.randint(1, 9)) for _ in range(2 + difficulty // 2)]
 
     @property
     def prompt(self) -> str:

@@ -11,14 +11,14 @@ from recipes.tiny_reasoner.sheet import Sheet, factor, shown
 class Sequence:
     """Differences that stay, grow by a number or double; harder ones ask for a later term."""
 
-    ways = ("", "by the rule from the start")
+    ways = ("", "from the first at once")
 
     def __init__(self, chance: Random, difficulty: int) -> None:
         rule = chance.choice(("same", "grow", "double")) if difficulty > 1 else "same"
         self._double = rule == "double"
-        self._growth = chance.choice((-3, -2, -1, 1, 2, 3, 4, 5)) if rule == "grow" else 0
-        self._step = chance.randint(1, 5) if self._double else chance.randint(-9, 12)
-        self._first = chance.randint(-5, 30)
+        self._growth = chance.choice((-7, -5, -3, -2, -1, 1, 2, 3, 4, 5, 6, 8)) if rule == "grow" else 0
+        self._step = chance.randint(1, 6) if self._double else chance.randint(-15, 25)
+        self._first = chance.randint(-20, 60)
         self._ahead = 1 + difficulty // 2 - (rule == "double" and difficulty > 3)
         self._terms = self._until(4)
 
@@ -43,29 +43,36 @@ class Sequence:
             steps = [sheet.number(f"{b}-{factor(a)}", b - a) for a, b in pairwise(self._terms)]
             sheet.note(self._rule())
             return str(self._go_on(sheet, self._terms[-1], steps[-1], self._ahead))
-        sheet.note(self._rule())
         step = sheet.number(f"{self._terms[1]}-{factor(self._first)}", self._terms[1] - self._first)
-        return str(self._go_on(sheet, self._terms[1], step, 3 + self._ahead))
+        sheet.note(self._rule())
+        steps = 4 + self._ahead
+        times = 2**steps - 1 if self._double else steps
+        way = sheet.number(f"{times}*{factor(step)}", times * step)
+        if self._growth:
+            pairs = steps * (steps - 1) // 2
+            more = sheet.number(f"{pairs}*{factor(self._growth)}", pairs * self._growth)
+            way = sheet.number(f"{way}+{factor(more)}", way + more)
+        return str(sheet.number(f"{self._first}+{factor(way)}", self._first + way))
 
     def carefully(self, sheet: Sheet) -> str:
-        """Differences of the differences as well."""
+        """Differences of the differences as well, and every sum the other way round."""
         steps = []
         for a, b in pairwise(self._terms):
             sheet.note(f"from {a} to {b}")
-            steps.append(sheet.number(f"{b}-{factor(a)}", b - a))
+            steps.append(sheet.number(f"{-a}+{factor(b)}", b - a))
         for a, b in pairwise(steps):
-            sheet.number(f"{b}-{factor(a)}", b - a)
+            sheet.number(f"{-a}+{factor(b)}", b - a)
         sheet.note(self._rule())
-        return str(self._go_on(sheet, self._terms[-1], steps[-1], self._ahead))
+        return str(self._go_on(sheet, self._terms[-1], steps[-1], self._ahead, turned=True))
 
     def _rule(self) -> str:
         return "doubles" if self._double else f"grows by {self._growth}" if self._growth else "stays"
 
-    def _go_on(self, sheet: Sheet, term: int, step: int, count: int) -> int:
+    def _go_on(self, sheet: Sheet, term: int, step: int, count: int, *, turned: bool = False) -> int:
         for _ in range(count):
             if self._double:
-                step = sheet.number(f"2*{factor(step)}", 2 * step)
+                step = sheet.number(f"{step}+{factor(step)}" if turned else f"2*{factor(step)}", 2 * step)
             elif self._growth:
                 step = sheet.number(f"{step}+{factor(self._growth)}", step + self._growth)
-            term = sheet.number(f"{term}+{factor(step)}", term + step)
+            term = sheet.number(f"{step}+{factor(term)}" if turned else f"{term}+{factor(step)}", term + step)
         return term

@@ -108,6 +108,7 @@ def plan(
     policy: str | Policy | None = DEFAULT_POLICY,
     lengths: Sequence[int] = (),
     sequences: int | None = None,
+    beyond_context: bool = False,
 ) -> BatchPlan:
     """How many slots fit, before anything runs.
 
@@ -129,6 +130,8 @@ def plan(
         Tokens of each sequence, prompt and output together.
     sequences : int, optional
         Sequences wanted in flight; the default is as many as `lengths`, or as fit.
+    beyond_context : bool
+        Let slots be longer than the model's context, if `lengths` are.
 
     Raises
     ------
@@ -143,6 +146,7 @@ def plan(
     for length in lengths:
         _check("each of lengths", length)
     longest = max(lengths, default=None)
+    context = max(model.max_positions, (longest or 0) if beyond_context else 0)
     wanted = sequences or len(lengths) or None
     queries = model.parts.blueprint.query_heads if rule is not None and rule.needs_queries else 0
     hidden = model.parts.hidden if rule is not None and rule.needs_surprise else 0
@@ -155,7 +159,7 @@ def plan(
     if cap == "auto":
         if rule is None and longest is not None:
             block = min(block, max(1, longest - 1))  # nothing is evicted: a slot is as long as the longest sequence
-        cap = _fitting_cap(shape, room, wanted, longest, rule, block, model.max_positions)
+        cap = _fitting_cap(shape, room, wanted, longest, rule, block, context)
     else:
         if isinstance(cap, str):
             raise InputError(f"cap must be a number of pairs or 'auto', not {cap!r}")
@@ -163,7 +167,7 @@ def plan(
         if cap < least:
             raise InputError(f"cap {cap} is below the {least} pairs that the policy always protects: give more")
     slot = shape(cap)
-    if slot.capacity > model.max_positions:
+    if slot.capacity > context:
         raise InputError(
             f"a slot of cap {cap} + block {block} is longer than the model's context of {model.max_positions} tokens: "
             "give a smaller cap"

@@ -25,7 +25,10 @@ _STRATEGIES = ("standard", "budget-forcing", "min-seek")
 _THOUGHTS = "0,2,4,6,10,20,50,100"
 _SEQUENCES = 32
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p")
-_LIMITS = ("max_tokens", "thinking_budget", "answer_tokens", "min_thought_tokens", "max_thought_tokens")
+_LIMITS = (
+    *("max_tokens", "thinking_budget", "answer_tokens"),
+    *("min_thought_tokens", "max_thought_tokens", "beyond_context"),
+)
 
 
 class BenchCommand:
@@ -70,6 +73,9 @@ class BenchCommand:
         group.add_argument("--min-thought-tokens", type=int, metavar="N", help="let no thought close before N tokens")
         group.add_argument("--max-thought-tokens", type=int, metavar="N", help="end every thought after N tokens")
         group.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of cache (the model's context)")
+        group.add_argument(
+            "--beyond-context", action="store_true", help="let caches grow beyond the context, up to --cache-tokens"
+        )
 
         group = parser.add_argument_group("memory")
         group.add_argument("--kv-budget", metavar="SIZE", help="bytes that all trials' caches may take, such as 192MB")

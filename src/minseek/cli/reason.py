@@ -15,6 +15,8 @@ from minseek.errors import InputError
 if TYPE_CHECKING:
     from minseek.reasoning import Strategy
 
+_RULES = ("shortest", "longest", "latest", "random", "likeliest")
+
 
 class ReasonCommand:
     """Parses the flags, runs, and shows reasoning on standard error and the answer on standard output."""
@@ -34,7 +36,7 @@ class ReasonCommand:
         group.add_argument("--strategy", choices=("min-seek", "budget-forcing", "standard"), default="min-seek")
         group.add_argument("--thoughts", metavar="N", help="thoughts to induce, or 'unbounded' (10)")
         group.add_argument("--keep", type=int, metavar="K", help="induced thoughts that min-seek keeps (1)")
-        group.add_argument("--rule", choices=("shortest", "longest", "latest", "random"), help="which ones (shortest)")
+        group.add_argument("--rule", choices=_RULES, help="which ones (shortest)")
         group.add_argument(
             "--answer",
             choices=("direct", "final-thought"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from minseek.serve.settings import Settings
 
 KEY_VARIABLE = "MINSEEK_API_KEY"
+_RULES = ("shortest", "longest", "latest", "random", "likeliest")
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -84,7 +85,7 @@ class ServeCommand:
         )
         group.add_argument("--thoughts", metavar="N", help="thoughts to induce, or 'unbounded' (10)")
         group.add_argument("--keep", type=int, metavar="K", help="induced thoughts that min-seek keeps (1)")
-        group.add_argument("--rule", choices=("shortest", "longest", "latest", "random"), help="which ones (shortest)")
+        group.add_argument("--rule", choices=_RULES, help="which ones (shortest)")
 
         group = parser.add_argument_group("output")
         group.add_argument("--plan", action="store_true", help="print the memory it would take, and do not serve")

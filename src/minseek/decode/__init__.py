@@ -1,6 +1,6 @@
 """Sampling, stopping, and text from tokens."""
 
-from minseek.decode.logprobs import TokenLogprob, check_logprobs, token_logprob
+from minseek.decode.logprobs import TokenLogprob, check_logprobs, logprob, token_logprob
 from minseek.decode.sampling import Sampler, Sampling
 from minseek.decode.stopping import TagWatcher, check_stop
 from minseek.decode.text import TextStream
@@ -13,5 +13,6 @@ __all__ = [
     "TokenLogprob",
     "check_logprobs",
     "check_stop",
+    "logprob",
     "token_logprob",
 ]

@@ -51,6 +51,12 @@ def check_logprobs(count: int | None) -> int | None:
     return count
 
 
+def logprob(logits: Tensor, token: int) -> float:
+    """That of one token, natural, from logits [vocabulary]."""
+    logits = logits.float()
+    return float(logits[token] - logits.logsumexp(0))
+
+
 def token_logprob(logits: Tensor, token: int, count: int) -> TokenLogprob:
     """The figures of a token chosen from logits [vocabulary], and of the `count` most likely ones."""
     logs = torch.log_softmax(logits.float(), dim=-1)

@@ -30,7 +30,8 @@ class Settings:
     system : str or None
         A system message.
     cache_tokens : int or None
-        Tokens of cache that a trial may take; None is the model's context.
+        Tokens of cache that a trial may take; None is the model's context, and more of them than that are used only
+        where the limits allow it (`Limits.beyond_context`).
     """
 
     grid: tuple[Thoughts, ...]
@@ -42,7 +43,7 @@ class Settings:
     def room(self, model: Model) -> int:
         """Tokens of cache for each trial."""
         wanted = model.max_positions if self.cache_tokens is None else self.cache_tokens
-        return min(wanted, model.max_positions)
+        return wanted if self.limits.beyond_context else min(wanted, model.max_positions)
 
     def as_dict(self, model: Model) -> dict[str, Any]:
         """What results depend on, and what must not change from one run into a file to the next."""
@@ -90,4 +91,5 @@ def slots_for(model: Model, settings: Settings, *, kv_budget: int | str | None, 
             f"the KV budget of {format_bytes(parse_bytes(kv_budget))} does not hold one trial's cache of {room} "
             f"tokens, {format_bytes(needed)}: give a larger budget or fewer --cache-tokens"
         )
-    return plan(model, kv_budget=kv_budget, policy=None, lengths=(room,), sequences=sequences)
+    beyond = settings.limits.beyond_context
+    return plan(model, kv_budget=kv_budget, policy=None, lengths=(room,), sequences=sequences, beyond_context=beyond)

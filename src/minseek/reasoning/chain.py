@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from minseek.decode import Sampler, TextStream, TokenLogprob, token_logprob
+from minseek.decode import Sampler, TextStream, TokenLogprob, logprob, token_logprob
 from minseek.models import Model, Session
 from minseek.reasoning.events import Event, Thought
 from minseek.reasoning.plan import RunPlan
@@ -89,6 +89,10 @@ class Chain:
     def logprob(self, token: int, count: int | None) -> TokenLogprob | None:
         """How likely a token was that has just been chosen, if anybody asks."""
         return None if count is None else token_logprob(self._logits, token, count)
+
+    def logprob_of(self, token: int) -> float:
+        """The same as a plain number."""
+        return logprob(self._logits, token)
 
     def text_stream(self, before: int = 0) -> TextStream:
         """A stream of the text that follows what stands in the chain, less its last `before` tokens."""

@@ -26,6 +26,9 @@ class Thought:
         Whether it was in the cache at the end.
     ended_by : str
         What ended it.
+    logprob : float or None
+        Mean natural logarithm of the probabilities that the model gave the tokens it wrote, before temperature and
+        filters. None if the strategy does not ask for it, or the model wrote none.
     """
 
     index: int
@@ -33,6 +36,7 @@ class Thought:
     tokens: list[int] = field(default_factory=list)
     kept: bool = True
     ended_by: Ending = "closed"
+    logprob: float | None = None
 
     @property
     def length(self) -> int:

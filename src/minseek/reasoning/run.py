@@ -57,7 +57,8 @@ class Run:
             self._opened = True
         self.prompt = encode_prompt(model.tokenizer, text)
         self._answerer = Answerer(model, limits, stop, logprobs)
-        self._thinker = Thinker(model, form.induce if induce is None else induce, limits)
+        rated = getattr(strategy, "needs_logprob", False)
+        self._thinker = Thinker(model, form.induce if induce is None else induce, limits, rated)
         closing = self._answerer.closing if self._thinks or form.open else []
         self.plan = RunPlan.make(model, len(self.prompt), len(closing), strategy, limits, key_storage)
         self._interim = Interim(strategy, answer_after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import ClassVar, Literal, Protocol, get_args
 from minseek.errors import InputError
 from minseek.reasoning.events import Thought
 
-Rule = Literal["shortest", "longest", "latest", "random"]
+Rule = Literal["shortest", "longest", "latest", "random", "likeliest"]
 Answer = Literal["direct", "final-thought"]
 
 
@@ -25,7 +26,8 @@ class Verdict:
 class Strategy(Protocol):
     """Anything with these members can steer a run.
 
-    It may also have ``stop_when_stable`` and ``vote``; see `MinSeek`.
+    It may also have ``stop_when_stable`` and ``vote``, see `MinSeek`, and ``needs_logprob``: whether it looks at
+    `Thought.logprob`.
     """
 
     @property
@@ -90,8 +92,9 @@ class MinSeek:
         Thoughts to induce; None for as many as the limits allow.
     keep : int
         Induced thoughts to keep.
-    rule : {"shortest", "longest", "latest", "random"}
-        Which ones: by number of tokens (on a tie the earlier one stays), the newest, or a uniform random choice.
+    rule : {"shortest", "longest", "latest", "random", "likeliest"}
+        Which ones: by number of tokens, the newest, a uniform random choice, or those whose tokens the model found
+        likeliest on average (ours: `Thought.logprob`). On a tie the earlier one stays.
     answer : {"direct", "final-thought"}
         Close thinking right after the last thought, or allow one more thought that closes by itself. The paper uses
         the first for its 1.5B model and the second for its 7B model.
@@ -129,11 +132,23 @@ class MinSeek:
         if self.rule == "random":  # after n thoughts each has been kept with probability keep / n (reservoir)
             at = chance.randrange(new.index)
             return Verdict(kept[at], "chosen at random") if at < self.keep else Verdict(new, "not chosen at random")
-        sign = 1 if self.rule == "shortest" else -1
-        worst = max(kept, key=lambda t: (sign * t.length, t.index))
-        if sign * new.length < sign * worst.length:
-            return Verdict(worst, f"{new.length} tokens against {worst.length} of thought {worst.index}")
-        return Verdict(new, f"{new.length} tokens, and {worst.length} of thought {worst.index} stay")
+        worst = min(kept, key=lambda t: (self._worth(t), -t.index))
+        if self._worth(new) > self._worth(worst):
+            return Verdict(worst, f"{self._told(new)} against {self._told(worst)} of thought {worst.index}")
+        return Verdict(new, f"{self._told(new)}, and {self._told(worst)} of thought {worst.index} stay")
+
+    @property
+    def needs_logprob(self) -> bool:
+        """Whether thoughts are to be told with how likely they were."""
+        return self.rule == "likeliest"
+
+    def _worth(self, thought: Thought) -> float:
+        if self.rule == "likeliest":
+            return -math.inf if thought.logprob is None else thought.logprob
+        return -thought.length if self.rule == "shortest" else thought.length
+
+    def _told(self, thought: Thought) -> str:
+        return f"{thought.logprob} a token" if self.rule == "likeliest" else f"{thought.length} tokens"
 
 
 def _check_use_of_answers(stop_when_stable: int | None, vote: bool) -> None:

@@ -32,6 +32,8 @@ class Thinker:
     ----------
     word : str
         The text that begins an induced thought.
+    rated : bool
+        Whether thoughts are told with how likely they were.
 
     Raises
     ------
@@ -39,7 +41,8 @@ class Thinker:
         If the word has no tokens, or if a least length is wanted and the close tag has several.
     """
 
-    def __init__(self, model: Model, word: str, limits: Limits) -> None:
+    def __init__(self, model: Model, word: str, limits: Limits, rated: bool = False) -> None:
+        self._rated = rated
         self._model, self._form, self._word, self._limits = model, model.thinking, word, limits
         self._budget = limits.most_thinking
         self._word_ids = model.encode(word)
@@ -93,6 +96,7 @@ class Thinker:
                 thought.tokens.append(token)
                 yield _told(chain, thought, token, watcher.push(stream.push(token)))
             yield from chain.feed(self._word_ids)
+        likely: list[float] = []
         chain.sampled_tag = []
         ending = self._limit(chain, thought)
         while ending is None:
@@ -110,6 +114,8 @@ class Thinker:
                 ending = "closed"
                 break
             thought.tokens.append(token)
+            if self._rated:
+                likely.append(chain.logprob_of(token))
             yield _told(chain, thought, token, piece)
             yield from chain.feed([token])
             ending = self._limit(chain, thought)
@@ -119,6 +125,8 @@ class Thinker:
         chain.thinking_tokens += thought.length
         chain.tokens.extend(thought.tokens)
         thought.ended_by = ending
+        likely = likely[: thought.length - (len(self._word_ids) if thought.index else 0)]  # less those of the tag
+        thought.logprob = sum(likely) / len(likely) if likely else None
         if not thought.finished:
             chain.ended_by = ending
         return thought

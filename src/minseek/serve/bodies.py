@@ -76,7 +76,7 @@ class Thinking(Body):
     strategy: Literal["min-seek", "budget-forcing", "standard"] | None = None
     thoughts: Tokens | Literal["unbounded"] | None = None
     keep: Count | None = None
-    rule: Literal["shortest", "longest", "latest", "random"] | None = None
+    rule: Literal["shortest", "longest", "latest", "random", "likeliest"] | None = None
     answer: Literal["direct", "final-thought"] | None = None
     stop_when_stable: Annotated[int, Field(ge=2)] | None = None
     vote: bool | None = None
