@@ -1,64 +1,155 @@
 """Accuracy against the number of thoughts, of the tiny reasoning model on problems that were held out.
 
     python -m recipes.tiny_reasoner.problems --split test --count 500 > tasks.jsonl
-    python bench/accuracy.py tasks.jsonl [--seeds 0,1,2] [--quick | --report]
+    python bench/accuracy.py tasks.jsonl [--only long,rules] [--seeds 0,1,2] [--quick]
+    python bench/accuracy.py --report
 
-It runs ``minseek bench`` and keeps its summary and picture. A stopped run goes on with the same command: what has
-finished lies in build/accuracy/.
+It runs ``minseek bench`` section by section. A stopped run goes on with the same command: what has finished lies in
+build/accuracy/. Sections may run side by side, in processes of their own; ``--report`` gathers what they left into
+bench/results/accuracy.json and the picture.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from common import RESULTS, kept, table, write
+import numpy as np
+from common import table, write
 
 from minseek.cli import main as run_command
+from minseek.evaluation.grid import order
+from minseek.evaluation.intervals import Bootstrap
+from minseek.evaluation.picture import draw
+from minseek.evaluation.points import Point, Record, points_of
+from minseek.evaluation.records import read_results
+from minseek.evaluation.summary import Cell, summarise
 
-STRATEGIES = (
-    "standard",
-    "budget-forcing",
-    "min-seek",
-    "min-seek:rule=longest",
-    "min-seek:rule=latest",
-    "min-seek:rule=random",
-    "min-seek:keep=2",
-    "min-seek:keep=2,rule=random",
-)
-PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "accuracy.svg"
+ROOT = Path(__file__).parent.parent
+GATHERED = ROOT / "build" / "accuracy"
+PICTURE = ROOT / "docs" / "pictures" / "accuracy.svg"
+PLAIN = "min-seek"
 
 
-def report(figures: dict[str, Any]) -> str:
-    """The table of docs/benchmarks.md."""
-    head = ["strategy", "thoughts", "accuracy", "95 %", "less that at 0", "95 %", "ratio", "tokens", "peak MB", "s"]
+class Section(NamedTuple):
+    """What one run of ``minseek bench`` compares."""
+
+    strategies: tuple[str, ...]
+    thoughts: str
+    flags: tuple[str, ...] = ()
+
+
+RULES = ("min-seek:rule=longest", "min-seek:rule=latest", "min-seek:rule=likeliest")
+RULES += ("min-seek:keep=2", "min-seek:keep=2,rule=random")
+ANSWERS = ("min-seek:vote=true", "min-seek:stop_when_stable=2", "min-seek:stop_when_stable=3")
+SECTIONS = {
+    "long": Section(
+        ("standard", "budget-forcing", PLAIN, "min-seek:rule=random"),
+        "0,2,4,6,10,20,50,100,unbounded",
+        ("--max-tokens", "10000"),
+    ),
+    "rules": Section(RULES, "0,2,4,6,10,20"),
+    "answers": Section(ANSWERS, "2,4,6,10,20"),
+    "beyond": Section(("budget-forcing",), "0,2,4,6,10,20", ("--beyond-context", "--cache-tokens", "2048")),
+}
+"""In *beyond*, a chain grows on behind the context that the model was trained for."""
+
+
+def gather(folder: Path) -> dict[str, Any]:
+    """The cells of all sections that have run, and how those that use answers on the way fare at equal tokens."""
+    sections: dict[str, Any] = {}
+    found: dict[str, list[Record]] = {}
+    for name in SECTIONS:
+        file = folder / name / "results.jsonl"
+        if not (folder / name / "summary.json").exists():
+            continue
+        with file.open() as stream:
+            settings = json.loads(stream.readline())["settings"]
+        found[name] = list(read_results(file, settings).records.values())
+        cells = summarise([*found[name], *(r for r in found.get("long", []) if r.strategy == "standard")])
+        own = [cell.as_dict() for cell in cells if name == "long" or cell.strategy != "standard"]
+        sections[name] = {"settings": settings, "run": _kept_run(folder / name), "cells": own}
+    if "long" in found and "answers" in found:
+        sections["equal_tokens"] = equal_tokens(found["long"], found["answers"])
+    return sections
+
+
+def equal_tokens(plain: list[Record], others: list[Record]) -> list[dict[str, Any]]:
+    """Accuracy of strategies less that of plain Min-Seek with as many tokens, by interpolation between its M."""
+    curve = sorted(((t, p) for (s, t), p in points_of(plain).items() if s == PLAIN), key=lambda pair: order(pair[0]))
+    tokens = [_mean(points, "tokens") for _, points in curve]
     rows = []
-    for cell in figures["cells"]:
-        gained = cell["difference"] is not None and cell["thoughts"] != 0
+    for (strategy, thoughts), points in points_of(others).items():
+        spent = _mean(points, "tokens")
+        at = int(np.clip(np.searchsorted(tokens, spent), 1, len(tokens) - 1))
+        share = float(np.clip((spent - tokens[at - 1]) / (tokens[at] - tokens[at - 1]), 0, 1))
+        low, high = curve[at - 1][1], curve[at][1]
+        keys = sorted(points.keys() & low.keys())
+        gains = np.array([points[k].right - (1 - share) * low[k].right - share * high[k].right for k in keys])
+        tasks = sorted({task for task, _ in keys})
+        gained = np.array([gains[[k[0] == task for k in keys]].sum() for task in tasks])
+        tries = np.array([float(sum(k[0] == task for k in keys)) for task in tasks])
         rows.append(
-            [
-                cell["strategy"],
-                cell["thoughts"],
-                f"{100 * cell['accuracy']:.1f} %",
-                shown(cell["interval"]),
-                f"{100 * cell['difference']:+.1f}" if gained else "",
-                shown(cell["difference_interval"]) if gained else "",
-                f"{cell['normalised']:.3f}" if gained and cell["normalised"] is not None else "",
-                f"{cell['tokens']:,.0f}",
-                f"{cell['kv_bytes_peak'] / 1e6:.2f}",
-                f"{cell['seconds']:.2f}",
-            ]
+            {
+                "strategy": strategy,
+                "thoughts": thoughts,
+                "tokens": spent,
+                "accuracy": _mean(points, "right"),
+                "plain": _mean(points, "right") - float(gained.sum() / tries.sum()),
+                "difference": float(gained.sum() / tries.sum()),
+                "difference_interval": Bootstrap(len(tasks)).ratio(gained, tries),
+                "reached": _mean(points, "reached"),
+            }
         )
-    title = f"{figures['model']}, {figures['cells'][0]['tasks']} tasks, {figures['cells'][0]['tries']} tries"
-    speed = figures.get("run")
-    if speed:
-        rate = speed["generated"] / speed["seconds"]
-        title += f"; {speed['generated']:,} tokens in {speed['seconds']:.0f} s, {rate:,.0f} tokens/s"
-    return table(title, head, rows)
+    return rows
+
+
+def _mean(points: dict[tuple[str, int], Point], name: str) -> float:
+    return float(np.mean([float(getattr(point, name)) for point in points.values()]))
+
+
+def _kept_run(folder: Path) -> Any:
+    """What the section's run took; a run that had nothing left to do tells nothing, so the first one's is kept."""
+    return json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else None
+
+
+def report(sections: dict[str, Any]) -> str:
+    """The tables of docs/benchmarks.md."""
+    head = ["strategy", "M", "accuracy, 95 %", "less that at M = 0, 95 %", "tokens", "peak cache, MB", "s", "cut short"]
+    parts = []
+    for name in (name for name in SECTIONS if name in sections):
+        rows = []
+        for cell in sections[name]["cells"]:
+            gained = cell["difference"] is not None and cell["thoughts"] != 0
+            less = f"{100 * cell['difference']:+.1f} ({shown(cell['difference_interval'])})" if gained else ""
+            rows.append(
+                [
+                    *(cell["strategy"], cell["thoughts"]),
+                    *(f"{100 * cell['accuracy']:.1f} % ({shown(cell['interval'])})", less),
+                    *(f"{cell['tokens']:,.0f}", f"{cell['kv_bytes_peak'] / 1e6:.2f}", f"{cell['seconds']:.2f}"),
+                    f"{100 * cell['cut_short']:.0f} %",
+                ]
+            )
+        run, title = sections[name]["run"], name
+        if run:
+            rate = run["generated"] / run["seconds"]
+            title += f": {run['generated']:,} tokens in {run['seconds']:.0f} s, {rate:,.0f} tokens/s"
+        parts.append(table(title, head, rows))
+    if "equal_tokens" in sections:
+        rows = [
+            [
+                *(row["strategy"], row["thoughts"], f"{row['tokens']:,.0f}", f"{row['reached']:.1f}"),
+                *(f"{100 * row['accuracy']:.1f} %", f"{100 * row['plain']:.1f} %"),
+                f"{100 * row['difference']:+.1f} ({shown(row['difference_interval'])})",
+            ]
+            for row in sections["equal_tokens"]
+        ]
+        head = ["strategy", "M", "tokens", "thoughts", "accuracy", "plain, as many tokens", "difference, 95 %"]
+        parts.append(table("at equal tokens", head, rows))
+    return "\n\n".join(parts)
 
 
 def shown(interval: list[float]) -> str:
@@ -66,39 +157,51 @@ def shown(interval: list[float]) -> str:
     return f"{100 * interval[0]:.1f} … {100 * interval[1]:.1f}"
 
 
+def picture(sections: dict[str, Any]) -> None:
+    """The strategies of the long section, and budget forcing beyond the context."""
+    cells = [Cell(**cell) for cell in sections["long"]["cells"]]
+    name = "budget-forcing, beyond the context"
+    cells += [Cell(**{**cell, "strategy": name}) for cell in sections.get("beyond", {"cells": []})["cells"]]
+    cells = [Cell(**{**vars(c), "thoughts": None if c.thoughts == "unbounded" else c.thoughts}) for c in cells]
+    draw(cells, [PICTURE], "tiny on 500 held-out problems")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="?", help="a file of tasks; --report needs none")
     parser.add_argument("-m", "--model", default="tiny")
-    parser.add_argument("--thoughts", default="0,2,4,6,10,20,50,100")
+    parser.add_argument("--only", default=",".join(SECTIONS), help="sections to run (%(default)s)")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--strategy", action="append", help="instead of those of the table")
     parser.add_argument("--sequences", default="64")
-    parser.add_argument("--output", default="build/accuracy", help="where results gather")
     parser.add_argument("--quick", action="store_true", help="20 tasks and few thoughts; nothing is kept")
-    parser.add_argument("--report", action="store_true", help="print the table of the figures that are kept")
+    parser.add_argument("--report", action="store_true", help="gather what has run: tables, picture, JSON")
     args = parser.parse_args()
     if args.report:
-        print(report(kept("accuracy")))
+        sections = gather(GATHERED)
+        write("accuracy", sections, "matplotlib", "math-verify")
+        picture(sections)
+        print(report(sections))
         return
     if args.tasks is None:
         parser.error("give a file of tasks")
-    folder = Path(args.output + "-quick" if args.quick else args.output)
-    given = ["bench", args.tasks, "-m", args.model, "-o", str(folder), "--seeds", args.seeds]
-    given += ["--sequences", args.sequences, "--thoughts", "0,2,4" if args.quick else args.thoughts]
-    given += ["--limit", "20", "--overwrite"] if args.quick else []
-    for name in args.strategy or STRATEGIES:
-        given += ["--strategy", name]
-    code = run_command(given)
-    if code:
-        sys.exit(code)
-    figures = json.loads((folder / "summary.json").read_text())
-    if not args.quick:
-        if figures["run"] is None and (RESULTS / "accuracy.json").exists():
-            figures["run"] = kept("accuracy").get("run")  # nothing was left to run: the speed is the earlier one's
-        write("accuracy", figures, "matplotlib", "math-verify")
-        shutil.copyfile(folder / "accuracy.svg", PICTURE)
-    print(report(figures))
+    folder = GATHERED.with_name("accuracy-quick") if args.quick else GATHERED
+    for name in args.only.split(","):
+        section = SECTIONS[name]
+        given = ["bench", args.tasks, "-m", args.model, "-o", str(folder / name), "--seeds", args.seeds]
+        given += ["--sequences", args.sequences, "--answer-tokens", "32", *section.flags]
+        given += (
+            ["--thoughts", "2,4", "--limit", "20", "--overwrite"] if args.quick else ["--thoughts", section.thoughts]
+        )
+        for strategy in section.strategies:
+            given += ["--strategy", strategy]
+        code = run_command(given)
+        if code:
+            sys.exit(code)
+        run = json.loads((folder / name / "summary.json").read_text())["run"]
+        if run is not None:
+            (folder / name / "run.json").write_text(json.dumps(run) + "\n")
+    if args.quick:
+        print(report(gather(folder)))
 
 
 if __name__ == "__main__":

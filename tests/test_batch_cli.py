@@ -232,7 +232,7 @@ def test_thinking_equals_reason(
         "Why?",
         strategy=strategy,
         sampling=minseek.Sampling(temperature=1, top_p=1, seed=0),
-        limits=minseek.Limits(max_thought_tokens=8, thinking_budget=60, answer_tokens=20),
+        limits=minseek.Limits(max_thought_tokens=8, total_tokens=80, answer_tokens=80),
     )
     ran = batch([{"id": "t", "prompt": "Why?", **fields}, chat("c", **fields), *plain(2)], "--cap", "300")
     records = {record.get("custom_id", record["id"]): record for record in ran.records}
@@ -293,7 +293,6 @@ def test_a_thinking_request_without_a_limit_thinks_as_long_as_its_slot_allows(ba
         ({"thinking": {"budget_tokens": 30}, "max_tokens": 30}, "thinking", "30 and 0"),
         ({"thinking": {"budget_tokens": 20, "answer_tokens": 20}, "max_tokens": 30}, "thinking", "20 and 20"),
         ({"thinking": {"min_thought_tokens": 9, "max_thought_tokens": 8}}, "thinking", "9 and 8"),
-        ({"thinking": {}, "stop": "x"}, "stop", "no effect on thinking"),
         ({"thinking": {}, "prompt": "x" * 400}, None, "holds"),
         ({"prompt": "x" * 100}, "prompt", "the prompt of 100 tokens and 256 new ones do not fit into a slot of 228"),
         ({"max_tokens": 10**30}, "prompt", "1000000000000000000000000000000 new ones do not fit"),
@@ -321,15 +320,31 @@ def test_a_request_that_cannot_be_honoured_is_an_error_record(
     assert "1 done, 2 failed" in ran.err
 
 
-def test_thinking_takes_a_question(batch: Batch) -> None:
+def test_thinking_takes_a_question_or_a_conversation(batch: Batch, tiny: minseek.Model) -> None:
     several = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     system = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    ends = [*several, {"role": "assistant", "content": "x"}]
     lines = [chat("o", messages=several, thinking={}), chat("s", messages=system, thinking={"thoughts": 0})]
-    records = {record["custom_id"]: record for record in batch([*lines], "--max-new-tokens", "40").records}
-    assert "not 3 messages" in records["o"]["error"]["message"]
+    ran = batch([*lines, chat("e", messages=ends, thinking={})], "--max-new-tokens", "40", "--temperature", "0")
+    records = {record["custom_id"]: record for record in ran.records}
+    limits = minseek.Limits(total_tokens=40, answer_tokens=40)
+    result = minseek.reason(tiny, several, sampling=minseek.Sampling(temperature=0), limits=limits)
+    assert records["o"]["response"]["body"]["choices"][0]["message"]["content"] == result.answer
     assert records["s"]["response"]["body"]["usage"]["prompt_tokens"] == len("s:s\nu:q\na:") + 2
+    assert "user" in records["e"]["error"]["message"]
     ran = batch([{"id": 1, "prompt": " ", "thinking": {}}], "--overwrite")
     assert ran.records[0]["error"]["code"] == "empty_prompt"
+
+
+def test_a_stop_string_ends_the_answer_behind_thinking(batch: Batch, tiny: minseek.Model) -> None:
+    fields = {"max_tokens": 60, "temperature": 1, "seed": 4, "thinking": {"thoughts": 1, "max_thought_tokens": 8}}
+    (whole,) = batch([{"id": 1, "prompt": "Why?", **fields}], "--cap", "300").records
+    stop = whole["text"][3:5]
+    (ended,) = batch([{"id": 1, "prompt": "Why?", "stop": stop, **fields}], "--cap", "300", "--overwrite").records
+    assert stop.strip()
+    assert ended["text"] == whole["text"].partition(stop)[0].strip()
+    assert ended["finish_reason"] == "stop"
+    assert ended["reasoning"] == whole["reasoning"]
 
 
 def test_an_error_while_a_request_runs_is_its_own(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:

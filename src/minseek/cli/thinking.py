@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from minseek.batch import BatchPlan
     from minseek.batch.requests import Request
     from minseek.models import Model
+    from minseek.models.prompts import Question
     from minseek.reasoning import Result
 
 
@@ -28,8 +29,6 @@ def thinking_attempt(model: Model, plan: BatchPlan, request: Request) -> Attempt
 
     options = request.thinking or {}
     refuse_unknown(options, ("strategy", *STRATEGIES["min-seek"], *LIMIT_FIELDS), "thinking.")
-    if request.stop:
-        raise FieldError('stop has no effect on thinking: leave it out, or give "stop": []', param="stop")
     strategy = strategy_of(options)
     uses = [name for name in ("stop_when_stable", "vote") if options.get(name)]
     if uses and request.max_new_tokens is not None:
@@ -38,15 +37,14 @@ def thinking_attempt(model: Model, plan: BatchPlan, request: Request) -> Attempt
             "among them: give thinking.budget_tokens and thinking.answer_tokens instead of it",
             param=f"thinking.{uses[0]}",
         )
-    system, question = _question(request)
     job = ThinkingJob(
         model,
-        question,
+        _question(request),
         plan=plan,
         strategy=strategy,
         sampling=request.sampling,
         limits=limits_of(options, request.max_new_tokens),
-        system=system,
+        stop=request.stop,
     )
     return Attempt(request, job, lambda: outcome_of(job.result()))
 
@@ -65,18 +63,10 @@ def outcome_of(result: Result) -> Outcome:
     )
 
 
-def _question(request: Request) -> tuple[str | None, str]:
-    """The system message, if there is one, and the question."""
-    if request.prompt is not None:
-        if not request.prompt.strip():
-            raise FieldError("the question is empty: there is nothing to answer", param="prompt", code="empty_prompt")
-        return None, request.prompt
-    contents = [message["content"] for message in request.messages]
-    if [message["role"] for message in request.messages] == ["user"]:
-        return None, contents[0]
-    if [message["role"] for message in request.messages] == ["system", "user"]:
-        return contents[0], contents[1]
-    raise FieldError(
-        f"thinking takes one message of the user, after a system message if there is one, not {len(contents)} messages",
-        param="messages",
-    )
+def _question(request: Request) -> Question:
+    """The prompt as a question, or the conversation."""
+    if request.prompt is None:
+        return request.messages
+    if not request.prompt.strip():
+        raise FieldError("the question is empty: there is nothing to answer", param="prompt", code="empty_prompt")
+    return request.prompt

@@ -70,24 +70,23 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
 
 
 def limits_of(options: Mapping[str, Any], new_tokens: int | None) -> Limits:
-    """The limits of a run; of `new_tokens` in all, a quarter is the answer's unless the request divides them itself."""
+    """The limits of a run; of `new_tokens` in all, some are the answer's: see `Limits.total_tokens`."""
     given = {name: count_of(f"thinking.{name}", options[name]) for name in LIMIT_FIELDS if name in options}
     budget, answer = given.pop("budget_tokens", None), given.pop("answer_tokens", None)
     if new_tokens is not None:
-        if answer is None:
-            answer = max(1, min(LONGEST_ANSWER, new_tokens // 4)) if budget is None else new_tokens - budget
-        if budget is None:
-            budget = new_tokens - answer
-        if min(answer, budget) < 1 or answer + budget > new_tokens:
+        kept = answer or (max(1, new_tokens // 4) if budget is None else new_tokens - budget)
+        thought = new_tokens - kept if budget is None else budget
+        if min(kept, thought) < 1 or kept + thought > new_tokens:
             raise FieldError(
                 f"of the {new_tokens} tokens to write at most, thinking and answer must both have some, and together "
-                f"no more, not {budget} and {answer}: give more, or divide them otherwise",
+                f"no more, not {thought} and {kept}: give more, or divide them otherwise",
                 param="thinking",
             )
     try:
         return Limits(
             thinking_budget=budget,
-            answer_tokens=LONGEST_ANSWER if answer is None else answer,
+            answer_tokens=answer or new_tokens or LONGEST_ANSWER,
+            total_tokens=new_tokens,
             min_thought_tokens=given.get("min_thought_tokens"),
             max_thought_tokens=given.get("max_thought_tokens"),
         )
