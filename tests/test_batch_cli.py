@@ -293,7 +293,7 @@ def test_a_thinking_request_without_a_limit_thinks_as_long_as_its_slot_allows(ba
         ({"thinking": {"budget_tokens": 30}, "max_tokens": 30}, "thinking", "30 and 0"),
         ({"thinking": {"budget_tokens": 20, "answer_tokens": 20}, "max_tokens": 30}, "thinking", "20 and 20"),
         ({"thinking": {"min_thought_tokens": 9, "max_thought_tokens": 8}}, "thinking", "9 and 8"),
-        ({"thinking": {}, "prompt": "x" * 400}, None, "holds"),
+        ({"thinking": {}, "prompt": "x" * 400}, None, "a slot holds 228 tokens"),
         ({"prompt": "x" * 100}, "prompt", "the prompt of 100 tokens and 256 new ones do not fit into a slot of 228"),
         ({"max_tokens": 10**30}, "prompt", "1000000000000000000000000000000 new ones do not fit"),
     ],

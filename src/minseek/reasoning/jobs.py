@@ -73,6 +73,7 @@ class ThinkingJob:
             stop=stop,
             logprobs=logprobs,
             answer_after=answer_after,
+            slot_tokens=plan.slot.capacity,
         )
         self._told = told
         self._result: Result | None = None

@@ -46,9 +46,17 @@ class RunPlan:
 
     @staticmethod
     def make(
-        model: Model, prompt: int, closing: int, strategy: Strategy, limits: Limits, key_storage: KeyStorage
+        model: Model,
+        prompt: int,
+        closing: int,
+        strategy: Strategy,
+        limits: Limits,
+        key_storage: KeyStorage,
+        slot_tokens: int | None = None,
     ) -> RunPlan:
         """Divide what the model's context and the budget of bytes leave, given the tokens of prompt and closing text.
+
+        `slot_tokens` are those of the slot that the budget is, if it is one: for the words of a refusal.
 
         Raises
         ------
@@ -72,6 +80,11 @@ class RunPlan:
                 f"{needed - prompt} needed for thinking and answer: shorten it"
             )
         if budget is not None and affordable is not None and needed > affordable:
+            if slot_tokens == affordable:
+                raise InputError(
+                    f"a slot holds {slot_tokens} tokens, and prompt, thinking and answer need at least {needed}: "
+                    "shorten the prompt, or give larger slots"
+                )
             raise InputError(
                 f"the KV budget of {budget:,} bytes holds {affordable} tokens of {token_bytes:,} bytes, and prompt, "
                 f"thinking and answer need at least {needed}: give {needed * token_bytes}B or more"

@@ -41,6 +41,7 @@ class Run:
         stop: Sequence[str] = (),
         logprobs: int | None = None,
         answer_after: AnswerAfter = None,
+        slot_tokens: int | None = None,
     ) -> None:
         self.model, self.strategy, self.limits = model, strategy, limits
         messages = as_messages(question, system)
@@ -60,7 +61,7 @@ class Run:
         rated = getattr(strategy, "needs_logprob", False)
         self._thinker = Thinker(model, form.induce if induce is None else induce, limits, rated)
         closing = self._answerer.closing if self._thinks or form.open else []
-        self.plan = RunPlan.make(model, len(self.prompt), len(closing), strategy, limits, key_storage)
+        self.plan = RunPlan.make(model, len(self.prompt), len(closing), strategy, limits, key_storage, slot_tokens)
         self._interim = Interim(strategy, answer_after)
         self._key_storage = key_storage
         self._sampler = Sampler(sampling)
