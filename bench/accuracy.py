@@ -42,8 +42,10 @@ class Section(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
-RULES = ("min-seek:rule=longest", "min-seek:rule=latest", "min-seek:rule=likeliest")
-RULES += ("min-seek:keep=2", "min-seek:keep=2,rule=random")
+RULES = (
+    *("min-seek:rule=longest", "min-seek:rule=latest", "min-seek:rule=likeliest"),
+    *("min-seek:keep=2", "min-seek:keep=2,rule=random"),
+)
 ANSWERS = ("min-seek:vote=true", "min-seek:stop_when_stable=2", "min-seek:stop_when_stable=3")
 SECTIONS = {
     "long": Section(
@@ -159,10 +161,9 @@ def shown(interval: list[float]) -> str:
 
 def picture(sections: dict[str, Any]) -> None:
     """The strategies of the long section, and budget forcing beyond the context."""
-    cells = [Cell(**cell) for cell in sections["long"]["cells"]]
-    name = "budget-forcing, beyond the context"
-    cells += [Cell(**{**cell, "strategy": name}) for cell in sections.get("beyond", {"cells": []})["cells"]]
-    cells = [Cell(**{**vars(c), "thoughts": None if c.thoughts == "unbounded" else c.thoughts}) for c in cells]
+    beyond = sections.get("beyond", {"cells": []})["cells"]
+    fields = [*sections["long"]["cells"], *({**c, "strategy": "budget-forcing, beyond the context"} for c in beyond)]
+    cells = [Cell(**{**c, "thoughts": None if c["thoughts"] == "unbounded" else c["thoughts"]}) for c in fields]
     draw(cells, [PICTURE], "tiny on 500 held-out problems")
 
 
