@@ -655,3 +655,32 @@ def test_ctrl_c_in_a_terminal(talkative: Path, tmp_path: Path) -> None:
     assert "Traceback" not in shown
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")  # the cursor is back
     assert 2 < len(read(target)) < 26
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_the_pass_under_way_finishes_is_kept(batch: Batch, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    real, before = Engine._pass, signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _pass(engine: Engine) -> Any:
+        gone = real(engine)
+        for _ in range(times if gone else 0):  # Ctrl-C at the very end of the first pass that finishes a request
+            os.kill(os.getpid(), signal.SIGINT)
+        return gone
+
+    lines = plain(6, max_new_tokens=5)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(Engine, "_pass", _pass)
+            ran = batch(lines, *EVICTING)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ran.code == 130
+    if times == 1:
+        assert 1 <= len(ran.records) <= 2
+        assert f"interrupted after {len(ran.records)} of 6 requests" in ran.err
+    else:  # the second one does not wait
+        assert ran.records == []
+    again = batch(lines, *EVICTING)
+    assert again.code == 0
+    assert len(again.records) == 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -71,6 +71,15 @@ class Engine:
     beside sequences that are being written. Chunks end where an eviction is due or after 128 tokens, whatever else is
     in the pass, so that what a sequence gives does not depend on its company.
 
+    Attributes
+    ----------
+    progress : Progress
+        What has been done so far.
+    passing : bool
+        Whether a pass is under way.
+    before_pass : callable or None
+        Called before every pass; an exception of its own ends the run, with nothing lost that had finished.
+
     `run` works a list of jobs off. Who has jobs that come and go calls `admit`, `step` and `withdraw`, all from one
     thread, and none of them out of a job.
     """
@@ -81,6 +90,8 @@ class Engine:
         for slot in self.pool.slots:
             slot.window = plan.policy.window if plan.policy else 0
         self.progress = Progress()
+        self.passing = False
+        self.before_pass: Callable[[], None] | None = None
         self._seats: list[_Seat] = []
         self._free = list(reversed(self.pool.slots))
 
@@ -140,9 +151,15 @@ class Engine:
         """
         if not self._seats:
             return []
-        gone = self._pass()
-        for seat in gone:
-            self._leave(seat)
+        if self.before_pass is not None:
+            self.before_pass()
+        self.passing = True
+        try:
+            gone = self._pass()
+            for seat in gone:
+                self._leave(seat)
+        finally:
+            self.passing = False
         return [Ended(seat.job, seat.error) for seat in gone]
 
     def withdraw(self, job: Job) -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,6 +18,7 @@ from minseek.cli.batch_plan import (
     planned,
     show_batch_plan,
 )
+from minseek.cli.interrupts import whole_passes
 from minseek.cli.view import loading
 from minseek.errors import InputError
 from minseek.units import format_bytes
@@ -188,7 +189,7 @@ def _work_off(
         progress = engine.progress if engine is not None else None
         view = BatchView(measured.left, plan.slots if plan else 0, progress, quiet=on_screen)
         try:
-            with view:
+            with view, whole_passes(engine) if engine is not None else nullcontext():
                 left = (item for item in items if not earlier.has(item))
                 attempts = _attempts(model, plan, left, out, view)
                 finished = engine.run(attempts) if engine is not None else attempts

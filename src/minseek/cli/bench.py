@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minseek.cli.batch_plan import add_model_flags
+from minseek.cli.interrupts import whole_passes
 from minseek.cli.view import loading
 from minseek.errors import InputError
 
@@ -193,7 +194,7 @@ def _run(
         folder.mkdir(parents=True, exist_ok=True)
         view = BenchView(len(left), plan.slots, engine.progress)
         try:
-            with Writer(file, results, kept, overwrite=args.overwrite) as out, view:
+            with Writer(file, results, kept, overwrite=args.overwrite) as out, view, whole_passes(engine):
                 for record in sweep(model, engine, left, settings):
                     out.write(record)
                     results.records[record.key] = record
