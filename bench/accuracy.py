@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 GATHERED = ROOT / "build" / "accuracy"
 PICTURE = ROOT / "docs" / "pictures" / "accuracy.svg"
 PLAIN = "min-seek"
+_SHOWN_BY_KIND = (0, 2, 10, 100)
 
 
 class Section(NamedTuple):
@@ -76,7 +78,31 @@ def gather(folder: Path) -> dict[str, Any]:
         sections[name] = {"settings": settings, "run": _kept_run(folder / name), "cells": own}
     if "long" in found and "answers" in found:
         sections["equal_tokens"] = equal_tokens(found["long"], found["answers"])
+    if "long" in found:
+        sections["kinds"] = by_kind(found["long"], folder / "tasks.jsonl")
     return sections
+
+
+def by_kind(records: list[Record], tasks: Path) -> list[dict[str, Any]]:
+    """What plain Min-Seek does to each kind of problem: right tries at some M, and answers repaired and spoiled."""
+    kinds = {task["id"]: task["kind"] for task in map(json.loads, tasks.read_text().splitlines())}
+    found = points_of(records)
+    rows = []
+    for kind in [*dict.fromkeys(kinds.values()), "all"]:
+        right = {
+            m: {k: p.right for k, p in found[PLAIN, m].items() if kind in (kinds[k[0]], "all")} for m in _SHOWN_BY_KIND
+        }
+        first, last = right[_SHOWN_BY_KIND[0]], right[_SHOWN_BY_KIND[-1]]
+        rows.append(
+            {
+                "kind": kind,
+                "tries": len(first),
+                "right": {m: sum(own.values()) for m, own in right.items()},
+                "repaired": sum(last[k] and not first[k] for k in first),
+                "spoiled": sum(first[k] and not last[k] for k in first),
+            }
+        )
+    return rows
 
 
 def equal_tokens(plain: list[Record], others: list[Record]) -> list[dict[str, Any]]:
@@ -151,6 +177,13 @@ def report(sections: dict[str, Any]) -> str:
         ]
         head = ["strategy", "M", "tokens", "thoughts", "accuracy", "plain, as many tokens", "difference, 95 %"]
         parts.append(table("at equal tokens", head, rows))
+    if "kinds" in sections:
+        head = ["kind", "tries", *(f"right at M = {m}" for m in _SHOWN_BY_KIND), "repaired", "spoiled"]
+        rows = [
+            [row["kind"], row["tries"], *row["right"].values(), row["repaired"], row["spoiled"]]
+            for row in sections["kinds"]
+        ]
+        parts.append(table("min-seek by kind", head, rows))
     return "\n\n".join(parts)
 
 
@@ -186,12 +219,16 @@ def main() -> None:
     if args.tasks is None:
         parser.error("give a file of tasks")
     folder = GATHERED.with_name("accuracy-quick") if args.quick else GATHERED
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(args.tasks, folder / "tasks.jsonl")
     for name in args.only.split(","):
         section = SECTIONS[name]
         given = ["bench", args.tasks, "-m", args.model, "-o", str(folder / name), "--seeds", args.seeds]
         given += ["--sequences", args.sequences, "--answer-tokens", "32", *section.flags]
         given += (
-            ["--thoughts", "2,4", "--limit", "20", "--overwrite"] if args.quick else ["--thoughts", section.thoughts]
+            ["--thoughts", "0,2,10,100", "--limit", "20", "--overwrite"]
+            if args.quick
+            else ["--thoughts", section.thoughts]
         )
         for strategy in section.strategies:
             given += ["--strategy", strategy]
