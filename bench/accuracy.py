@@ -1,12 +1,13 @@
 """Accuracy against the number of thoughts, of the tiny reasoning model on problems that were held out.
 
-    python -m recipes.tiny_reasoner.problems --split test --count 500 > tasks.jsonl
-    python bench/accuracy.py tasks.jsonl [--only long,rules] [--seeds 0,1,2] [--quick]
+    python -m recipes.tiny_reasoner.problems --split test --count 1000 | tail -n 500 > tasks.jsonl
+    python bench/accuracy.py tasks.jsonl [--only long,rules] [--quick]
     python bench/accuracy.py --report
 
 It runs ``minseek bench`` section by section. A stopped run goes on with the same command: what has finished lies in
 build/accuracy/. Sections may run side by side, in processes of their own; ``--report`` gathers what they left into
-bench/results/accuracy.json and the picture.
+bench/results/accuracy.json and the picture. The first 500 problems were looked at while the recipe was made, so the
+next 500 are asked.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +24,13 @@ import numpy as np
 from common import table, write
 
 from minseek.cli import main as run_command
-from minseek.evaluation.grid import order
-from minseek.evaluation.intervals import Bootstrap
+from minseek.evaluation.grid import Thoughts, order
+from minseek.evaluation.intervals import Bootstrap, paired_interval
 from minseek.evaluation.picture import draw
 from minseek.evaluation.points import Point, Record, points_of
 from minseek.evaluation.records import read_results
 from minseek.evaluation.summary import Cell, summarise
+from minseek.reasoning.answers import final_answer
 
 ROOT = Path(__file__).parent.parent
 GATHERED = ROOT / "build" / "accuracy"
@@ -42,30 +45,36 @@ class Section(NamedTuple):
     strategies: tuple[str, ...]
     thoughts: str
     flags: tuple[str, ...] = ()
+    seeds: int = 1
 
 
 RULES = (
     *("min-seek:rule=longest", "min-seek:rule=latest", "min-seek:rule=likeliest"),
-    *("min-seek:keep=2", "min-seek:keep=2,rule=random"),
+    *("min-seek:keep=2", "min-seek:keep=2,rule=random", "min-seek:keep=20"),
 )
 ANSWERS = ("min-seek:vote=true", "min-seek:stop_when_stable=2", "min-seek:stop_when_stable=3")
 SECTIONS = {
     "long": Section(
         ("standard", "budget-forcing", PLAIN, "min-seek:rule=random"),
-        "0,2,4,6,10,20,50,100,unbounded",
+        "0,1,2,4,6,10,20,50,100,unbounded",
         ("--max-tokens", "10000"),
     ),
-    "rules": Section(RULES, "0,2,4,6,10,20"),
+    "rules": Section(RULES, "0,1,2,4,6,10,20"),
     "answers": Section(ANSWERS, "2,4,6,10,20"),
-    "beyond": Section(("budget-forcing",), "0,2,4,6,10,20", ("--beyond-context", "--cache-tokens", "2048")),
+    "beyond": Section(("budget-forcing",), "0,1,2,4,6,10,20", ("--beyond-context", "--cache-tokens", "2048")),
+    "samples": Section(("standard",), "0", (), seeds=16),
 }
-"""In *beyond*, a chain grows on behind the context that the model was trained for."""
+"""In *beyond*, a chain grows on behind the context that the model was trained for; *samples* are independent answers to
+the same question, for a vote among them. With keep=20, at M up to 20, all stays but thoughts that were cut off."""
+_SAME = ("model", "weights", "dtype", "drawn_by", "temperature", "top_p", "answer_tokens")
 
 
 def gather(folder: Path) -> dict[str, Any]:
     """The cells of all sections that have run, and how those that use answers on the way fare at equal tokens."""
     sections: dict[str, Any] = {}
     found: dict[str, list[Record]] = {}
+    common: dict[str, Any] = {}
+    digests: dict[str, str] = {}
     for name in SECTIONS:
         file = folder / name / "results.jsonl"
         if not (folder / name / "summary.json").exists():
@@ -73,11 +82,20 @@ def gather(folder: Path) -> dict[str, Any]:
         with file.open() as stream:
             settings = json.loads(stream.readline())["settings"]
         found[name] = list(read_results(file, settings).records.values())
+        about = {key: settings[key] for key in _SAME}
+        same = all(digests.setdefault(record.task, record.digest) == record.digest for record in found[name])
+        if (common or about) != about or not same:
+            raise SystemExit(
+                f"{file} is of another model, other settings or other problems than the sections before it"
+            )
+        common = about
         cells = summarise([*found[name], *(r for r in found.get("long", []) if r.strategy == "standard")])
         own = [cell.as_dict() for cell in cells if name == "long" or cell.strategy != "standard"]
         sections[name] = {"settings": settings, "run": _kept_run(folder / name), "cells": own}
     if "long" in found and "answers" in found:
-        sections["equal_tokens"] = equal_tokens(found["long"], found["answers"])
+        sections["equal_tokens"] = equal_tokens(found["long"], points_of(found["answers"]))
+        if "samples" in found:
+            sections["equal_tokens"] += equal_tokens(found["long"], votes(found["samples"]))
     if "long" in found:
         sections["kinds"] = by_kind(found["long"], folder / "tasks.jsonl")
     return sections
@@ -105,48 +123,70 @@ def by_kind(records: list[Record], tasks: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def equal_tokens(plain: list[Record], others: list[Record]) -> list[dict[str, Any]]:
-    """Accuracy of strategies less that of plain Min-Seek with as many tokens, by interpolation between its M."""
+def votes(samples: list[Record]) -> dict[tuple[str, Thoughts], dict[tuple[str, int], Point]]:
+    """Majority votes among the first 2, 4, 8, … samples of each task (self-consistency, arXiv 2203.11171)."""
+    by_task: dict[str, list[Point]] = {}
+    for record in sorted(samples, key=lambda record: record.seed):
+        by_task.setdefault(record.task, []).append(record.points[0])
+    found: dict[tuple[str, Thoughts], dict[tuple[str, int], Point]] = {}
+    count = 2
+    while count <= min(map(len, by_task.values())):
+        for task, points in by_task.items():
+            gists = [final_answer(point.answer) for point in points[:count]]
+            winner = max(gists, key=lambda gist: (gist != "", gists.count(gist), -gists.index(gist)))
+            tokens = sum(point.tokens for point in points[:count])
+            chosen = replace(points[gists.index(winner)], tokens=tokens, reached=0)
+            found.setdefault((f"a vote of {count} samples", 0), {})[task, 0] = chosen
+        count *= 2
+    return found
+
+
+def equal_tokens(
+    plain: list[Record], others: dict[tuple[str, Thoughts], dict[tuple[str, int], Point]]
+) -> list[dict[str, Any]]:
+    """Accuracy of strategies less that of a mixture of plain Min-Seek's neighbouring M with as many tokens."""
     curve = sorted(((t, p) for (s, t), p in points_of(plain).items() if s == PLAIN), key=lambda pair: order(pair[0]))
-    tokens = [_mean(points, "tokens") for _, points in curve]
     rows = []
-    for (strategy, thoughts), points in points_of(others).items():
-        spent = _mean(points, "tokens")
-        at = int(np.clip(np.searchsorted(tokens, spent), 1, len(tokens) - 1))
-        share = float(np.clip((spent - tokens[at - 1]) / (tokens[at] - tokens[at - 1]), 0, 1))
-        low, high = curve[at - 1][1], curve[at][1]
-        keys = sorted(points.keys() & low.keys())
-        gains = np.array([points[k].right - (1 - share) * low[k].right - share * high[k].right for k in keys])
-        tasks = sorted({task for task, _ in keys})
-        gained = np.array([gains[[k[0] == task for k in keys]].sum() for task in tasks])
-        tries = np.array([float(sum(k[0] == task for k in keys)) for task in tasks])
-        rows.append(
-            {
-                "strategy": strategy,
-                "thoughts": thoughts,
-                "tokens": spent,
-                "accuracy": _mean(points, "right"),
-                "plain": _mean(points, "right") - float(gained.sum() / tries.sum()),
-                "difference": float(gained.sum() / tries.sum()),
-                "difference_interval": Bootstrap(len(tasks)).ratio(gained, tries),
-                "reached": _mean(points, "reached"),
-            }
-        )
+    for (strategy, thoughts), points in others.items():
+        keys = sorted(points.keys() & curve[0][1].keys())
+        tokens = [_mean(own, "tokens", keys) for _, own in curve]
+        spent = _mean(points, "tokens", keys)
+        row: dict[str, Any] = {"strategy": strategy, "thoughts": thoughts, "tokens": spent}
+        row |= {"accuracy": _mean(points, "right", keys), "reached": _mean(points, "reached", keys)}
+        at = int(np.searchsorted(tokens, spent))
+        if 0 < at < len(tokens):
+            share = (spent - tokens[at - 1]) / (tokens[at] - tokens[at - 1])
+            low, high = curve[at - 1][1], curve[at][1]
+            gains = np.array([points[k].right - (1 - share) * low[k].right - share * high[k].right for k in keys])
+            assert len({task for task, _ in keys}) == len(keys), "one try of each task"
+            interval = paired_interval(gains, np.ones(len(keys)), Bootstrap(len(keys)))
+            row |= {"plain": row["accuracy"] - float(gains.mean()), "difference": float(gains.mean())}
+            row["difference_interval"] = interval
+        rows.append(row)
     return rows
 
 
-def _mean(points: dict[tuple[str, int], Point], name: str) -> float:
-    return float(np.mean([float(getattr(point, name)) for point in points.values()]))
+def _mean(points: dict[tuple[str, int], Point], name: str, keys: list[tuple[str, int]]) -> float:
+    return float(np.mean([float(getattr(points[key], name)) for key in keys]))
 
 
 def _kept_run(folder: Path) -> Any:
-    """What the section's run took; a run that had nothing left to do tells nothing, so the first one's is kept."""
+    """What the section's runs took together."""
     return json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else None
+
+
+def _add_run(folder: Path) -> None:
+    """Add what the latest run took to what those before it did, if there was anything left for it to do."""
+    run, kept = json.loads((folder / "summary.json").read_text())["run"], _kept_run(folder) or {}
+    if run is not None:
+        kept = {name: kept.get(name, 0) + run[name] for name in ("trials", "generated", "seconds")}
+        (folder / "run.json").write_text(json.dumps(kept) + "\n")
 
 
 def report(sections: dict[str, Any]) -> str:
     """The tables of docs/benchmarks.md."""
-    head = ["strategy", "M", "accuracy, 95 %", "less that at M = 0, 95 %", "tokens", "peak cache, MB", "s", "cut short"]
+    head = ["strategy", "M", "reached", "cut short", "right, 95 %", "less that at M = 0, 95 %", "repaired, spoiled"]
+    head += ["answers cut off", "tokens", "mean peak, MB", "highest", "s"]
     parts = []
     for name in (name for name in SECTIONS if name in sections):
         rows = []
@@ -155,10 +195,12 @@ def report(sections: dict[str, Any]) -> str:
             less = f"{100 * cell['difference']:+.1f} ({shown(cell['difference_interval'])})" if gained else ""
             rows.append(
                 [
-                    *(cell["strategy"], cell["thoughts"]),
+                    *(cell["strategy"], cell["thoughts"], f"{cell['reached']:.1f}", f"{100 * cell['cut_short']:.0f} %"),
                     *(f"{100 * cell['accuracy']:.1f} % ({shown(cell['interval'])})", less),
-                    *(f"{cell['tokens']:,.0f}", f"{cell['kv_bytes_peak'] / 1e6:.2f}", f"{cell['seconds']:.2f}"),
-                    f"{100 * cell['cut_short']:.0f} %",
+                    f"{cell['repaired']}, {cell['spoiled']}" if gained else "",
+                    *(f"{100 * cell['answers_cut']:.0f} %", f"{cell['tokens']:,.0f}"),
+                    *(f"{cell['kv_bytes_peak'] / 1e6:.2f}", f"{cell['kv_bytes_most'] / 1e6:.2f}"),
+                    f"{cell['seconds']:.2f}",
                 ]
             )
         run, title = sections[name]["run"], name
@@ -169,13 +211,14 @@ def report(sections: dict[str, Any]) -> str:
     if "equal_tokens" in sections:
         rows = [
             [
-                *(row["strategy"], row["thoughts"], f"{row['tokens']:,.0f}", f"{row['reached']:.1f}"),
-                *(f"{100 * row['accuracy']:.1f} %", f"{100 * row['plain']:.1f} %"),
-                f"{100 * row['difference']:+.1f} ({shown(row['difference_interval'])})",
+                *(row["strategy"], row["thoughts"] or "", f"{row['tokens']:,.0f}", f"{row['reached']:.1f}"),
+                f"{100 * row['accuracy']:.1f} %",
+                f"{100 * row['plain']:.1f} %" if "plain" in row else "no M has so few or so many",
+                f"{100 * row['difference']:+.1f} ({shown(row['difference_interval'])})" if "plain" in row else "",
             ]
             for row in sections["equal_tokens"]
         ]
-        head = ["strategy", "M", "tokens", "thoughts", "accuracy", "plain, as many tokens", "difference, 95 %"]
+        head = ["strategy", "M", "tokens", "thoughts", "right", "plain, as many tokens", "difference, 95 %"]
         parts.append(table("at equal tokens", head, rows))
     if "kinds" in sections:
         head = ["kind", "tries", *(f"right at M = {m}" for m in _SHOWN_BY_KIND), "repaired", "spoiled"]
@@ -193,11 +236,13 @@ def shown(interval: list[float]) -> str:
 
 
 def picture(sections: dict[str, Any]) -> None:
-    """The strategies of the long section, and budget forcing beyond the context."""
+    """The strategies of the long section, and budget forcing beyond the context, whose seconds are of another run."""
     beyond = sections.get("beyond", {"cells": []})["cells"]
-    fields = [*sections["long"]["cells"], *({**c, "strategy": "budget-forcing, beyond the context"} for c in beyond)]
-    cells = [Cell(**{**c, "thoughts": None if c["thoughts"] == "unbounded" else c["thoughts"]}) for c in fields]
-    draw(cells, [PICTURE], "tiny on 500 held-out problems")
+    name = "budget-forcing, beyond the context"
+    fields = [*sections["long"]["cells"], *({**cell, "strategy": name, "seconds": float("nan")} for cell in beyond)]
+    thoughts = {"unbounded": None}
+    cells = [Cell(**{**c, "thoughts": thoughts.get(c["thoughts"], c["thoughts"])}) for c in fields]
+    draw(cells, [PICTURE], f"{sections['long']['settings']['model']} on {cells[0].tasks} held-out problems")
 
 
 def main() -> None:
@@ -205,7 +250,6 @@ def main() -> None:
     parser.add_argument("tasks", nargs="?", help="a file of tasks; --report needs none")
     parser.add_argument("-m", "--model", default="tiny")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections to run (%(default)s)")
-    parser.add_argument("--seeds", default="0")
     parser.add_argument("--sequences", default="64")
     parser.add_argument("--quick", action="store_true", help="20 tasks and few thoughts; nothing is kept")
     parser.add_argument("--report", action="store_true", help="gather what has run: tables, picture, JSON")
@@ -223,10 +267,11 @@ def main() -> None:
     shutil.copyfile(args.tasks, folder / "tasks.jsonl")
     for name in args.only.split(","):
         section = SECTIONS[name]
-        given = ["bench", args.tasks, "-m", args.model, "-o", str(folder / name), "--seeds", args.seeds]
+        given = ["bench", args.tasks, "-m", args.model, "-o", str(folder / name)]
+        given += ["--seeds", ",".join(map(str, range(section.seeds)))]
         given += ["--sequences", args.sequences, "--answer-tokens", "32", *section.flags]
         given += (
-            ["--thoughts", "0,2,10,100", "--limit", "20", "--overwrite"]
+            ["--thoughts", "0,2,10,100" if name != "samples" else "0", "--limit", "20", "--overwrite"]
             if args.quick
             else ["--thoughts", section.thoughts]
         )
@@ -235,9 +280,7 @@ def main() -> None:
         code = run_command(given)
         if code:
             sys.exit(code)
-        run = json.loads((folder / name / "summary.json").read_text())["run"]
-        if run is not None:
-            (folder / name / "run.json").write_text(json.dumps(run) + "\n")
+        _add_run(folder / name)
     if args.quick:
         print(report(gather(folder)))
 

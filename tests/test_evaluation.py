@@ -27,7 +27,7 @@ from minseek.evaluation.grid import (
     trials,
 )
 from minseek.evaluation.hub import BOXED, LETTER, NAMED_SETS, load_named
-from minseek.evaluation.intervals import Bootstrap, share_interval, wilson
+from minseek.evaluation.intervals import Bootstrap, paired_interval, share_interval, wilson
 from minseek.evaluation.picture import draw
 from minseek.evaluation.points import Point, Record
 from minseek.evaluation.records import Results, Writer, read_results
@@ -407,6 +407,33 @@ def test_intervals_never_lose_their_width() -> None:
     assert share_interval(np.array([1.0, 0.0]), np.ones(2), Bootstrap(2)) == wilson(1, 2)
 
 
+@pytest.mark.parametrize(("up", "down", "contains"), [(4, 0, True), (0, 0, True), (0, 5, True), (30, 5, False)])
+def test_few_changed_answers_prove_nothing(up: int, down: int, contains: bool) -> None:
+    gains = np.array([1.0] * up + [-1.0] * down + [0.0] * (500 - up - down))
+    low, high = paired_interval(gains, np.ones(500), Bootstrap(500))
+    assert low < (up - down) / 500 < high
+    assert (low <= 0 <= high) == contains
+    turned = paired_interval(-gains, np.ones(500), Bootstrap(500))
+    assert turned == pytest.approx((-high, -low))
+    assert contains == (up + down == 0 or binomtest(up, up + down).pvalue > 0.05)
+
+
+def test_intervals_of_paired_shares_cover_the_truth() -> None:
+    chance, covered = np.random.default_rng(3), {(0.02, 0.0): 0, (0.06, 0.02): 0, (0.3, 0.2): 0}
+    for up, down in covered:
+        for _ in range(400):
+            gains = chance.choice([1.0, -1.0, 0.0], size=200, p=[up, down, 1 - up - down])
+            low, high = paired_interval(gains, np.ones(200), Bootstrap(200, samples=2))
+            covered[up, down] += low <= up - down <= high
+    assert all(count / 400 >= 0.93 for count in covered.values()), covered
+
+
+def test_several_tries_of_a_task_are_drawn_together() -> None:
+    gains, tries = np.array([2.0, 1.0, -1.0, 0.0] * 20), np.full(80, 2.0)
+    assert paired_interval(gains, tries, Bootstrap(80)) == Bootstrap(80).ratio(gains, tries)
+    assert paired_interval(0 * gains, tries, Bootstrap(80))[1] > 0
+
+
 # --- summary and picture
 
 
@@ -424,6 +451,7 @@ def test_cells_are_means_and_paired_differences() -> None:
     assert one.difference == 0.5
     assert one.difference_interval is not None
     assert 0.3 < one.difference_interval[0] < 0.5 < one.difference_interval[1] < 0.7
+    assert (one.repaired, one.spoiled) == (40, 0)
     assert one.normalised == 2.0
     assert one.interval == wilson(40, 40)
     assert standard.normalised is None
@@ -443,6 +471,10 @@ def test_what_a_limit_cut_short_is_counted() -> None:
     short = replace(POINT, thoughts=50, reached=9, ended_by="context")
     cells = summarise([replace(record(), points=(POINT, short)), replace(record(task="b"), points=(POINT,))])
     assert [cell.cut_short for cell in cells] == [0.0, 1.0]
+    assert [cell.reached for cell in cells] == [POINT.reached, 9]
+    stable = replace(POINT, thoughts=50, reached=9, ended_by="stable", answer_ended_by="answer-tokens")
+    (cell,) = summarise([replace(record(), points=(stable,))])
+    assert (cell.cut_short, cell.answers_cut) == (0.0, 1.0)
 
 
 def test_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

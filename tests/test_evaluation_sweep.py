@@ -22,7 +22,7 @@ from conftest import save
 import minseek
 from minseek.batch import Engine
 from minseek.cli import main
-from minseek.evaluation.grid import parse_variants, trials
+from minseek.evaluation.grid import Trial, parse_variants, trials
 from minseek.evaluation.points import Record
 from minseek.evaluation.records import Writer
 from minseek.evaluation.settings import Settings, fingerprint, slots_for
@@ -45,12 +45,34 @@ def run_all(model: minseek.Model, settings: Settings, spelled: Sequence[str], se
     return list(sweep(model, Engine(model, plan), found, settings))
 
 
+def own_seed(record: Record) -> int:
+    """The seed of a record's run, found again by its trial."""
+    variant = parse_variants([record.strategy])[0]
+    task = next(task for task in TASKS if task.id == record.task)
+    return Trial(variant, record.thoughts, (), task, record.seed).own_seed
+
+
+def test_each_task_and_seed_draws_on_its_own_whatever_the_strategy() -> None:
+    found = list(trials(parse_variants(SPELLED), (0, 2), (0, 1), TASKS))
+    seeds = {(trial.task.id, trial.seed): set[int]() for trial in found}
+    for trial in found:
+        seeds[trial.task.id, trial.seed].add(trial.own_seed)
+    assert all(len(own) == 1 for own in seeds.values())
+    assert len(set.union(*seeds.values())) == len(TASKS) * 2
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_every_point_is_a_run_of_its_own(tiny: minseek.Model, temperature: float, one_thread: None) -> None:
+@pytest.mark.parametrize("tight", [False, True])
+def test_every_point_is_a_run_of_its_own(
+    tiny: minseek.Model, temperature: float, tight: bool, one_thread: None
+) -> None:
     sampling = minseek.Sampling(temperature=temperature, top_p=0.9)
-    settings = Settings((0, 1, 3, None), sampling, LIMITS)
+    limits = replace(LIMITS, max_thought_tokens=None) if tight else LIMITS
+    settings = Settings((0, 1, 3, None), sampling, limits, cache_tokens=90 if tight else None)
     records = run_all(tiny, settings, SPELLED, (0, 1))
     assert len(records) == 3 * 2 * (1 + 1 + 1 + 1 + 4 + 4 + 4)
+    ends = {point.ended_by for record in records for point in record.points}
+    assert ("kv-budget" in ends) == tight
     prompts, variants = {task.id: task.prompt for task in TASKS}, {v.name: v for v in parse_variants(SPELLED)}
     reached = set()
     for record in records:
@@ -59,8 +81,8 @@ def test_every_point_is_a_run_of_its_own(tiny: minseek.Model, temperature: float
                 tiny,
                 prompts[record.task],
                 strategy=variants[record.strategy].strategy(point.thoughts),
-                sampling=minseek.Sampling(temperature=temperature, top_p=0.9, seed=record.seed),
-                limits=LIMITS,
+                sampling=minseek.Sampling(temperature=temperature, top_p=0.9, seed=own_seed(record)),
+                limits=replace(limits, kv_budget=90 * tiny.token_bytes()) if tight else limits,
             )
             stats = result.stats
             assert point.answer == result.answer
@@ -105,7 +127,7 @@ def test_a_cache_grows_beyond_the_context_only_where_it_may(tiny: minseek.Model,
             tiny,
             next(task.prompt for task in TASKS if task.id == record.task),
             strategy=minseek.BudgetForcing(100),
-            sampling=minseek.Sampling(seed=0),
+            sampling=minseek.Sampling(seed=own_seed(record)),
             limits=replace(free.limits, kv_budget=room * tiny.token_bytes()),
         )
         assert (last.answer, last.reached) == (alone.answer, alone.stats.thoughts)

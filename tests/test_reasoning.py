@@ -81,6 +81,24 @@ def test_budget_forcing_stops_thinking_at_the_context_and_still_answers(
     assert all(thought.kept for thought in result.thoughts)
 
 
+def test_a_thought_that_filled_the_cache_leaves_room_for_the_next_one(tiny: minseek.Model) -> None:
+    limits = {"kv_budget": 120 * tiny.token_bytes(), "max_tokens": 4000}
+    result = run(tiny, minseek.MinSeek(12), **limits)
+    cut = [thought for thought in result.thoughts[1:] if not thought.finished]
+    assert result.stats.thoughts == 12
+    assert len(cut) > 1
+    assert {thought.ended_by for thought in cut} == {"kv-budget"}
+    assert not any(thought.kept for thought in cut)
+    assert result.stats.ended_by == ("thoughts" if result.thoughts[-1].finished else "kv-budget")
+    held = run(tiny, minseek.BudgetForcing(12), **limits)
+    assert held.stats.ended_by == "kv-budget"
+    assert held.stats.thoughts < 12
+    assert all(thought.kept for thought in held.thoughts)
+    full = run(tiny, minseek.MinSeek(12, keep=12), **limits)  # no thought of any use fits any more
+    assert full.stats.ended_by == "kv-budget"
+    assert full.stats.thoughts < 12
+
+
 def test_beyond_context_lets_budget_forcing_go_on(model: minseek.Model, positions: list[int]) -> None:
     result = run(model, minseek.BudgetForcing(None), max_thought_tokens=60, max_tokens=700, beyond_context=True)
     assert result.stats.ended_by == "max-tokens"

@@ -91,7 +91,7 @@ def _table(cells: Sequence[Cell], title: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("strategy", overflow="fold")
     heads = ("thoughts", "accuracy % (95 %)", "gain over 0 (95 %)", "ratio to 0")
-    for head in (*heads, "tokens", "peak cache", "seconds", "cut short %", "tries"):
+    for head in (*heads, "tokens", "mean peak", "seconds", "reached", "cut short %", "tries"):
         table.add_column(head, justify="right")
     before = None
     for cell in cells:
@@ -106,6 +106,7 @@ def _table(cells: Sequence[Cell], title: str) -> Table:
             f"{cell.tokens:,.0f}",
             format_bytes(round(cell.kv_bytes_peak)),
             f"{cell.seconds:.2f}",
+            f"{cell.reached:.1f}",
             f"{100 * cell.cut_short:.0f}",
             str(cell.tries),
         )

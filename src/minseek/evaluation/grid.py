@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from minseek.batch.fields import FieldError
@@ -70,6 +71,14 @@ class Trial:
     def key(self) -> tuple[str, Thoughts, str, int]:
         """What it is found by in a file of results."""
         return self.variant.name, self.thoughts, self.task.id, self.seed
+
+    @property
+    def own_seed(self) -> int:
+        """What its random numbers come from: seed and task, so that what is drawn for one task says nothing of others.
+
+        It is the same for all variants and numbers of thoughts, whose differences are then not those of luck.
+        """
+        return int.from_bytes(sha256(f"{self.seed} {self.task.digest}".encode()).digest()[:7], "big")
 
 
 def trials(

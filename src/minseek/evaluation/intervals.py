@@ -49,6 +49,21 @@ class Bootstrap:
         return float(low), float(high)
 
 
+def paired_interval(gains: Floats, tries: Floats, bootstrap: Bootstrap) -> tuple[float, float]:
+    """The interval of the mean gain of one kind of tries over another, over the same tasks; sums and numbers, [tasks].
+
+    Bonett and Price's (2012, adjusted Wald for paired shares) where each task gained or lost a whole answer or nothing:
+    the bootstrap is too narrow where few did, and has no width where none did. Else the bootstrap's.
+    """
+    means = gains / tries
+    if not np.isin(means, (-1.0, 0.0, 1.0)).all():
+        return bootstrap.ratio(gains, tries)
+    count = len(means) + 2
+    up, down = (float((means == way).sum() + 1) / count for way in (1.0, -1.0))
+    half = _Z * sqrt((up + down - (up - down) ** 2) / count)
+    return max(-1.0, up - down - half), min(1.0, up - down + half)
+
+
 def share_interval(right: Floats, tries: Floats, bootstrap: Bootstrap) -> tuple[float, float]:
     """The interval of the share of right tries, [tasks] each.
 

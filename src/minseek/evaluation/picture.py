@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import cycle
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,15 @@ def draw(cells: Sequence[Cell], paths: Sequence[Path], title: str = "") -> None:
         figure = Figure(figsize=(9, 6.4), layout="constrained", facecolor="white")
         panels: list[Axes] = list(figure.subplots(2, 2).flat)
         grid = sorted({cell.thoughts for cell in cells}, key=order)
-        _panel(panels[0], "accuracy, % (bands: 95 % intervals)", cells, lambda cell: 100 * cell.accuracy, bands=True)
+        _panel(
+            panels[0],
+            "accuracy, % (bands: 95 %; hollow: most chains were cut short)",
+            cells,
+            lambda cell: 100 * cell.accuracy,
+            bands=True,
+        )
         _panel(panels[1], "generated tokens", cells, lambda cell: cell.tokens)
-        _panel(panels[2], "peak cache, MB", cells, lambda cell: cell.kv_bytes_peak / 1e6)
+        _panel(panels[2], "mean peak cache, MB", cells, lambda cell: cell.kv_bytes_peak / 1e6)
         _panel(panels[3], "seconds of the batch", cells, lambda cell: cell.seconds)
         for panel in panels:
             panel.set_xticks(range(len(grid)), ["∞" if at is None else str(shown(at)) for at in grid])
@@ -70,13 +77,18 @@ def _panel(
 ) -> None:
     """A line for every strategy; one that has a single point gets a dotted line across."""
     grid = sorted({cell.thoughts for cell in cells}, key=order)
-    values = [value(cell) for cell in cells]
+    values = [height for cell in cells if not isnan(height := value(cell))]
     if min(values) > 0 and max(values) > _WIDE * min(values):
         panel.set_yscale("log")
     styles = zip(cycle(_COLOURS), cycle(_MARKERS), cycle(_DASHES))
     for (colour, marker, dash), name in zip(styles, dict.fromkeys(cell.strategy for cell in cells), strict=False):
         own = [cell for cell in cells if cell.strategy == name]
         at, heights = [grid.index(cell.thoughts) for cell in own], [value(cell) for cell in own]
+        cut = [(x, height) for x, height, cell in zip(at, heights, own, strict=True) if cell.cut_short > 0.5]
+        if cut:  # most chains ended before: what stands there is the answer they gave then
+            x, y = zip(*cut, strict=True)
+            hollow: dict[str, Any] = {"markerfacecolor": "white", "linestyle": "", "zorder": 3}
+            panel.plot(x, y, color=colour, marker=marker, markersize=4, **hollow)
         if len(own) == 1:
             panel.axhline(heights[0], color=colour, linestyle=":", linewidth=1)
         panel.plot(at, heights, color=colour, marker=marker, markersize=4, linestyle=dash, linewidth=1.5, label=name)

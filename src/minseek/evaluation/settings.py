@@ -57,6 +57,7 @@ class Settings:
             **sampling,
             **{name: value for name, value in asdict(self.limits).items() if name != "kv_budget"},
             "system": self.system,
+            "drawn_by": "seed and task",
             "cache_tokens": self.room(model),
         }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minseek.evaluation.grid import Thoughts, order, shown
-from minseek.evaluation.intervals import Bootstrap, share_interval
+from minseek.evaluation.intervals import Bootstrap, paired_interval, share_interval
 from minseek.evaluation.points import Point, Record, points_of
 
 Interval = tuple[float, float]
@@ -33,7 +33,9 @@ class Cell:
         Its 95 % interval; see `minseek.evaluation.intervals`.
     difference, difference_interval
         Accuracy less that with no induced thought, over the tasks and seeds that have both, and its 95 % interval by
-        bootstrap over tasks. None without such answers.
+        `minseek.evaluation.intervals.paired_interval`. None without such answers.
+    repaired, spoiled : int or None
+        Answers that are right and were wrong with no induced thought, and the other way round.
     normalised, normalised_interval
         Accuracy over that with no induced thought, as the paper reports it (its normaliser is our reading).
     tokens, kv_tokens_peak, kv_bytes_peak, seconds : float
@@ -41,7 +43,11 @@ class Cell:
     kv_bytes_most : int
         The highest peak.
     cut_short : float
-        Share of tries in which a limit ended thinking before all thoughts were there.
+        Share of tries in which a limit ended thinking before all thoughts were there, or in the last one.
+    answers_cut : float
+        Share of tries whose answer a limit ended.
+    reached : float
+        Mean number of induced thoughts there were.
     """
 
     strategy: str
@@ -52,6 +58,8 @@ class Cell:
     interval: Interval
     difference: float | None
     difference_interval: Interval | None
+    repaired: int | None
+    spoiled: int | None
     normalised: float | None
     normalised_interval: Interval | None
     tokens: float
@@ -60,6 +68,8 @@ class Cell:
     kv_bytes_most: int
     seconds: float
     cut_short: float
+    answers_cut: float
+    reached: float
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -85,11 +95,13 @@ def _cell(strategy: str, thoughts: Thoughts, points: Points, base: Points, boots
     right, tries = _by_task({key: float(point.right) for key, point in points.items()})
     gains = {key: float(point.right) - base[key].right for key, point in points.items() if key in base}
     difference, difference_interval, normalised, normalised_interval = None, None, None, None
+    repaired, spoiled = None, None
     if gains:
         gained, both = _by_task(gains)
         wanted, _ = _by_task({key: float(base[key].right) for key in gains})
         draws = _draws(len(both), bootstraps)
-        difference, difference_interval = float(gained.sum() / both.sum()), draws.ratio(gained, both)
+        difference, difference_interval = float(gained.sum() / both.sum()), paired_interval(gained, both, draws)
+        repaired, spoiled = (sum(gain == way for gain in gains.values()) for way in (1, -1))
         if wanted.sum():
             normalised = float(1 + gained.sum() / wanted.sum())
             normalised_interval = draws.ratio(wanted + gained, wanted)
@@ -103,6 +115,8 @@ def _cell(strategy: str, thoughts: Thoughts, points: Points, base: Points, boots
         interval=share_interval(right, tries, _draws(len(tries), bootstraps)),
         difference=difference,
         difference_interval=difference_interval,
+        repaired=repaired,
+        spoiled=spoiled,
         normalised=normalised,
         normalised_interval=normalised_interval,
         tokens=float(np.mean([point.tokens for point in values])),
@@ -111,6 +125,8 @@ def _cell(strategy: str, thoughts: Thoughts, points: Points, base: Points, boots
         kv_bytes_most=max(point.kv_bytes_peak for point in values),
         seconds=float(np.mean([point.seconds for point in values])),
         cut_short=float(np.mean([_is_cut(point) for point in values])),
+        answers_cut=float(np.mean([point.answer_ended_by not in ("end", "stop") for point in values])),
+        reached=float(np.mean([point.reached for point in values])),
     )
 
 
@@ -131,6 +147,8 @@ def _by_task(values: dict[tuple[str, int], float]) -> tuple[Any, Any]:
 
 
 def _is_cut(point: Point) -> bool:
+    if point.ended_by == "stable":
+        return False
     return point.ended_by in ("context", "kv-budget", "thinking-budget") or (
         point.thoughts is not None and point.reached < point.thoughts
     )

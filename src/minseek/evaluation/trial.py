@@ -43,15 +43,16 @@ class TrialJob:
             trial.task.prompt,
             plan=plan,
             strategy=trial.variant.strategy(trial.thoughts),
-            sampling=replace(settings.sampling, seed=trial.seed),
+            sampling=replace(settings.sampling, seed=trial.own_seed),
             limits=settings.limits,
             system=settings.system,
             answer_after=self._after or None,
             told=self._hear,
         )
         self._points: list[Point] = []
-        self._heard: list[InterimAnswer] = []
+        self._heard: list[tuple[InterimAnswer, str]] = []
         self._latest: InterimAnswer | None = None
+        self._thought_ended_by = "thoughts"  # unless a limit cut the latest one off
         self._over = False
         self._aside = self._aside_before = False  # whether an answer on the way is being written, now and in the pass
         self._seconds = self._aside_seconds = self._all_seconds = 0.0
@@ -86,8 +87,8 @@ class TrialJob:
             self._aside_seconds += seconds
         else:
             self._seconds += seconds
-        for answer in self._heard:
-            self._points.append(self._point_on_the_way(answer))
+        for answer, ended_by in self._heard:
+            self._points.append(self._point_on_the_way(answer, ended_by))
         if self._heard and not self._over:
             self._aside_seconds = 0.0
         self._heard.clear()
@@ -111,16 +112,18 @@ class TrialJob:
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, ThoughtEnded):
-            self._aside = event.thought.finished and event.thought.index in self._after
+            thought = event.thought
+            self._thought_ended_by = "thoughts" if thought.finished else self._bound(thought.ended_by)
+            self._aside = (thought.finished or not thought.kept) and thought.index in self._after
         elif isinstance(event, InterimAnswer):
             self._latest = event
             if event.index in self._after:
-                self._heard.append(event)
+                self._heard.append((event, self._thought_ended_by))
                 self._aside = False
         elif isinstance(event, Finished):
             self._over = True
 
-    def _point_on_the_way(self, answer: InterimAnswer) -> Point:
+    def _point_on_the_way(self, answer: InterimAnswer, ended_by: str) -> Point:
         return Point(
             thoughts=answer.index,
             reached=answer.index,
@@ -132,7 +135,7 @@ class TrialJob:
             kv_tokens_peak=answer.kv_tokens_peak,
             kv_bytes_peak=answer.kv_tokens_peak * self._token_bytes,
             seconds=self._seconds + self._aside_seconds,
-            ended_by="thoughts",
+            ended_by=ended_by,
             answer_ended_by=self._bound(answer.ended_by),
         )
 

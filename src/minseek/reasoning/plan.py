@@ -13,7 +13,7 @@ from minseek.reasoning.limits import Limits
 from minseek.reasoning.strategies import Strategy
 from minseek.units import format_bytes, parse_bytes
 
-_LEAST = 16  # tokens of thinking, and tokens of the answer, that a run must have room for
+LEAST = 16  # tokens of thinking, and tokens of the answer, that a run must have room for
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class RunPlan:
         budget = None if limits.kv_budget is None else parse_bytes(limits.kv_budget)
         affordable = None if budget is None else budget // token_bytes
         longest_answer = limits.most_answer(0)
-        least_answer = min(_LEAST, longest_answer)
+        least_answer = min(LEAST, longest_answer)
         shortest = sum(_thoughts_held(strategy, limits.min_thought_tokens or 1) or (0,))
-        least_thinking = max(shortest, _LEAST)
+        least_thinking = max(shortest, LEAST)
         if limits.most_thinking is not None:
             least_thinking = min(least_thinking, limits.most_thinking)
         needed = prompt + least_thinking + closing + least_answer

@@ -10,6 +10,7 @@ from minseek.models import Model, ThinkingFormat
 from minseek.reasoning.chain import Chain, Steps
 from minseek.reasoning.events import Ending, Thought, ThoughtEnded, ThoughtStarted, ThoughtToken
 from minseek.reasoning.limits import Limits
+from minseek.reasoning.plan import LEAST
 
 _OPENING = 32  # tokens within which a model that opens its thinking itself has done so
 
@@ -72,15 +73,17 @@ class Thinker:
     def may_induce(self, chain: Chain, final: bool = False) -> bool:
         """Whether the limits allow another thought; if not, why thinking ended is noted."""
         last, count = chain.thoughts[-1], len(self._word_ids)
-        if not last.finished:
-            return False
+        if not last.finished and (last.kept or last.ended_by == "thinking-budget"):
+            return False  # where the cache was full, and the thought has left it, there is room again
         if chain.thinking_tokens >= self._limits.max_tokens and not final:
             chain.ended_by = "max-tokens"
         elif self._budget is not None and chain.thinking_tokens + count >= self._budget:
             chain.ended_by = "thinking-budget"
-        elif not chain.plan.allows_thinking(chain.length + count):
+        elif not chain.plan.allows_thinking(chain.length + count + (0 if last.finished else LEAST)):
             chain.ended_by = chain.plan.bound_by
         else:
+            if not final:
+                chain.ended_by = "thoughts"  # not by the thought before, which a limit may have cut off
             return True
         return False
 
