@@ -38,8 +38,9 @@ bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some 
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/quality.py
 	$(BIN)/python bench/serve_load.py
-	mkdir -p build && $(BIN)/python -m recipes.tiny_reasoner.problems --count 500 > build/tasks.jsonl
-	$(BIN)/python bench/accuracy.py build/tasks.jsonl --thoughts 0,2,4,6,10,20
+	mkdir -p build && $(BIN)/python -m recipes.tiny_reasoner.problems --count 1000 | tail -n 500 > build/tasks.jsonl
+	$(BIN)/python bench/accuracy.py build/tasks.jsonl
+	$(BIN)/python bench/accuracy.py --report
 	$(BIN)/python bench/cluster_paper.py
 	$(BIN)/python bench/cluster_speed.py
 	$(BIN)/python bench/cluster_divergences.py

@@ -55,10 +55,9 @@ RULES = (
 ANSWERS = ("min-seek:vote=true", "min-seek:stop_when_stable=2", "min-seek:stop_when_stable=3")
 SECTIONS = {
     "long": Section(
-        ("standard", "budget-forcing", PLAIN, "min-seek:rule=random"),
-        "0,1,2,4,6,10,20,50,100,unbounded",
-        ("--max-tokens", "10000"),
+        ("standard", "budget-forcing", PLAIN), "0,1,2,4,6,10,20,50,100,unbounded", ("--max-tokens", "16384")
     ),
+    "control": Section(("min-seek:rule=random",), "0,1,2,4,6,10,20,50,100"),
     "rules": Section(RULES, "0,1,2,4,6,10,20"),
     "answers": Section(ANSWERS, "2,4,6,10,20"),
     "beyond": Section(("budget-forcing",), "0,1,2,4,6,10,20", ("--beyond-context", "--cache-tokens", "2048")),
@@ -236,10 +235,11 @@ def shown(interval: list[float]) -> str:
 
 
 def picture(sections: dict[str, Any]) -> None:
-    """The strategies of the long section, and budget forcing beyond the context, whose seconds are of another run."""
-    beyond = sections.get("beyond", {"cells": []})["cells"]
+    """The long chains, and budget forcing beyond the context, in larger slots: its seconds cannot be compared."""
+    none: dict[str, Any] = {"cells": []}
+    fields = [*sections["long"]["cells"], *sections.get("control", none)["cells"]]
     name = "budget-forcing, beyond the context"
-    fields = [*sections["long"]["cells"], *({**cell, "strategy": name, "seconds": float("nan")} for cell in beyond)]
+    fields += [{**c, "strategy": name, "seconds": float("nan")} for c in sections.get("beyond", none)["cells"]]
     thoughts = {"unbounded": None}
     cells = [Cell(**{**c, "thoughts": thoughts.get(c["thoughts"], c["thoughts"])}) for c in fields]
     draw(cells, [PICTURE], f"{sections['long']['settings']['model']} on {cells[0].tasks} held-out problems")

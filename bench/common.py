@@ -7,6 +7,7 @@ import datetime
 import json
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -27,12 +28,22 @@ def machine(*packages: str) -> dict[str, Any]:
     versions = {package: version(package) for package in ("minseek", "torch", "transformers", *packages)}
     return {
         "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
         "processor": name,
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **versions,
     }
+
+
+def _commit() -> str | None:
+    """The commit that is measured, "-dirty" if files differ from it; None outside a clone."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, cwd=RESULTS, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def bandwidth(seconds: float = 1.0) -> float:

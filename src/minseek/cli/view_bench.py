@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from minseek.evaluation.summary import Cell, Interval
 
 _LOG_SECONDS = 30.0  # between lines where there is no terminal, so that a log shows that the run goes on
-_WIDTH = 150  # of a table that goes into a file
+_WIDTH = 170
 
 
 class BenchView(LiveLine):
