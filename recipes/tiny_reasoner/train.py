@@ -17,7 +17,7 @@ from recipes.tiny_reasoner.problems import draw
 from recipes.tiny_reasoner.tokenizer import train_tokenizer
 from recipes.tiny_reasoner.traces import make_trace
 
-STEPS, TOKENS, SEED = 5000, 8192, 0
+STEPS, TOKENS, SEED = 3000, 8192, 0
 _RATE, _EMBEDDING_RATE = 3e-3, 6e-3
 _WARM_UP, _DECAY = 100, 0.6  # steps; share of the steps in which the learning rate falls to nothing
 _SHOW_EVERY, _SAVE_EVERY = 50, 250
