@@ -21,6 +21,8 @@ import torch
 from conftest import save
 
 import minseek
+from minseek.batch.plan import DEFAULT_POLICY
+from minseek.cache.policies import POLICIES
 from minseek.cli import main
 from minseek.models import FORMATS, VERIFIED, alias_file
 
@@ -132,7 +134,8 @@ def test_usage_tells_tokens_bytes_and_seconds(ask: Ask) -> None:
     assert ran.code == 0
     assert "tok/s" not in ran.out
     assert re.search(r"\d+ prompt \+ \d+ thinking \(2 induced thoughts\) \+ \d+ answer tokens in [\d.]+ s", ran.err)
-    assert re.search(r"cache: at most \d+ tokens, [\d.]+ KB; keeping everything: \d+ tokens, [\d.]+ KB", ran.err)
+    held = r"cache: at most \d+ tokens, [\d.]+ KB allocated"
+    assert re.search(rf"{held}; keeping everything: \d+ tokens, [\d.]+ KB", ran.err)
 
 
 def test_json_is_one_object_and_equals_reason(ask: Ask, tiny_folders: dict[str, Path]) -> None:
@@ -237,11 +240,21 @@ def test_zero_thoughts_are_allowed(ask: Ask) -> None:
     assert "thought 1" not in ran.err
 
 
-def test_models_lists_names_architectures_and_formats(command: Ask) -> None:
+def test_models_lists_names_architectures_formats_and_policies(command: Ask) -> None:
     ran = command("models")
     assert (ran.code, ran.err) == (0, "")
-    for what in ("smollm2", *VERIFIED, *FORMATS, "[/THINK]"):
+    for what in ("smollm2", *VERIFIED, *FORMATS, "[/THINK]", *POLICIES):
         assert what in ran.out
+
+
+@pytest.mark.parametrize("subcommand", ["plan", "batch"])
+def test_the_help_names_the_policy_that_is_the_default(
+    command: Ask, subcommand: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # so that no line is broken
+    (line,) = [line for line in command(subcommand, "--help").out.splitlines() if line.lstrip().startswith("--policy ")]
+    assert line.endswith(f"({DEFAULT_POLICY})")
+    assert "minseek models" in line
 
 
 def test_env_tells_what_was_chosen_and_why(command: Ask) -> None:

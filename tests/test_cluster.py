@@ -481,10 +481,15 @@ def test_verify_takes_equal_rows_with_different_labels_as_they_are(engine: str) 
         ([0, 5, 1], {"n_clusters": 3}, "labels contain 5, but there are 3 clusters"),
         ([0, 1, 1], {"sample_weight": [1.0, 2.0]}, "sample_weight has shape"),
         ([0, 1, 1], {"sample_weight": [1.0, -2.0, 1]}, "sample_weight is -2.0 in row 1"),
+        ([0, 1, 1], {"tol": -1}, "tol must be 0 or more, not -1; it is a share"),
+        ([0, 1, 1], {"tol": np.nan}, "tol must be 0 or more, not nan"),
+        ([0, 1, 1], {"tol": "small"}, "tol must be a number, not 'small'"),
+        ([0, 1, 1], {"n_clusters": 2.5}, "n_clusters must be an integer, not 2.5"),
     ],
 )
 def test_verify_refuses(labels: list[float], more: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    wrong_type = isinstance(more.get("tol"), str) or isinstance(more.get("n_clusters"), float)
+    with pytest.raises(TypeError if wrong_type else ValueError, match=message):
         verify([[0.0], [1.0], [2.0]], labels, **more)
 
 

@@ -262,3 +262,18 @@ def test_without_a_compiler_it_still_works(monkeypatch: pytest.MonkeyPatch) -> N
     assert slow.certificate_.optimality == "D"
     assert slow.inertia_ == pytest.approx(fast.inertia_, rel=0.05)
     assert KMeans(8, init=X[:8], n_init=1).fit(X).inertia_ >= min(slow.inertia_, fast.inertia_)
+
+
+def test_a_divergence_is_registered_by_its_class_and_name() -> None:
+    class Nameless(Divergence):
+        pass
+
+    class Empty(Divergence):
+        name = ""
+
+    for kind in (Nameless, Empty):
+        with pytest.raises(InputError, match=f"the divergence {kind.__name__} has no name; give it a class attribute"):
+            register(kind)
+    with pytest.raises(TypeError, match="what is registered must be a class, not <"):
+        register(Empty())  # type: ignore[type-var]
+    assert "" not in known._NAMED

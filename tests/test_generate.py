@@ -475,13 +475,28 @@ def test_figures_are_a_completions_own_when_its_slot_is_taken_again(tiny: minsee
             "there are 2 prompts and 1 samplings: give one, or one for each prompt",
         ),
         (["a"], {"policy": "newest"}, InputError, "unknown policy 'newest': choose "),
+        (
+            ["a"],
+            {"plan": "192MB"},
+            TypeError,
+            "plan must be what minseek.plan returns, not '192MB': call minseek.plan first",
+        ),
+        (["a"], {"sampling": {}}, TypeError, "sampling must be a Sampling, or one for each prompt, not {}"),
+        (["a"], {"sampling": 0.6}, TypeError, "sampling must be a Sampling, or one for each prompt, not 0.6"),
+        (3, {}, TypeError, "prompts must be a sequence of texts or of token ids, not 3"),
+        (
+            ["a"],
+            {"model": "tiny"},
+            TypeError,
+            "model must be what minseek.load returns, not 'tiny': load it first",
+        ),
     ],
 )
 def test_wrong_input_is_refused_in_one_sentence(
     tiny: minseek.Model, prompts: Any, options: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error) as raised:
-        minseek.generate(tiny, prompts, **options)
+        minseek.generate(**{"model": tiny, "prompts": prompts, **options})
     assert str(raised.value).startswith(sentence)
 
 

@@ -447,3 +447,21 @@ def test_schedulers_and_groups_work_as_with_torch() -> None:
 def test_wrong_input_is_one_sentence(make: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         make(nn.Parameter(torch.zeros(3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda p: PISGD([p], samples=1.5), "samples must be an integer, not 1.5"),
+        (lambda p: PISGD([p], samples="2"), "samples must be an integer, not '2'"),
+        (lambda p: PISGD([p], radius=None), "radius must be a number, not None"),
+        (lambda p: SGD([p], lr="0.1"), "lr must be a number, not '0.1'"),
+        (lambda p: AdamW([p], eps=True), "eps must be a number, not True"),
+    ],
+)
+def test_a_wrong_type_is_told_in_one_sentence(make: Any, sentence: str) -> None:
+    p = nn.Parameter(torch.zeros(3))
+    with pytest.raises(TypeError) as caught:
+        make(p)
+    assert str(caught.value) == sentence
+    SGD([p], lr=torch.tensor(0.1))  # as PyTorch's own takes it

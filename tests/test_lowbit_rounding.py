@@ -450,6 +450,39 @@ def test_wrong_input_is_one_sentence(make: Any, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            lambda: round_to(torch.ones(2), "bf16"),  # type: ignore[arg-type]
+            "fmt must be a format, not 'bf16': give one such as minseek.lowbit.bf16 or Fixed(8, 4)",
+        ),
+        (
+            lambda: round_to([1.0, 2.0], Float(5, 2)),  # type: ignore[arg-type]
+            "x must be a tensor, not [1.0, 2.0]: give torch.tensor(…)",
+        ),
+        (lambda: round_to(torch.ones(2), bf16, out=[0.0, 0.0]), "out must be a tensor, not [0.0, 0.0]"),  # type: ignore[arg-type]
+        (
+            lambda: round_to(torch.ones(2), bf16, "stochastic", random_bits=8.5),  # type: ignore[arg-type]
+            "random_bits must be an integer, not 8.5",
+        ),
+        (lambda: Fixed(8.5, 4), "word_length must be an integer, not 8.5"),  # type: ignore[arg-type]
+        (lambda: Fixed(8, "4"), "fraction_bits must be an integer, not '4'"),  # type: ignore[arg-type]
+        (lambda: Float(5.0, 2), "exponent_bits must be an integer, not 5.0"),  # type: ignore[arg-type]
+        (lambda: Float(5, True), "mantissa_bits must be an integer, not True"),
+        (lambda: Float(5, 2, bias=15.0), "bias must be an integer, not 15.0"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_type_is_told_in_one_sentence(make: Any, sentence: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        make()
+    assert str(caught.value) == sentence
+
+
+def test_the_integers_of_numpy_are_integers() -> None:
+    assert [Float(e, 2) for e in np.arange(4, 6)] == [Float(4, 2), Float(5, 2)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_out_views_and_shapes(dtype: torch.dtype, device: str) -> None:
     x = torch.randn(37, 11, 5, device=device).to(dtype)

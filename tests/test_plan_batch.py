@@ -226,13 +226,15 @@ def test_budgets_are_read_as_sizes(tiny: minseek.Model) -> None:
         ({"block": "128"}, TypeError, "block must be an integer, not '128'"),
         ({"sequences": 1.0}, TypeError, "sequences must be an integer, not 1.0"),
         ({"policy": Window}, TypeError, "a policy is a name, a Policy or None, not <class"),
+        ({"model": "tiny"}, TypeError, "model must be what minseek.load returns, not 'tiny': load it first"),
+        ({"lengths": 5}, TypeError, "lengths must be a sequence of integers, not 5"),
     ],
 )
 def test_what_cannot_be_planned_is_told_in_one_sentence(
     tiny: minseek.Model, options: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error) as raised:
-        minseek.plan(tiny, **options)
+        minseek.plan(**{"model": tiny, **options})
     assert str(raised.value).startswith(sentence)
     assert "\n" not in str(raised.value)
 

@@ -222,6 +222,27 @@ def test_arguments_of_a_wrong_type_are_refused_before_anything_runs(tiny: minsee
         minseek.stream(tiny, "hello", key_storage="paged")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"model": "tiny"}, "model must be what minseek.load returns, not 'tiny': load it first"),
+        ({"model": None}, "model must be what minseek.load returns, not None: load it first"),
+        ({"sampling": {"seed": 1}}, "sampling must be a Sampling, not {'seed': 1}: give minseek.Sampling(…)"),
+        ({"sampling": {}}, "sampling must be a Sampling, not {}: give minseek.Sampling(…)"),
+        ({"limits": {"kv_budget": 9}}, "limits must be a Limits, not {'kv_budget': 9}: give minseek.Limits(…)"),
+        ({"strategy": 0}, "a strategy is MinSeek(), BudgetForcing() or Standard(), not 0"),
+        ({"induce": 5}, "induce must be a text, not 5"),
+        ({"system": ["be brief"]}, "system must be a text, not ['be brief']"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("call", [minseek.reason, minseek.stream])
+def test_wrong_calls_are_told_in_one_sentence(tiny: minseek.Model, call: Any, wrong: Any, sentence: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        call(question="hello", **{"model": tiny, **wrong})
+    assert str(raised.value) == sentence
+
+
 def test_a_silent_opening_stays_inside_the_budget(tmp_path: Path) -> None:
     model = minseek.load(str(save(tmp_path, "llama", "leaves")), device="cpu", dtype="float32")
     scripted = Scripted(model, [" " * 500])

@@ -7,10 +7,11 @@ import math
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -680,3 +681,45 @@ def test_python_arguments(small: Path, text: Path, tmp_path: Path) -> None:
         with pytest.raises(minseek.InputError):
             wrong()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "sentence"),
+    [
+        ({"length": "512"}, TypeError, "length must be an integer, not '512'"),
+        ({"length": None}, TypeError, "length must be an integer, not None"),
+        ({"lr": "0.1"}, TypeError, "lr must be a number, not '0.1'"),
+        ({"batch": True}, TypeError, "batch must be an integer, not True"),
+        ({"steps": 2.5}, TypeError, "steps must be an integer, not 2.5"),
+        ({"momentum": [0.9]}, TypeError, "momentum must be a number, not [0.9]"),
+        ({"gradient_checkpointing": "yes"}, TypeError, "gradient_checkpointing must be True or False, not 'yes'"),
+        ({"layers": 3}, TypeError, "layers must be a text such as '20-29,head', not 3"),
+        ({"steps": 0}, minseek.InputError, "steps must be 1 or more, not 0"),
+        ({"seed": 10**400}, minseek.InputError, f"seed must be below 2^63, not {10**400}"),
+        ({"lr": 0}, minseek.InputError, "lr must be above 0, not 0"),
+        ({"epochs": math.nan}, minseek.InputError, "epochs must be a number, not nan"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_sentence(given: Any, error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error) as raised:
+        Settings(**given)
+    assert str(raised.value) == sentence
+
+
+def test_settings_hold_numbers_that_json_can_write() -> None:
+    settings = Settings(length=np.int64(64), lr=np.float32(0.5), epochs=2)
+    assert json.loads(json.dumps(asdict(settings)))["length"] == 64
+    assert settings == Settings(length=64, lr=0.5, epochs=2.0)
+
+
+def test_a_budget_that_nobody_can_watch_over_is_refused(
+    small: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProcessGauge, "peak", lambda _: None)
+    tuning = Tuning(str(small), text, Settings(**{**FAST, "steps": 1}), device="cpu")
+    with pytest.raises(minseek.InputError, match=r"^a memory budget of 900 MB cannot be kept .*: leave it out"):
+        tuning.run(tmp_path / "out", memory_budget="900MB")
+    assert not (tmp_path / "out").exists()
+    outcome = tuning.run(tmp_path / "out")
+    assert outcome.finished
+    assert outcome.memory is None

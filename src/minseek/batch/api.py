@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from minseek.batch.engine import Engine
 from minseek.batch.job import Completion, Generation
@@ -10,8 +10,8 @@ from minseek.batch.plan import DEFAULT_POLICY, BatchPlan
 from minseek.batch.plan import plan as make_plan
 from minseek.cache.policies import Policy, make_policy
 from minseek.decode import Sampling, check_stop
-from minseek.errors import InputError
-from minseek.models import Model
+from minseek.errors import InputError, check_type
+from minseek.models import Model, check_model
 
 
 def generate(
@@ -55,9 +55,15 @@ def generate(
     ------
     InputError
         Before anything runs: an empty prompt, or one that nothing may be evicted from and that does not fit.
+    TypeError
+        If `model` was not loaded, or an argument is of a wrong type.
     """
+    check_model(model)
     if isinstance(prompts, str):
         raise TypeError("prompts must be a sequence of texts, not one text: put it into a list")
+    check_type("prompts must be a sequence of texts or of token ids", prompts, Collection)
+    if plan is not None:
+        check_type("plan must be what minseek.plan returns", plan, BatchPlan, ": call minseek.plan first")
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens must be 1 or more, not {max_new_tokens!r}")
     samplings, stop = _each(sampling, len(prompts)), check_stop(stop)
@@ -119,8 +125,8 @@ def _each(sampling: Sampling | Sequence[Sampling] | None, count: int) -> list[Sa
         sampling = Sampling(temperature=0)
     if isinstance(sampling, Sampling):
         return [sampling] * count
-    if not all(isinstance(one, Sampling) for one in sampling):
-        raise TypeError(f"sampling must be a Sampling, or one for each prompt, not {sampling!r}")
+    if not isinstance(sampling, Sequence) or not all(isinstance(one, Sampling) for one in sampling):
+        raise TypeError(f"sampling must be a Sampling, or one for each prompt, not {sampling!r:.80}")
     if len(sampling) != count:
         raise InputError(f"there are {count} prompts and {len(sampling)} samplings: give one, or one for each prompt")
     return list(sampling)

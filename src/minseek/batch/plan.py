@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from minseek.cache import SlotShape
 from minseek.cache.policies import Policy, make_policy
-from minseek.errors import InputError
-from minseek.models import Model
+from minseek.errors import InputError, check_type
+from minseek.models import Model, check_model
 from minseek.models.hardware import memory_bytes
 from minseek.units import format_bytes, parse_bytes
 
@@ -137,7 +137,11 @@ def plan(
     ------
     InputError
         If the budget does not hold one slot, or a slot is longer than the model's context.
+    TypeError
+        If `model` was not loaded, or an argument is of a wrong type.
     """
+    check_model(model)
+    check_type("lengths must be a sequence of integers", lengths, Iterable)
     rule = make_policy(policy)
     budget = None if kv_budget is None else parse_bytes(kv_budget)
     _check("block", block)
@@ -232,7 +236,6 @@ def _fitting_cap(
 
 
 def _check(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
+    check_type(f"{name} must be an integer", value, int)
     if value < 1:
         raise InputError(f"{name} must be 1 or more, not {value}")

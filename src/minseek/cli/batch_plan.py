@@ -88,7 +88,10 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--block", type=int, default=128, metavar="N", help="tokens between evictions (%(default)s)")
     group.add_argument(
-        "--policy", metavar="NAME", help="which pairs survive an eviction; 'none' never evicts (rank-sum)"
+        "--policy",
+        metavar="NAME",
+        # The default stands in minseek.batch.plan, which would import torch only to print this.
+        help="which pairs survive an eviction, as 'minseek models' lists them; 'none' never evicts (novel-values)",
     )
     group.add_argument(
         "--sequences", type=int, metavar="N", help="sequences wanted in flight (as many as there are, or as fit)"

@@ -6,19 +6,21 @@ import argparse
 
 
 class ModelsCommand:
-    """Lists aliases, architectures and thinking formats."""
+    """Lists aliases, architectures, thinking formats and eviction policies."""
 
     name = "models"
-    help = "list the models known by name, the architectures and the thinking formats that are supported"
+    help = "list the models known by name, and the architectures, thinking formats and eviction policies there are"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """None."""
 
     def run(self, args: argparse.Namespace) -> int:
-        """Print three tables."""
+        """Print four tables."""
         from rich.console import Console
         from rich.table import Column, Table
 
+        from minseek.batch.plan import DEFAULT_POLICY
+        from minseek.cache.policies import POLICIES
         from minseek.models import ALIASES, FORMATS, VERIFIED, alias_file
 
         console = Console()
@@ -36,4 +38,9 @@ class ModelsCommand:
             between = f"{form.open} … {form.close}" if form.open else "everything before the turn ends"
             formats.add_row(form.name, between.replace("[", r"\["), form.closing.strip().replace("[", r"\["))
         console.print(formats)
+        policies = Table("policy", "what an eviction leaves", title="\nEviction policies", title_justify="left")
+        for name, policy in POLICIES.items():
+            said = (policy.__doc__ or "").partition("\n")[0]
+            policies.add_row(name, f"{said} The default." if name == DEFAULT_POLICY else said)
+        console.print(policies)
         return 0

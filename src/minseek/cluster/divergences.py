@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 
 Array = NDArray[np.float64]
 _ROOM = 2**22  # numbers in a temporary array of differences
@@ -103,8 +103,13 @@ def register(kind: _Kind) -> _Kind:
     Raises
     ------
     InputError
-        The name is taken.
+        It has no name, or the name is taken.
+    TypeError
+        It is no class, such as an object of one.
     """
+    check_type("what is registered must be a class", kind, type, "; register the class of this object.")
+    if not getattr(kind, "name", ""):
+        raise InputError(f"the divergence {kind.__name__} has no name; give it a class attribute 'name'.")
     if kind.name in _NAMED:
         raise InputError(f"a divergence named {kind.name!r} is already registered; choose another name.")
     _NAMED[kind.name] = kind

@@ -241,12 +241,46 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         )
 
     def predict(self, X: ArrayLike) -> NDArray[np.int32]:
-        """The nearest centre of each row, int32 [n]."""
+        """The nearest centre of each row.
+
+        Parameters
+        ----------
+        X : array or CSR matrix [n, d]
+
+        Returns
+        -------
+        int32 array [n]
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        InputError
+            The data hold something that is not finite or outside the divergence's domain.
+        ValueError
+            The data have another number of columns than those of `fit`.
+        """
         check_is_fitted(self)
         return self._nearest(X)[0]
 
     def score(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> float:
-        """Minus the loss of X at these centres."""
+        """Minus the loss of X at these centres.
+
+        Parameters
+        ----------
+        X : array or CSR matrix [n, d]
+        sample_weight : array [n], optional
+
+        Returns
+        -------
+        float
+            Minus the sum of weights times divergences to the nearest centre: the higher, the better.
+
+        Raises
+        ------
+        NotFittedError, InputError, ValueError
+            As `predict` does, and for weights that do not fit the rows.
+        """
         check_is_fitted(self)
         return -self._nearest(X, sample_weight)[1]
 
@@ -257,7 +291,22 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         return nearest_centres(problem, self.cluster_centers_.astype(np.float64), self.n_threads)
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
-        """Each row's Euclidean distance (not squared) or chosen divergence to every centre, [n, K]."""
+        """Each row's Euclidean distance (not squared) or chosen divergence to every centre.
+
+        Parameters
+        ----------
+        X : array or CSR matrix [n, d]
+
+        Returns
+        -------
+        array [n, K]
+            Of X's dtype.
+
+        Raises
+        ------
+        NotFittedError, InputError, ValueError
+            As `predict` does.
+        """
         check_is_fitted(self)
         x = self._checked(X, reset=False)
         divergence = divergence_of(self.divergence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from minseek.cluster.checks import check_weights
 from minseek.cluster.divergences import Divergence, divergence_of
 from minseek.cluster.engine import any_engine
 from minseek.cluster.problem import merge_equal, prepare
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 
 
 def verify(
@@ -53,8 +54,15 @@ def verify(
     Raises
     ------
     InputError
-        Data, labels or weights are not what they must be.
+        Data, labels or weights are not what they must be, or `tol` is negative.
+    TypeError
+        `tol` is no number, or `n_clusters` no integer.
     """
+    check_type("tol must be a number", tol, Real)
+    if not tol >= 0:
+        raise InputError(f"tol must be 0 or more, not {tol}; it is a share of a point's mean loss.")
+    if n_clusters is not None:
+        check_type("n_clusters must be an integer", n_clusters, Integral)
     asked = divergence_of(divergence)
     x: Any = check_array(X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", ensure_all_finite=False)
     given = np.asarray(labels)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 
 _GRID_BITS = 20  # formats of more bits have grids too long to list
 
@@ -114,6 +115,8 @@ class Float(Format):
     ------
     InputError
         If no such format exists, or its values do not fit into float64.
+    TypeError
+        If a number of bits or the bias is no integer.
 
     Notes
     -----
@@ -128,6 +131,8 @@ class Float(Format):
     saturate: bool | None = None
 
     def __post_init__(self) -> None:
+        for name in ("exponent_bits", "mantissa_bits", *(("bias",) if self.bias is not None else ())):
+            check_type(f"{name} must be an integer", getattr(self, name), Integral)
         if not 1 <= self.exponent_bits <= 11:
             raise InputError(f"exponent_bits must be 1 to 11, not {self.exponent_bits}")
         if not 1 <= self.mantissa_bits <= 52:
@@ -234,12 +239,16 @@ class Fixed(Format):
     ------
     InputError
         If the numbers are out of these ranges, or the values do not fit into float64.
+    TypeError
+        If one of them is no integer.
     """
 
     word_length: int
     fraction_bits: int
 
     def __post_init__(self) -> None:
+        for name in ("word_length", "fraction_bits"):
+            check_type(f"{name} must be an integer", getattr(self, name), Integral)
         if not 2 <= self.word_length <= 53:
             raise InputError(f"word_length must be 2 to 53, not {self.word_length}")
         if not -900 <= self.fraction_bits <= 1000:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import torch
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 from minseek.lowbit.formats import Fixed, Float, Format
 
 Rounding = Literal["nearest-even", "nearest-away", "toward-zero", "up", "down", "stochastic"]
@@ -91,15 +92,16 @@ def grid_for(fmt: Format, rounding: Rounding, random_bits: int | None, dtype: to
         raise InputError(f"unknown rounding mode {rounding!r}: choose {', '.join(ROUNDINGS)}")
     if random_bits is not None and rounding != "stochastic":
         raise InputError(f"random_bits has no effect with rounding={rounding!r}: leave it out")
-    if random_bits is not None and not 1 <= random_bits <= 32:
-        raise InputError(f"random_bits must be 1 to 32, not {random_bits}")
+    if random_bits is not None:
+        check_type("random_bits must be an integer", random_bits, Integral)
+        if not 1 <= random_bits <= 32:
+            raise InputError(f"random_bits must be 1 to 32, not {random_bits}")
     check_fits(fmt, dtype)
     beyond = _beyond(fmt)
     cut_above, cut_below = (
         fmt.saturate or rounding in ("toward-zero", "down"),
         fmt.saturate or rounding in ("toward-zero", "up"),
     )
-    isinstance(fmt, Float)
     return Grid(
         mantissa=fmt.mantissa_bits if isinstance(fmt, Float) else _FIXED_MANTISSA,
         least=fmt.least_exponent if isinstance(fmt, Float) else _FIXED_LEAST,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 from minseek.lowbit.formats import Format
 from minseek.lowbit.grid import ROUNDINGS, Grid, Rounding, grid_for
 from minseek.lowbit.native import library, round_native
@@ -76,6 +76,8 @@ def round_to(
     ------
     InputError
         If the dtype lacks values of the format, or an argument is unknown or has no effect.
+    TypeError
+        If `x` or `out` is no tensor, or `fmt` no format.
 
     Notes
     -----
@@ -83,6 +85,10 @@ def round_to(
     becomes the largest value, an infinity or NaN, as the format and the mode have it (IEEE 754: toward-zero never
     overflows, nor does down above zero). A value of the format is never changed. NaN stays NaN.
     """
+    check_type("x must be a tensor", x, Tensor, ": give torch.tensor(…)")
+    check_type("fmt must be a format", fmt, Format, ": give one such as minseek.lowbit.bf16 or Fixed(8, 4)")
+    if out is not None:
+        check_type("out must be a tensor", out, Tensor)
     grid = grid_for(fmt, rounding, random_bits, x.dtype)
     if generator is not None and rounding != "stochastic":
         raise InputError(f"a generator has no effect with rounding={rounding!r}: leave it out")

@@ -4,7 +4,7 @@ from minseek.models.aliases import ALIASES, alias_file, fitting_alias
 from minseek.models.blueprint import VERIFIED
 from minseek.models.formats import FORMATS, PLAIN, THINK, ThinkingFormat
 from minseek.models.load import load
-from minseek.models.model import Model, Session, SessionStats
+from minseek.models.model import Model, Session, SessionStats, check_model
 
 __all__ = [
     "ALIASES",
@@ -17,6 +17,7 @@ __all__ = [
     "SessionStats",
     "ThinkingFormat",
     "alias_file",
+    "check_model",
     "fitting_alias",
     "load",
 ]

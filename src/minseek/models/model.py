@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from minseek.cache import KeyStorage, ThoughtCache
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 from minseek.models.decoder import Decoder
 from minseek.models.feed import Feed
 from minseek.models.formats import ThinkingFormat, choose_format
@@ -102,6 +102,7 @@ class Model:
 
     @property
     def weight_bytes(self) -> int:
+        """Bytes of all weights, as they lie in memory; one that serves as embedding and head counts once."""
         return self.parts.weight_bytes
 
     def token_bytes(self, key_storage: KeyStorage = "re-rotated") -> int:
@@ -150,3 +151,14 @@ class Model:
     def __repr__(self) -> str:
         kind = str(self.placement.dtype).removeprefix("torch.")
         return f"<minseek.Model {self.name!r}: {self.architecture}, {kind}>"
+
+
+def check_model(model: object) -> None:
+    """Refuse what is no model, such as a model's name.
+
+    Raises
+    ------
+    TypeError
+        With what was given.
+    """
+    check_type("model must be what minseek.load returns", model, Model, ": load it first")

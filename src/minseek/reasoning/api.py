@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from minseek.cache import KeyStorage
 from minseek.decode import Sampling
-from minseek.models import Model
+from minseek.errors import check_type
+from minseek.models import Model, check_model
 from minseek.models.prompts import Question
 from minseek.reasoning.events import Event, Finished, Result
 from minseek.reasoning.interim import AnswerAfter
@@ -41,7 +42,8 @@ def stream(
     strategy : Strategy, optional
         `MinSeek` (with 10 thoughts, the default), `BudgetForcing` or `Standard`.
     sampling : Sampling, optional
-        How tokens are chosen; the default is the paper's, temperature 0.6 and top-p 0.95.
+        How tokens are chosen; the default is the paper's, temperature 0.6 and top-p 0.95. Without a seed, as in the
+        default, each call draws other tokens: ``Sampling(seed=0)`` makes calls alike.
     limits : Limits, optional
         Tokens and bytes that the run may use.
     induce : str, optional
@@ -58,9 +60,9 @@ def stream(
         Numbers of induced thoughts, 0 for the first thought alone: whenever so many have been thought, the answer that
         the run would give if it ended there is written, told as `InterimAnswer`, and forgotten. The run goes on as if
         nobody had asked, so that one run gives the answers of all shorter ones: with the same seed they are those of
-        ``reason(…, thoughts=m)``, token for token. (Of a model that opens its thinking itself, 0 thoughts of such a run
-        are thoughts that were opened for it, which with ``thoughts=0`` would be left to the model.) The last one is the
-        final answer, also where thinking ended early.
+        ``reason(…, strategy=MinSeek(thoughts=m))``, or of whichever strategy it was, token for token. (Of a model that
+        opens its thinking itself, 0 thoughts of such a run are thoughts that were opened for it, which with
+        ``thoughts=0`` would be left to the model.) The last one is the final answer, also where thinking ended early.
 
     Returns
     -------
@@ -72,11 +74,20 @@ def stream(
     InputError
         Before anything runs, if the question is empty, is no conversation, or does not fit into the context or the
         budget.
+    TypeError
+        Before anything runs, if `model` was not loaded, or an argument is of a wrong type.
     """
+    check_model(model)
+    for name, given, kind in (("sampling", sampling, Sampling), ("limits", limits, Limits)):
+        if given is not None:
+            check_type(f"{name} must be a {kind.__name__}", given, kind, f": give minseek.{kind.__name__}(…)")
+    for name, text in (("induce", induce), ("system", system)):
+        if text is not None:
+            check_type(f"{name} must be a text", text, str)
     run = Run(
         model,
         question,
-        strategy=strategy or MinSeek(),
+        strategy=MinSeek() if strategy is None else strategy,
         sampling=sampling or Sampling(),
         limits=limits or Limits(),
         induce=induce,
@@ -101,12 +112,36 @@ def reason(
     key_storage: KeyStorage = "re-rotated",
     stop: Sequence[str] = (),
 ) -> Result:
-    """Answer a question: the same run as `stream`, at once; the parameters are the same, but for what only events tell.
+    """Answer a question: the same run as `stream`, at once.
+
+    Parameters
+    ----------
+    model : Model
+        From `minseek.load`.
+    question : str or sequence of mappings
+        What the user asks, or a conversation whose last message is the user's.
+    strategy : Strategy, optional
+        `MinSeek` (with 10 thoughts, the default), `BudgetForcing` or `Standard`.
+    sampling : Sampling, optional
+        How tokens are chosen (temperature 0.6 and top-p 0.95). Without a seed each call draws other tokens:
+        ``Sampling(seed=0)`` makes calls alike.
+    limits : Limits, optional
+        Tokens and bytes that the run may use.
+    induce, system, key_storage, stop
+        As in `stream`; what only events tell, `logprobs` and `answer_after`, is left to it.
 
     Returns
     -------
     Result
         ``answer``, ``thoughts``, ``stats`` and ``tokens``.
+
+    Raises
+    ------
+    InputError
+        Before anything runs, if the question is empty, is no conversation, or does not fit into the context or the
+        budget.
+    TypeError
+        Before anything runs, if `model` was not loaded, or an argument is of a wrong type.
     """
     events = stream(
         model,

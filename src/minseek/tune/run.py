@@ -148,7 +148,8 @@ class Tuning:
         Raises
         ------
         InputError
-            If the budget is too small or was passed, if `out` cannot be used, or if training diverges.
+            If the budget is too small, was passed, or cannot be checked on this system, if `out` cannot be used, or
+            if training diverges.
         """
         if checkpoint_every is not None and checkpoint_every < 1:
             raise InputError(f"checkpoint_every must be 1 or more, not {checkpoint_every}")
@@ -157,6 +158,11 @@ class Tuning:
         if budget is not None:
             self.check_budget(budget)
         gauge = _gauge(self._device, budget)
+        if budget is not None and gauge.peak() is None:  # a promise that nobody watches over is none
+            raise InputError(
+                f"a memory budget of {format_bytes(budget)} cannot be kept here, as this system does not tell how much "
+                "memory a process takes: leave it out, or run on Linux or a CUDA device"
+            )
         model = load_model(self._source, self.config, self.settings.dtype, self._device)
         folder = RunFolder(Path(out), self._record, overwrite=overwrite)
         try:
@@ -209,7 +215,42 @@ def tune(
     checkpoint_every: int | None = None,
     overwrite: bool = False,
 ) -> Outcome:
-    """Tune a model on a file of text, inside a memory budget, and write it; a stopped run goes on. See `Tuning`."""
+    """Tune a model on a file of text, inside a memory budget, and write it; a stopped run goes on.
+
+    Parameters
+    ----------
+    name : str
+        A model as `minseek.load` takes it.
+    data : path
+        A ``.txt`` or ``.jsonl`` file; see `minseek.tune.examples.read_examples`.
+    out : path
+        A directory: the tuned model, as transformers keeps models, with ``tune.json`` and ``log.jsonl``. If it holds
+        a stopped run of the same settings, model and data, that goes on.
+    settings : Settings, optional
+        What decides which weights come out.
+    eval_data : path, optional
+        A file to measure the held-out loss on, in place of a share of `data`.
+    device : str
+        As `minseek.load` takes it.
+    memory_budget : int or str, optional
+        Bytes the run may take, such as "900MB": refused if the plan does not fit, and stopped, with a checkpoint, if
+        it takes more.
+    checkpoint_every : int, optional
+        Steps between two checkpoints; without it, one is written only when the run is stopped.
+    overwrite : bool
+        Lose an earlier run in `out`.
+
+    Returns
+    -------
+    Outcome
+        Steps, tokens, seconds, losses and the memory taken.
+
+    Raises
+    ------
+    InputError
+        If the model, the data, the settings or `out` cannot be used, if the budget is too small, was passed, or cannot
+        be checked on this system, or if training diverges.
+    """
     tuning = Tuning(name, data, settings, eval_data=eval_data, device=device)
     return tuning.run(out, memory_budget=memory_budget, checkpoint_every=checkpoint_every, overwrite=overwrite)
 

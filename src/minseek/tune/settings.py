@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 """Formats of weights, gradients and state."""
@@ -23,6 +24,8 @@ _LR = {"sgd": 0.01, "pisgd": 0.01, "adamw": 2e-5}
 _WEIGHT_DECAY = {"sgd": 0.0, "pisgd": 0.0, "adamw": 0.01}
 _ONE_OR_MORE = ("samples", "length", "batch", "accumulate", "steps", "eval_every")
 _POSITIVE = ("lr", "clip", "radius", "epochs")
+_INTEGERS = ("samples", "length", "batch", "accumulate", "steps", "warmup", "seed", "eval_every")
+_NUMBERS = ("lr", "momentum", "weight_decay", "clip", "radius", "epochs", "eval_share")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Settings:
     ------
     InputError
         If a value is out of range, or has no effect beside the others.
+    TypeError
+        If one is of another type than stands here.
     """
 
     format: Literal["bf16", "float32"] = "bf16"
@@ -94,7 +99,9 @@ class Settings:
             if getattr(self, name) not in (*choices, None) or (name != "rounding" and getattr(self, name) is None):
                 raise InputError(f"unknown {name} {getattr(self, name)!r}: choose {', '.join(choices)}")
         for field in fields(self):
-            _check_number(field.name, getattr(self, field.name))
+            value = getattr(self, field.name)
+            if value is not None or field.default is not None:
+                object.__setattr__(self, field.name, _checked(field.name, value))
         self._check_effects()
         defaults: dict[str, Any] = {
             "lr": _LR[self.optimizer],
@@ -133,10 +140,21 @@ class Settings:
             raise InputError(f"eval_every {self.eval_every} has no effect with an eval_share of 0: leave it out")
 
 
-def _check_number(name: str, value: Any) -> None:
-    if value is None or isinstance(value, (str, bool)):
-        return
-    if not math.isfinite(value):
+def _checked(name: str, value: Any) -> Any:
+    """A setting that is not left to its default, as Python's own number: NumPy's could not be written as JSON."""
+    if name in _INTEGERS:
+        check_type(f"{name} must be an integer", value, Integral)
+        value = int(value)
+    elif name in _NUMBERS:
+        check_type(f"{name} must be a number", value, Real)
+        value = float(value)
+    else:
+        if name == "gradient_checkpointing":
+            check_type(f"{name} must be True or False", value, bool)
+        if name == "layers":
+            check_type(f"{name} must be a text such as '20-29,head'", value, str)
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name} must be a number, not {value}")
     if name in _ONE_OR_MORE and value < 1:
         raise InputError(f"{name} must be 1 or more, not {value}")
@@ -150,3 +168,4 @@ def _check_number(name: str, value: Any) -> None:
         raise InputError(f"{name} must be at least 0 and below 1, not {value:g}")
     if name == "seed" and value >= 2**63:
         raise InputError(f"seed must be below 2^63, not {value}")
+    return value

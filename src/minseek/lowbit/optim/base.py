@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 from minseek.lowbit.optim.arithmetic import Arithmetic
 from minseek.lowbit.philox import draw_seed
 
@@ -116,13 +117,14 @@ def check_gradient(p: Tensor) -> Tensor:
 
 
 def check_positive(**numbers: float) -> None:
-    """Refuse what is negative.
+    """Refuse what is negative, or no number.
 
     Raises
     ------
-    InputError
+    InputError, TypeError
         Naming the first.
     """
     for name, number in numbers.items():
+        check_type(f"{name} must be a number", number, (Real, Tensor))  # PyTorch takes a tensor as learning rate
         if not number >= 0:
             raise InputError(f"{name} must be 0 or more, not {number}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 from minseek.lowbit.formats import Format
 from minseek.lowbit.grid import Rounding
 from minseek.lowbit.optim.base import check_gradient, check_positive
@@ -83,6 +84,7 @@ class PISGD(SGD):
         generator: torch.Generator | None = None,
     ) -> None:
         check_positive(radius=radius)
+        check_type("samples must be an integer", samples, Integral)
         if samples < 1:
             raise InputError(f"samples must be 1 or more, not {samples}")
         for name, value, known in (("shape", shape, get_args(Shape)), ("step_size", step_size, get_args(StepSize))):
