@@ -88,8 +88,9 @@ def gather(folder: Path) -> dict[str, Any]:
                 f"{file} is of another model, other settings or other problems than the sections before it"
             )
         common = about
-        cells = summarise([*found[name], *(r for r in found.get("long", []) if r.strategy == "standard")])
-        own = [cell.as_dict() for cell in cells if name == "long" or cell.strategy != "standard"]
+        zero = [] if "standard" in SECTIONS[name].strategies else found.get("long", [])
+        cells = summarise([*found[name], *(r for r in zero if r.strategy == "standard")])
+        own = [cell.as_dict() for cell in cells if cell.strategy in SECTIONS[name].strategies]
         sections[name] = {"settings": settings, "run": _kept_run(folder / name), "cells": own}
     if "long" in found and "answers" in found:
         sections["equal_tokens"] = equal_tokens(found["long"], points_of(found["answers"]))
