@@ -145,6 +145,20 @@ def test_an_error_ends_the_job_that_raised_it_and_no_other(tiny: minseek.Model) 
     assert [job.tokens for job in good] == outputs(tiny, plan, [LONG[0], LONG[1]])
 
 
+def test_what_finished_in_the_pass_of_an_error_is_given_back(tiny: minseek.Model) -> None:
+    plan = make_plan(tiny, None, cap=400, sequences=4)
+    engine = Engine(tiny, plan)
+    prompt = [5, 6]
+    good = [generation(tiny, prompt, new=Failing.at + 1) for _ in range(2)]
+    bad, longer = generation(tiny, prompt, Failing), generation(tiny, prompt)
+    running = engine.run([good[0], bad, good[1], longer])
+    done = [next(running), next(running)]
+    with pytest.raises(ZeroDivisionError):
+        next(running)
+    assert done == good
+    assert engine.free == 4
+
+
 def test_logits_that_are_no_numbers_end_one_job(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(tiny, make_plan(tiny, None, cap=400, sequences=2))
     good, bad = generation(tiny, LONG[0]), generation(tiny, LONG[2])

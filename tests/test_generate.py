@@ -624,8 +624,21 @@ def test_thinking_ends_with_its_slot(tiny: minseek.Model) -> None:
 
 def test_a_question_that_does_not_fit_into_a_slot_is_refused_at_once(tiny: minseek.Model) -> None:
     plan = make_plan(tiny, None, cap=60, block=30)
-    with pytest.raises(InputError, match=r"holds 90 tokens .* need at least \d+"):
+    with pytest.raises(InputError, match=r"a slot holds 90 tokens, .* need at least \d+"):
         ThinkingJob(tiny, "x" * 100, plan=plan)
+
+
+def test_a_slot_needs_no_memory_that_is_still_free(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slots are allocated already: a GPU tells only what is left beside them."""
+    plan = make_plan(tiny, None, cap=60, block=30, sequences=2)
+    monkeypatch.setattr("minseek.reasoning.plan.memory_bytes", lambda _: plan.slot.capacity * tiny.token_bytes() - 1)
+    sampling, limits = minseek.Sampling(seed=1), minseek.Limits(kv_budget=90 * tiny.token_bytes())
+    for own in (None, limits):
+        job = ThinkingJob(tiny, "hello", plan=plan, sampling=sampling, limits=own)
+        assert list(Engine(tiny, plan).run([job])) == [job]
+        assert job.result().stats.kv_tokens_peak <= 90
+    with pytest.raises(InputError, match="allocated at once, and the device has"):
+        minseek.reason(tiny, "hello", sampling=sampling, limits=limits)
 
 
 def test_a_smaller_budget_than_the_slot_holds(tiny: minseek.Model) -> None:

@@ -18,7 +18,7 @@ from minseek.serve.app import create_app
 from minseek.serve.bodies import ChatBody
 from minseek.serve.plan import plan_slots
 from minseek.serve.settings import Settings
-from minseek.serve.thinking import EFFORTS, Defaults, thinking_of
+from minseek.serve.thinking import EFFORTS, Defaults, Effort, thinking_of
 from minseek.serve.turn import CleanText
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -136,6 +136,13 @@ def test_answers_that_are_only_compared_count_as_well(http: httpx2.Client, field
         ({"thinking": {"thoughts": "unbounded", "keep": 2, "rule": "latest"}}, MinSeek(None, 2, "latest"), 3000),
         ({"thinking": {"strategy": "budget-forcing", "thoughts": 3}}, BudgetForcing(3), 3000),
         ({"thinking": {"budget_tokens": 50}}, Standard(), 50),
+        ({"thinking": {"vote": False}}, Standard(), 3000),
+        ({"thinking": {"vote": False}, "reasoning_effort": "high"}, MinSeek(6), 3000),
+        ({"thinking": {"vote": False, "type": "disabled"}}, Standard(), 0),
+        ({"thinking": {"vote": False, "strategy": "min-seek", "thoughts": 3}}, MinSeek(3), 3000),
+        ({"reasoning_effort": "high", "thinking_token_budget": 0}, Standard(), 0),
+        ({"reasoning_effort": "none", "thinking": {"type": "disabled", "budget_tokens": 0}}, Standard(), 0),
+        ({"thinking": {"type": "enabled"}, "reasoning_effort": "high"}, MinSeek(6), 3000),
     ],
 )
 def test_what_the_fields_mean(fields: dict[str, Any], strategy: Any, budget: int) -> None:
@@ -143,6 +150,27 @@ def test_what_the_fields_mean(fields: dict[str, Any], strategy: Any, budget: int
     got, limits = thinking_of(ChatBody(**body(), **fields), defaults)
     assert (got, limits.most_thinking) == (strategy, budget)
     assert limits.most_answer(budget) == 4000 - budget
+
+
+@pytest.mark.parametrize(
+    ("fields", "strategy", "budget"),
+    [
+        ({}, Standard(), 0),
+        ({"thinking": {"vote": False}}, Standard(), 0),
+        ({"thinking": {"type": "enabled"}}, Standard(), 3000),
+        ({"thinking": {"type": "enabled", "budget_tokens": 50}}, Standard(), 50),
+        ({"thinking": {"type": "enabled", "thoughts": 3}}, MinSeek(3), 3000),
+    ],
+)
+def test_what_turns_thinking_on_where_the_default_is_none(fields: dict[str, Any], strategy: Any, budget: int) -> None:
+    defaults = Defaults(EFFORTS["none"], slot_tokens=512, most_tokens=4000)
+    got, limits = thinking_of(ChatBody(**body(), **fields), defaults)
+    assert (got, limits.most_thinking) == (strategy, budget)
+
+
+def test_enabled_keeps_the_servers_own_strategy() -> None:
+    defaults = Defaults(Effort(MinSeek(4)), slot_tokens=512, most_tokens=4000)
+    assert thinking_of(ChatBody(**body(), thinking={"type": "enabled"}), defaults)[0] == MinSeek(4)
 
 
 def test_the_servers_bound_holds_without_a_requests(tiny: minseek.Model) -> None:
@@ -355,6 +383,14 @@ def test_a_budget_becomes_slots(tiny: minseek.Model) -> None:
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Settings(**wrong)
+
+
+def test_a_default_strategy_that_no_chat_has_room_for_is_refused(tiny: minseek.Model) -> None:
+    plan = plan_slots(tiny, slots=1, slot_tokens=64)
+    with pytest.raises(InputError, match=r"needs at least \d+ tokens, and a slot holds 64"):
+        create_app(tiny, plan, Settings(strategy=BudgetForcing(64)))
+    with serving(tiny, Settings(strategy=BudgetForcing(8)), slots=1, slot_tokens=64) as running, running.http() as http:
+        assert ask(http, text="a", max_completion_tokens=20)["usage"]["completion_tokens"] > 0
 
 
 def test_a_plan_that_evicts_is_refused(tiny: minseek.Model) -> None:

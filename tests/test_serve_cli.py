@@ -128,6 +128,8 @@ WRONG: list[tuple[list[str], str]] = [
     (["--thoughts", "3"], "--thoughts has no effect without --strategy"),
     (["--strategy", "standard", "--thoughts", "3"], "--thoughts has no effect with the strategy standard"),
     (["--strategy", "min-seek", "--thoughts", "some"], "--thoughts must be a number or 'unbounded', not 'some'"),
+    (["--strategy", "budget-forcing", "--thoughts", "600"], "and a slot holds 512: give fewer thoughts"),
+    (["--strategy", "min-seek", "--thoughts", "99", "--keep", "99", "--slot-tokens", "100"], "slot holds 100: give"),
     (["--api-key", ""], "the API key must be printable"),
     (["--json"], "--json has no effect without --plan"),
 ]

@@ -89,6 +89,14 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"reasoning_effort": "none", "thinking_token_budget": 5}, "reasoning_effort", "leave one out"),
     ({"reasoning_effort": "high", "thinking": {"thoughts": 5}}, "reasoning_effort", "leave one out"),
     ({"thinking": {"type": "disabled", "thoughts": 5}}, "thinking.type", "leave one out"),
+    ({"thinking": {"type": "disabled"}, "reasoning_effort": "low"}, "thinking.type", "reasoning_effort, asks"),
+    ({"thinking": {"type": "enabled"}, "reasoning_effort": "none"}, "reasoning_effort", "thinking.type, asks"),
+    ({"thinking": {"type": "enabled", "budget_tokens": 0}}, "thinking.budget_tokens", "thinking.type, asks"),
+    ({"thinking": {"strategy": "standard", "budget_tokens": 0}}, "thinking.budget_tokens", "thinking.strategy, asks"),
+    ({"thinking": {"thoughts": 2}, "thinking_token_budget": 0}, "thinking_token_budget", "thinking.thoughts, asks"),
+    ({"thinking": {"vote": True}, "reasoning_effort": "none"}, "reasoning_effort", "thinking.vote, asks"),
+    ({"thinking": {"min_thought_tokens": 600}, "max_completion_tokens": 5000}, "thinking", "shorter thoughts"),
+    ({"thinking": {"thoughts": 500, "keep": 490}, "max_completion_tokens": 5000}, "thinking", "holds 512: ask for fewer"),
     ({"thinking": {"strategy": "best"}}, "thinking.strategy", "'min-seek'"),
     ({"thinking": {"thoughts": "lots"}}, "thinking.thoughts", "'unbounded'"),
     ({"thinking": {"strategy": "standard", "thoughts": 5}}, "thinking.thoughts", "no effect"),
@@ -180,8 +188,12 @@ def test_malformed_bodies(http: httpx2.Client, body: bytes, path: str) -> None:
 
 def test_a_page_elsewhere_cannot_post_without_being_asked(http: httpx2.Client) -> None:
     """Browsers send text/plain across origins without asking; only JSON is taken."""
-    for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        error(http.post(CHAT, content=json.dumps(HELLO), headers={"Content-Type": kind}))
+    for kind in ("text/plain", "application/x-www-form-urlencoded", None):  # a Blob without a type has no header
+        for path, sent in ((CHAT, HELLO), ("/v1/completions", {"prompt": "a"})):
+            headers = {} if kind is None else {"Content-Type": kind}
+            refused = http.post(path, content=json.dumps(sent), headers=headers)
+            assert ("content-type" in refused.request.headers) == (kind is not None)
+            assert "application/json" in error(refused)["message"]
     assert "access-control-allow-origin" not in http.get("/v1/models", headers={"Origin": "https://a.org"}).headers
 
 
@@ -259,13 +271,18 @@ def test_pages_of_named_origins_may_use_it(tiny: minseek.Model) -> None:
     with serving(tiny, Settings(cors_origins=("https://a.org",), api_key="k")) as running, running.http() as http:
         asking = {
             "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": "authorization,content-type",
+            "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",
         }
         allowed = http.options(CHAT, headers={"Origin": "https://a.org", **asking})
         assert allowed.status_code == 200
         assert allowed.headers["access-control-allow-origin"] == "https://a.org"
-        refused = http.options(CHAT, headers={"Origin": "https://b.org", **asking})
-        assert "access-control-allow-origin" not in refused.headers
+        granted = {name.strip().lower() for name in allowed.headers["access-control-allow-headers"].split(",")}
+        assert {"authorization", "content-type", "x-stainless-lang"} <= granted
+        for refused in (
+            http.options(CHAT, headers={"Origin": "https://b.org", **asking}),
+            http.get("/health", headers={"Origin": "https://b.org"}),
+        ):
+            assert "access-control-allow-origin" not in refused.headers
 
 
 def test_every_response_has_the_headers_that_protect_a_page(http: httpx2.Client) -> None:

@@ -79,6 +79,8 @@ def test_a_full_queue_is_a_429_that_says_when_to_try_again(tiny: minseek.Model, 
             assert full.status_code == 429
             assert full.json()["error"]["code"] == "queue_full"
             assert 1 <= int(full.headers["retry-after"]) <= 600
+            told = f"3 choices run or wait, and no more are taken: try again in {full.headers['retry-after']} s"
+            assert full.json()["error"]["message"] == told
         with pytest.raises(openai.RateLimitError):
             running.client().completions.create(model=running.service.name, prompt="a")
         gate.open.set()
@@ -86,6 +88,19 @@ def test_a_full_queue_is_a_429_that_says_when_to_try_again(tiny: minseek.Model, 
         assert content(http.post(CHAT, json=body())) == alone
         refused = http.post(CHAT, json=body(n=4))  # one slot and a queue of two: never
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
+
+
+def test_a_429_says_how_many_choices_there_is_room_for(tiny: minseek.Model, gate: Gate) -> None:
+    with serving(tiny, Settings(queue=1), slots=3) as running, ThreadPoolExecutor(1) as pool, running.http() as http:
+        gate.open.clear()
+        first = pool.submit(http.post, CHAT, json=body())
+        wait_for(lambda: len(running.service.worker.seated) == 1)
+        full = http.post(CHAT, json=body(n=4))
+        assert full.status_code == 429
+        told = "4 choices are asked for, and there is room for 3: ask for fewer, or try again in "
+        assert full.json()["error"]["message"] == f"{told}{full.headers['retry-after']} s"
+        gate.open.set()
+        assert content(first.result()) == content(http.post(CHAT, json=body(n=3)))
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -169,6 +184,22 @@ def test_a_pass_that_fails_ends_its_jobs_and_not_the_server(
         assert running.service.worker.engine.free == 4
         assert content(http.post(CHAT, json=body())) == alone
         assert http.get("/health").json() == {"status": "ok"}
+
+
+def test_a_worker_that_has_failed_is_not_one_that_stops(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tiny) as running, running.http() as http:
+
+        def fail(*_: object) -> None:
+            raise RuntimeError
+
+        monkeypatch.setattr(type(running.service.worker), "_pass", fail)
+        assert http.post(CHAT, json=body()).status_code == 503
+        wait_for(lambda: running.service.worker.state == "failed")
+        for _ in range(2):
+            later = http.post(CHAT, json=body())
+            assert (later.status_code, later.json()["error"]["code"]) == (503, "unavailable")
+            assert later.json()["error"]["message"] == "the server has failed: it must be started again"
+        assert http.get("/health").json() == {"status": "failed"}
 
 
 def test_idle_costs_nothing(tiny: minseek.Model) -> None:

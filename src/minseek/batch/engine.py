@@ -101,7 +101,7 @@ class Engine:
         return len(self._free)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Run all jobs; each is given back when it has finished. The first one's error ends the run."""
+        """Run all jobs; each is given back when it has finished. The first one's error ends the run, after its pass."""
         waiting, own = iter(jobs), dict[int, Job]()
         more = True
         try:
@@ -112,11 +112,15 @@ class Engine:
                     if job is not None:
                         self.admit(job)
                         own[id(job)] = job
-                for ended in self.step():
+                over = self.step()
+                for ended in over:
                     own.pop(id(ended.job), None)
-                    if ended.error is not None:
+                for ended in over:
+                    if ended.error is None:
+                        yield ended.job
+                for ended in over:
+                    if ended.error is not None:  # last, so that nothing is lost that had finished
                         raise ended.error
-                    yield ended.job
         finally:  # whoever stops in the middle leaves no slot taken
             for job in own.values():
                 self.withdraw(job)

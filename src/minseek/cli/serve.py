@@ -99,6 +99,7 @@ class ServeCommand:
         if not 0 <= args.grace < float("inf"):
             raise InputError(f"--grace must be 0 or more seconds, not {args.grace}")
         from minseek.models import load
+        from minseek.serve.defaults import defaults_of
         from minseek.serve.plan import plan_slots
         from minseek.serve.server import bind, is_loopback
 
@@ -108,6 +109,7 @@ class ServeCommand:
             with loading(args.model):
                 model = load(args.model, device=args.device, dtype=args.dtype)
             plan = plan_slots(model, kv_budget=args.kv_budget, slot_tokens=args.slot_tokens, slots=args.slots)
+            defaults_of(model, plan, settings)  # a strategy without room is refused before anything is printed
             if bound is None:
                 show_batch_plan(plan, as_json=args.json)
                 return 0

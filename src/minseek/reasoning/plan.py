@@ -16,6 +16,22 @@ from minseek.units import format_bytes, parse_bytes
 LEAST = 16  # tokens of thinking, and tokens of the answer, that a run must have room for
 
 
+class NoRoom(InputError):
+    """A run whose prompt and least of thinking and answer do not fit.
+
+    Attributes
+    ----------
+    needed, prompt : int
+        Tokens at least, all together; those of the prompt.
+    least : int
+        Those needed with a strategy that asks for no more than `LEAST` tokens of thinking.
+    """
+
+    def __init__(self, message: str, *, needed: int, prompt: int, least: int) -> None:
+        super().__init__(message)
+        self.needed, self.prompt, self.least = needed, prompt, least
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """Tokens, counted from the beginning of the prompt.
@@ -56,12 +72,14 @@ class RunPlan:
     ) -> RunPlan:
         """Divide what the model's context and the budget of bytes leave, given the tokens of prompt and closing text.
 
-        `slot_tokens` are those of the slot that the budget is, if it is one: for the words of a refusal.
+        `slot_tokens` are those of the slot that the budget is a part of, if there is one: it is allocated already.
 
         Raises
         ------
-        InputError
+        NoRoom
             If the prompt and the least of thinking and answer do not fit.
+        InputError
+            If the device has less memory than a budget that is still to be allocated.
         """
         token_bytes = model.token_bytes(key_storage)
         context = None if limits.beyond_context else model.max_positions
@@ -74,23 +92,27 @@ class RunPlan:
         if limits.most_thinking is not None:
             least_thinking = min(least_thinking, limits.most_thinking)
         needed = prompt + least_thinking + closing + least_answer
+        sizes = {"needed": needed, "prompt": prompt, "least": needed - max(0, least_thinking - LEAST)}
         if context is not None and needed > context:
-            raise InputError(
+            raise NoRoom(
                 f"the question takes {prompt} tokens, and the model's context holds {context}, with at least "
-                f"{needed - prompt} needed for thinking and answer: shorten it"
+                f"{needed - prompt} needed for thinking and answer: shorten it",
+                **sizes,
             )
         if budget is not None and affordable is not None and needed > affordable:
             if slot_tokens == affordable:
-                raise InputError(
+                raise NoRoom(
                     f"a slot holds {slot_tokens} tokens, and prompt, thinking and answer need at least {needed}: "
-                    "shorten the prompt, or give larger slots"
+                    "shorten the prompt, or give larger slots",
+                    **sizes,
                 )
-            raise InputError(
+            raise NoRoom(
                 f"the KV budget of {budget:,} bytes holds {affordable} tokens of {token_bytes:,} bytes, and prompt, "
-                f"thinking and answer need at least {needed}: give {needed * token_bytes}B or more"
+                f"thinking and answer need at least {needed}: give {needed * token_bytes}B or more",
+                **sizes,
             )
         total = min((n for n in (context, affordable) if n is not None), default=None)
-        if budget is not None and total is not None:
+        if budget is not None and total is not None and slot_tokens is None:  # a slot is there already
             there = memory_bytes(model.placement.device)
             if total * token_bytes > there:
                 raise InputError(

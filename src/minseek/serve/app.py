@@ -55,7 +55,7 @@ def create_app(model: Model, plan: BatchPlan, settings: Settings | None = None) 
     Raises
     ------
     InputError
-        If the plan evicts.
+        If the plan evicts, or no chat has the room for the default strategy.
     RuntimeError
         If the slots cannot be allocated.
     """
@@ -75,6 +75,7 @@ def create_app(model: Model, plan: BatchPlan, settings: Settings | None = None) 
         docs_url=None,  # those pages load their scripts from elsewhere
         redoc_url=None,
         exception_handlers={**HANDLERS},
+        strict_content_type=True,  # without a type, pages of other origins could send JSON and not be asked first
     )
     app.state.service = service
     _add_routes(app, service)
@@ -87,7 +88,7 @@ def create_app(model: Model, plan: BatchPlan, settings: Settings | None = None) 
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's own client sends headers of its own, x-stainless-*
             expose_headers=["Retry-After"],
         )
     if settings.hosts is not None:

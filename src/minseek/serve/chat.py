@@ -14,8 +14,8 @@ from fastapi.responses import Response
 
 from minseek.batch.fields import FieldError
 from minseek.errors import InputError
-from minseek.models.prompts import encode_prompt, render_messages
 from minseek.reasoning.jobs import ThinkingJob
+from minseek.reasoning.plan import NoRoom
 from minseek.serve.bodies import ChatBody
 from minseek.serve.exchange import EventStream, Exchange, check_stream_options, unless_gone
 from minseek.serve.mailbox import Mailbox
@@ -27,7 +27,6 @@ from minseek.serve.tokens import chat_logprobs
 from minseek.serve.turn import Piece, Turn
 
 ROUTE = "/v1/chat/completions"
-_LEAST = 32  # tokens that thinking and answer need beside the prompt
 
 
 async def chat(request: Request, service: Service, body: ChatBody) -> Response:
@@ -78,19 +77,24 @@ def _jobs(service: Service, body: ChatBody, mailbox: Mailbox) -> list[ThinkingJo
         ]
     except FieldError:
         raise
+    except NoRoom as error:
+        raise _refusal(service, error) from None
     except InputError as error:
-        raise _refusal(service, error, messages) from None
+        raise FieldError(str(error), param="messages") from None
 
 
-def _refusal(service: Service, error: InputError, messages: list[dict[str, str]]) -> FieldError:
-    """Why a conversation did not become a job; most often it does not fit into a slot."""
-    prompt = len(encode_prompt(service.model.tokenizer, render_messages(service.model.tokenizer, messages)))
-    slot, least = service.plan.slot.capacity, _LEAST + len(service.model.encode(service.model.thinking.closing))
-    if prompt + least <= slot:
-        return FieldError(str(error), param="messages")
+def _refusal(service: Service, error: NoRoom) -> FieldError:
+    """Why a conversation does not fit into a slot: its messages are too long, or the thoughts that it asks for."""
+    slot = service.plan.slot.capacity
+    if error.least <= slot:
+        return FieldError(
+            f"the messages take {error.prompt} tokens, the thoughts and the answer at least "
+            f"{error.needed - error.prompt}, and a slot holds {slot}: ask for fewer or shorter thoughts, or keep fewer",
+            param="thinking",
+        )
     return FieldError(
-        f"the messages take {prompt} tokens, and a slot holds {slot}, of which thinking and answer need at least "
-        f"{least}: shorten them",
+        f"the messages take {error.prompt} tokens, and a slot holds {slot}, of which thinking and answer need at least "
+        f"{error.least - error.prompt}: shorten them",
         param="messages",
         code="context_length_exceeded",
     )

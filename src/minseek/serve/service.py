@@ -14,10 +14,10 @@ from minseek.batch import BatchPlan, Engine
 from minseek.batch.fields import FieldError, shown
 from minseek.errors import InputError
 from minseek.models import Model
+from minseek.serve.defaults import defaults_of
 from minseek.serve.errors import ApiError
 from minseek.serve.metrics import Metrics
 from minseek.serve.settings import Settings
-from minseek.serve.thinking import EFFORTS, Defaults, Effort
 from minseek.serve.worker import Worker
 
 T = TypeVar("T")
@@ -48,10 +48,7 @@ class Service:
         self.name = Path(model.name).name if Path(model.name).exists() else model.name
         self.created = int(time.time())
         self.token_bytes = model.token_bytes()
-        effort = EFFORTS["low" if model.thinking.open else "none"]
-        if settings.strategy is not None:
-            effort = Effort(settings.strategy)
-        self.defaults = Defaults(effort, plan.slot.capacity, settings.max_completion_tokens)
+        self.defaults = defaults_of(model, plan, settings)
         engine = Engine(model, plan)
         self.metrics = Metrics()
         self.worker = Worker(engine, settings.queue, self.metrics.after_pass)

@@ -79,12 +79,9 @@ def thinking_of(body: ChatBody, defaults: Defaults) -> tuple[Strategy, Limits]:
     """
     options = body.thinking.model_dump(exclude_none=True) if body.thinking else {}
     kind = options.pop("type", None)
-    budget = _budget(body, options)
-    how = {name: options[name] for name in _HOW if name in options}
-    off = "reasoning_effort" if body.reasoning_effort == "none" else "thinking.type" if kind == "disabled" else None
-    if off and (budget or how):
-        name = next(iter(how), "budget_tokens")
-        raise FieldError(f"{off} turns thinking off, and another field, {name}, asks for it: leave one out", param=off)
+    named, budget = _budget(body, options)
+    how = {name: options[name] for name in _HOW if options.get(name, False) is not False}  # no vote asks for nothing
+    off = _off(body, kind, how, named, budget)
     if body.reasoning_effort and how:
         raise FieldError(
             f"reasoning_effort and thinking.{next(iter(how))} both say how to think: leave one out",
@@ -93,21 +90,42 @@ def thinking_of(body: ChatBody, defaults: Defaults) -> tuple[Strategy, Limits]:
     effort = EFFORTS["none"] if off else EFFORTS[body.reasoning_effort] if body.reasoning_effort else defaults.effort
     if how:
         effort = Effort(strategy_of(how))
-    elif not off and body.reasoning_effort is None and budget and effort.slot_share == 0:
-        effort = EFFORTS["low"]  # whoever gives a budget wants thinking
+    elif not off and body.reasoning_effort is None and (budget or kind == "enabled") and effort.slot_share == 0:
+        effort = EFFORTS["low"]  # whoever turns it on or gives a budget wants thinking
     bounds = [bound for bound in (budget, effort.budget(defaults.slot_tokens)) if bound is not None]
     answers = _answers(options, effort.strategy)
     return effort.strategy, _limits(body, min(bounds, default=None), options, answers, defaults.most_tokens)
 
 
-def _budget(body: ChatBody, options: Mapping[str, Any]) -> int | None:
+def _off(body: ChatBody, kind: str | None, how: Mapping[str, Any], named: str, budget: int | None) -> str | None:
+    """The field that turns thinking off, if there is one and no other field asks for it."""
+    effort = body.reasoning_effort
+    off = "reasoning_effort" if effort == "none" else "thinking.type" if kind == "disabled" else None
+    if off is None and budget == 0:
+        off = named
+    asking = [f"thinking.{name}" for name in how]
+    if budget:
+        asking.append(named)
+    if kind == "enabled":
+        asking.append("thinking.type")
+    if off == "thinking.type" and effort not in (None, "none"):  # a budget of 0 beside an effort only bounds it
+        asking.append("reasoning_effort")
+    if off and asking:
+        raise FieldError(
+            f"{off} turns thinking off, and another field, {asking[0]}, asks for it: leave one out", param=off
+        )
+    return off
+
+
+def _budget(body: ChatBody, options: Mapping[str, Any]) -> tuple[str, int | None]:
+    """The budget, and the name that it goes by."""
     given = {name: getattr(body, name) for name in BUDGETS if getattr(body, name) is not None}
     if "budget_tokens" in options:
         given["thinking.budget_tokens"] = options["budget_tokens"]
     if len(set(given.values())) > 1:
         listed = ", ".join(f"{name}={value}" for name, value in given.items())
         raise FieldError(f"{listed} mean the same and differ: give one", param=list(given)[-1])
-    return next(iter(given.values()), None)
+    return next(iter(given.items()), ("", None))
 
 
 def _answers(options: Mapping[str, Any], strategy: Strategy) -> int:

@@ -101,16 +101,23 @@ class Worker:
             any more (503).
         """
         with self._changed:
-            if self.state != "ok":
+            if self._failed:
+                raise ApiError(503, "the server has failed: it must be started again", code="unavailable")
+            if self._stopping:
                 raise ApiError(503, "the server is stopping: try another one", code="unavailable")
             room = self.engine.plan.slots + self._queue - len(self.seated) - len(self._waiting)
             if len(orders) > room:
                 wait = self._mean * (1 + len(self._waiting)) / self.engine.plan.slots
                 seconds = min(_LONGEST_WAIT, max(1, math.ceil(wait)))
+                if room > 0:
+                    why = f"{len(orders)} choices are asked for, and there is room for {room}"
+                    todo = f"ask for fewer, or try again in {seconds} s"
+                else:
+                    why = f"{len(self.seated) + len(self._waiting)} choices run or wait, and no more are taken"
+                    todo = f"try again in {seconds} s"
                 raise ApiError(
                     429,
-                    f"all {self.engine.plan.slots} slots are taken, and {len(self._waiting)} choices wait for one "
-                    f"already: try again in {seconds} s",
+                    f"{why}: {todo}",
                     code="queue_full",
                     headers={"Retry-After": str(seconds)},
                 )
