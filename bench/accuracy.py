@@ -57,7 +57,7 @@ SECTIONS = {
     "long": Section(
         ("standard", "budget-forcing", PLAIN), "0,1,2,4,6,10,20,50,100,unbounded", ("--max-tokens", "16384")
     ),
-    "control": Section(("min-seek:rule=random",), "0,1,2,4,6,10,20,50"),
+    "control": Section(("min-seek:rule=random",), "0,1,2,4,6,10,20"),
     "rules": Section(RULES, "0,1,2,4,6,10,20"),
     "answers": Section(ANSWERS, "2,4,6,10,20"),
     "beyond": Section(("budget-forcing",), "0,1,2,4,6,10,20", ("--beyond-context", "--cache-tokens", "2048")),

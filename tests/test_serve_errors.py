@@ -96,7 +96,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"thinking": {"thoughts": 2}, "thinking_token_budget": 0}, "thinking_token_budget", "thinking.thoughts, asks"),
     ({"thinking": {"vote": True}, "reasoning_effort": "none"}, "reasoning_effort", "thinking.vote, asks"),
     ({"thinking": {"min_thought_tokens": 600}, "max_completion_tokens": 5000}, "thinking", "shorter thoughts"),
-    ({"thinking": {"thoughts": 500, "keep": 490}, "max_completion_tokens": 5000}, "thinking", "holds 512: ask for fewer"),
+    (
+        {"thinking": {"thoughts": 500, "keep": 490}, "max_completion_tokens": 5000},
+        "thinking",
+        "holds 512: ask for fewer",
+    ),
     ({"thinking": {"strategy": "best"}}, "thinking.strategy", "'min-seek'"),
     ({"thinking": {"thoughts": "lots"}}, "thinking.thoughts", "'unbounded'"),
     ({"thinking": {"strategy": "standard", "thoughts": 5}}, "thinking.thoughts", "no effect"),

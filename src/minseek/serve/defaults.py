@@ -1,0 +1,37 @@
+"""How a chat thinks that does not say how, and whether that fits into a slot at all."""
+
+from __future__ import annotations
+
+from minseek.batch import BatchPlan
+from minseek.errors import InputError
+from minseek.models import Model
+from minseek.reasoning.jobs import ThinkingJob
+from minseek.reasoning.plan import NoRoom
+from minseek.serve.bodies import ChatBody, Message
+from minseek.serve.settings import Settings
+from minseek.serve.thinking import EFFORTS, Defaults, Effort, thinking_of
+
+_SHORTEST = "a"  # a question, as short as one can be
+
+
+def defaults_of(model: Model, plan: BatchPlan, settings: Settings) -> Defaults:
+    """What holds for chats that do not say how to think.
+
+    Raises
+    ------
+    InputError
+        If the settings name a strategy that no chat has the room for, so that all of them would be refused.
+    """
+    most = settings.max_completion_tokens
+    if settings.strategy is None:
+        return Defaults(EFFORTS["low" if model.thinking.open else "none"], plan.slot.capacity, most)
+    defaults = Defaults(Effort(settings.strategy), plan.slot.capacity, most)
+    strategy, limits = thinking_of(ChatBody(messages=[Message(role="user", content=_SHORTEST)]), defaults)
+    try:
+        ThinkingJob(model, _SHORTEST, plan=plan, strategy=strategy, limits=limits)
+    except NoRoom as error:
+        raise InputError(
+            f"with this strategy the shortest chat needs at least {error.needed} tokens, and a slot holds "
+            f"{plan.slot.capacity}: give fewer thoughts, or larger slots"
+        ) from None
+    return defaults
