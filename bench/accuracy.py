@@ -37,6 +37,7 @@ GATHERED = ROOT / "build" / "accuracy"
 PICTURE = ROOT / "docs" / "pictures" / "accuracy.svg"
 PLAIN = "min-seek"
 _SHOWN_BY_KIND = (0, 2, 10, 100)
+_SHOWN_AGAINST = (4, 10, 20)
 
 
 class Section(NamedTuple):
@@ -96,9 +97,26 @@ def gather(folder: Path) -> dict[str, Any]:
         sections["equal_tokens"] = equal_tokens(found["long"], points_of(found["answers"]))
         if "samples" in found:
             sections["equal_tokens"] += equal_tokens(found["long"], votes(found["samples"]))
+    rules = [*found.get("control", []), *found.get("rules", [])]
+    if "long" in found and rules:
+        sections["against_shortest"] = against_shortest(found["long"], rules)
     if "long" in found:
         sections["kinds"] = by_kind(found["long"], folder / "tasks.jsonl")
     return sections
+
+
+def against_shortest(plain: list[Record], rules: list[Record]) -> list[dict[str, Any]]:
+    """Other rules less the shortest one, at the same M, over the same problems."""
+    shortest, rows = points_of(plain), []
+    for (strategy, thoughts), points in points_of(rules).items():
+        own = shortest[PLAIN, thoughts]
+        if thoughts not in _SHOWN_AGAINST or points.keys() != own.keys():
+            continue
+        gains = np.array([float(points[k].right) - own[k].right for k in sorted(points)])
+        interval = paired_interval(gains, np.ones(len(gains)), Bootstrap(len(gains)))
+        row = {"strategy": strategy, "thoughts": thoughts, "difference": float(gains.mean()), "interval": interval}
+        rows.append(row | {"better": int((gains > 0).sum()), "worse": int((gains < 0).sum())})
+    return rows
 
 
 def by_kind(records: list[Record], tasks: Path) -> list[dict[str, Any]]:
@@ -220,6 +238,16 @@ def report(sections: dict[str, Any]) -> str:
         ]
         head = ["strategy", "M", "tokens", "thoughts", "right", "plain, as many tokens", "difference, 95 %"]
         parts.append(table("at equal tokens", head, rows))
+    if "against_shortest" in sections:
+        rows = [
+            [
+                *(row["strategy"], row["thoughts"], f"{100 * row['difference']:+.1f} ({shown(row['interval'])})"),
+                f"{row['better']}, {row['worse']}",
+            ]
+            for row in sections["against_shortest"]
+        ]
+        head = ["strategy", "M", "less the shortest's, 95 %", "right where it is wrong, the other way round"]
+        parts.append(table("rules against the shortest, at the same M", head, rows))
     if "kinds" in sections:
         head = ["kind", "tries", *(f"right at M = {m}" for m in _SHOWN_BY_KIND), "repaired", "spoiled"]
         rows = [

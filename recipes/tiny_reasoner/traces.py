@@ -1,8 +1,8 @@
 """Reasoning traces in the R1 form: a first thought, reconsidering thoughts that begin with "Wait", the answer.
 
 A trace is a list of pieces, some of which are read but not learned (`learn` is False): what follows from a slip, so
-that it can be found and repaired but is not imitated, and the "Wait" of a thought that stands there as if it was induced.
-So how often the model thinks again by itself does not depend on how well it does so when it is made to.
+that it can be found and repaired but is not imitated, and the "Wait" of a thought that stands there as if induced. So
+how often the model thinks again by itself does not depend on how well it does so when it is made to.
 """
 
 from __future__ import annotations
