@@ -114,7 +114,8 @@ def test_a_chain_that_meets_the_context_answers_for_all_that_is_longer(tiny: min
 def test_a_cache_grows_beyond_the_context_only_where_it_may(tiny: minseek.Model, one_thread: None) -> None:
     limits, room = minseek.Limits(answer_tokens=12, max_thought_tokens=25), tiny.max_positions + 300
     held = Settings((0, 100), minseek.Sampling(), limits, cache_tokens=room)
-    assert held.room(tiny) == tiny.max_positions
+    with pytest.raises(minseek.InputError, match=rf"--cache-tokens {room} is more than the model's context of 512"):
+        slots_for(tiny, held, kv_budget=None, sequences=1)
     free = replace(held, limits=replace(limits, beyond_context=True))
     for record in run_all(tiny, free, ["budget-forcing", "min-seek"], (0,)):
         last = record.points[-1]

@@ -83,8 +83,14 @@ def slots_for(model: Model, settings: Settings, *, kv_budget: int | str | None, 
     Raises
     ------
     InputError
-        If no slot fits.
+        If no slot fits, or a trial is to have more cache than the context without leave to go beyond it.
     """
+    most = model.max_positions
+    if settings.cache_tokens is not None and settings.cache_tokens > most and not settings.limits.beyond_context:
+        raise InputError(
+            f"--cache-tokens {settings.cache_tokens} is more than the model's context of {most} tokens: give fewer, "
+            "or --beyond-context as well"
+        )
     room = settings.room(model)
     needed = room * model.token_bytes()
     if kv_budget is not None and needed > parse_bytes(kv_budget):
