@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minseek.cache import CacheFullError, CacheShape, Candidates, Rotary, Slot, SlotPool, SlotShape, ThoughtCache
 from minseek.cache import kernels as kernels_module
-from minseek.cache.kernels import highest, keep_pairs, likeness, ranks, unrotated_likeness
+from minseek.cache.kernels import highest, keep_pairs, likeness, ranks, unrotated_likeness, weighed_distance
 
 LAYERS, HEADS, DIM, CAP, BLOCK = 3, 2, 8, 20, 12
 INV_FREQ = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
@@ -382,6 +382,23 @@ def test_likeness_without_positions_equals_its_definition(dim: int, dtype: torch
         assert (native is None) == (dim > 512)
         if native is not None:
             torch.testing.assert_close(native, likeness(pairs.unrotated), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dim", [2, 10, 16, 34, 64, 512, 514])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_weighed_distance_equals_its_definition(path: str, dim: int, dtype: torch.dtype, device: str) -> None:
+    """Of values in the middle of a pool, in C where it can be, and in PyTorch."""
+    chance = torch.Generator().manual_seed(15)
+    for n in (1, 2, 7, 15):
+        values = torch.randn(2, 3, 3, 15, dim, generator=chance).to(dtype).to(device)[:, 1, :, :n]
+        weights = torch.rand(2, 3, n, generator=chance).to(device)
+        weights[1, 2] = 0  # nothing was looked at
+        exact, by = values.double().cpu(), weights.double().cpu()
+        mean = (by[..., None] * exact).sum(2, keepdim=True) / by.sum(2)[..., None, None].clamp_min(1e-300)
+        wanted = by * (exact - mean).norm(dim=-1)
+        got = weighed_distance(weights, values)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double().cpu(), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_likeness_of_keys_in_float16() -> None:

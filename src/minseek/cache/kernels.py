@@ -61,6 +61,21 @@ def unrotated_likeness(keys: Tensor, positions: Tensor, cos: Tensor, sin: Tensor
     return out
 
 
+def weighed_distance(weights: Tensor, values: Tensor) -> Tensor:
+    """Weights [L, H, n] times the distance of each value [L, H, n, D] from the weighted mean of all."""
+    library, (layers, heads, n, dim) = _library(values), values.shape
+    if library is None or dim > 512 or values.dtype not in (torch.float32, torch.bfloat16):
+        total = weights.sum(-1)[..., None, None]
+        mean = (weights[..., None, :] @ values.float()) / total.clamp_min(torch.finfo(torch.float32).tiny)
+        return weights * (values.float() - mean).norm(dim=-1)
+    weights, out = weights.float().contiguous(), torch.empty(layers, heads, n)
+    library.weighed_distance(
+        *(_at(values), _at(weights), c_int32(layers), c_int64(values.stride(0) // dim), c_int32(heads)),
+        *(c_int32(values.stride(1) // dim), c_int32(n), c_int32(dim), _threads(), _at(out)),
+    )
+    return out
+
+
 def keep_pairs(tensors: Sequence[Tensor], chosen: Tensor) -> None:
     """Move the chosen pairs [L, H, kept], ascending, to the front of each tensor [L, H, capacity, …]."""
     library, (layers, heads, kept) = _library(tensors[0]), chosen.shape

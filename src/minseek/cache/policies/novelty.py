@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
-from minseek.cache.kernels import ranks
+from minseek.cache.kernels import ranks, weighed_distance
 from minseek.cache.policies.base import Policy, check_odd, check_share
 
 
@@ -24,13 +24,17 @@ class NovelValues(Policy):
     position: how far they are from the mean direction of all values of the sequence. And surprise: how much less than
     a word on average the model expected this one. Each is averaged over neighbours and measured in standard deviations
     of the sequence so far. It is one number for each token, known when the token comes: where it is rare, all heads
-    keep the whole stretch. Other pairs compete, head by head, with the rank of the attention they received and the
-    rank of their key's difference.
+    keep the whole stretch. Other pairs compete, head by head, with the rank of what attention's output would lose
+    with them (the attention they received, times how far their value is from that output: the measure of CAOTE,
+    arXiv 2504.14051, to first order) and the rank of their key's difference.
 
     Parameters
     ----------
     share : float
         Of the cap, at most, for novel stretches.
+    stretches : float
+        The other limit for them: so many pairs a head, times the square root of the cap. A larger cap serves a longer
+        text, which holds more facts, but also more that is odd and no fact.
     rarity : float
         How novel they must be: standard deviations above the mean of the sequence so far.
     neighbours : int
@@ -45,10 +49,11 @@ class NovelValues(Policy):
     latest : float
         The share of the cap that the most recent tokens have for themselves, where that is more than `recent`.
     weight : float
-        Of the rank of the key's difference, beside that of attention.
+        Of the rank of the key's difference, beside that of the loss.
     """
 
     share: float = 0.6
+    stretches: float = 8.0
     rarity: float = 1.4
     neighbours: int = 15
     spread: int = 7
@@ -65,18 +70,19 @@ class NovelValues(Policy):
         super().__post_init__()
         for field in ("share", "depth", "latest"):
             check_share(field, getattr(self, field))
-        for field in ("rarity", "surprise", "weight"):
+        for field in ("stretches", "rarity", "surprise", "weight"):
             check_share(field, getattr(self, field), most=torch.inf)
         for field in ("neighbours", "spread"):
             check_odd(field, getattr(self, field))
 
     def score(self, pairs: Candidates) -> Tensor:
-        """Ranks by attention and by key; 2 more for novel pairs, and 4 for the latest."""
+        """Ranks by loss and by key; 2 more for novel pairs, and 4 for the latest."""
         if pairs.memory.get("seen") != pairs.seen:
             self._note_novelty(pairs)
             pairs.memory["seen"] = pairs.seen
-        scores = ranks(pairs.received / pairs.asked) + self.weight * ranks(-pairs.unrotated_likeness())
-        most = min(int(self.share * pairs.cap), pairs.count)
+        loss = weighed_distance(pairs.received / pairs.asked, pairs.values)
+        scores = ranks(loss) + self.weight * ranks(-pairs.unrotated_likeness())
+        most = int(min(self.share * pairs.cap, self.stretches * math.sqrt(pairs.cap), pairs.count))
         if most:
             novelty, places = pairs.notes.topk(most, dim=-1)
             scores.scatter_add_(-1, places, (2 + self.weight) * (novelty > self.rarity).float())

@@ -61,6 +61,40 @@ void key_likeness(const weight *keys, const int32_t *positions, const float *cos
     }
 }
 
+/* Each of n weights times the distance of its value from the weighted mean of all: what a sum of weighted values loses
+ * with one of them, to first order. weights and out: [layers, H, n]. */
+void weighed_distance(const weight *values, const float *weights, int32_t layers, int64_t stride, int32_t heads,
+                      int32_t capacity, int32_t n, int32_t dim, int32_t threads, float *out) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int task = 0; task < layers * heads; task++) {
+        const weight *each = values + (task / heads * stride + (int64_t)(task % heads) * capacity) * dim;
+        const float *by = weights + (size_t)task * n;
+        float mean[WIDEST] = {0}, total = 0;
+        for (int j = 0; j < n; j++) {
+            int i = 0;
+            for (; i + LANES <= dim; i += LANES)
+                storef(mean + i, loadf(mean + i) + splat(by[j]) * load(each + (size_t)j * dim + i));
+            for (; i < dim; i++) mean[i] += by[j] * widen(each[(size_t)j * dim + i]);
+            total += by[j];
+        }
+        for (int i = 0; i < dim; i++) mean[i] = total > 0 ? mean[i] / total : 0;
+        for (int j = 0; j < n; j++) {
+            vec s = splat(0);
+            float tail = 0;
+            int i = 0;
+            for (; i + LANES <= dim; i += LANES) {
+                vec apart = load(each + (size_t)j * dim + i) - loadf(mean + i);
+                s += apart * apart;
+            }
+            for (; i < dim; i++) {
+                float apart = widen(each[(size_t)j * dim + i]) - mean[i];
+                tail += apart * apart;
+            }
+            out[(size_t)task * n + j] = by[j] * sqrtf(sum(s) + tail);
+        }
+    }
+}
+
 /* Move the chosen pairs [layers, H, kept], ascending, to the front: rows of `bytes` in each tensor of a slot. */
 void keep_pairs(char *const *tensors, const int64_t *bytes, int32_t count, int32_t layers, int64_t stride, int32_t heads,
                 int32_t capacity, const int64_t *chosen, int32_t kept, int32_t threads) {
