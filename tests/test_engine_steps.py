@@ -236,6 +236,22 @@ def test_a_generation_tells_its_tokens_and_text(tiny: minseek.Model) -> None:
     assert all(logprob is None for _, _, logprob in told)
 
 
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_text_that_is_continued_goes_on_with_its_space(
+    tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch, follows: bool
+) -> None:
+    """As Llama 2's tokenizer decodes: every token is a word, and a text's first space is dropped."""
+    monkeypatch.setattr(tiny, "decode", lambda tokens: "".join(f" {token}" for token in tokens)[1:], raising=False)
+    prompt, space = tokens(9, 3), " " if follows else ""
+    told, completion = told_by(tiny, prompt, max_new_tokens=4, continues=follows)
+    assert completion.text == space + " ".join(map(str, completion.tokens)) == "".join(text for _, text, _ in told)
+    quiet = Generation(tiny, prompt, max_new_tokens=4, sampling=GREEDY, ignore_end=True, continues=follows)
+    list(Engine(tiny, make_plan(tiny, None, cap=400)).run([quiet]))
+    assert quiet.completion() == completion
+    (own,) = minseek.generate(tiny, [prompt], max_new_tokens=4, ignore_end=True)
+    assert own.text == " " + " ".join(map(str, own.tokens))
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
 def test_nothing_of_a_stop_string_is_told(tiny: minseek.Model, length: int) -> None:
     prompt, whole = text_model(tiny)

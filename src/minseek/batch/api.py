@@ -95,6 +95,7 @@ def generate(
             stop=stop,
             evicts=plan.policy is not None,
             ignore_end=ignore_end,
+            continues=True,
         )
         for tokens, own in zip(encoded, samplings, strict=True)
     ]

@@ -138,6 +138,7 @@ def attempt(model: Model, plan: BatchPlan, request: Request, think: Think) -> At
         sampling=request.sampling,
         stop=request.stop,
         evicts=plan.policy is not None,
+        continues=request.prompt is not None,
     )
     form = model.thinking if request.messages else None
     return Attempt(request, job, lambda: _outcome(model, job, form, text))

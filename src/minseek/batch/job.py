@@ -17,6 +17,8 @@ from minseek.decode import (
     TokenLogprob,
     check_logprobs,
     check_stop,
+    decode_behind,
+    text_end,
     token_logprob,
 )
 from minseek.models import Model
@@ -114,6 +116,8 @@ class Generation:
         What is called with each token, in the engine's thread.
     logprobs : int, optional
         Tell with each token how likely it was, and that many most likely ones, 0 to 20.
+    continues : bool
+        The text goes on where the prompt's ends, with the space between them, rather than answering it.
 
     Raises
     ------
@@ -133,11 +137,13 @@ class Generation:
         ignore_end: bool = False,
         told: Told | None = None,
         logprobs: int | None = None,
+        continues: bool = False,
     ) -> None:
         self._model, self.prompt, self.evicts = model, prompt, evicts
         self._limit, self._told, self._logprobs = max_new_tokens, told, check_logprobs(logprobs)
         self._watcher = TagWatcher(*check_stop(stop))
-        self._stream = TextStream(model.decode) if stop or told else None
+        self._before = text_end(model.decode, prompt) if continues else []
+        self._stream = TextStream(model.decode, self._before) if stop or told else None
         self._sampler = Sampler(sampling)
         self._ends = frozenset() if ignore_end else model.end_ids
         self.tokens: list[int] = []
@@ -181,6 +187,8 @@ class Generation:
 
     def completion(self) -> Completion:
         """What came of it."""
-        text = self._model.decode(self.tokens) if self._stream is None else "".join(self._parts)
+        text = "".join(self._parts)
+        if self._stream is None:
+            text = decode_behind(self._model.decode, self._before, self.tokens)
         stats = CompletionStats(len(self.prompt), len(self.tokens), *self._figures)
         return Completion(text, self.tokens, self.finish_reason, stats)

@@ -67,7 +67,8 @@ def weighed_distance(weights: Tensor, values: Tensor) -> Tensor:
     if library is None or dim > 512 or values.dtype not in (torch.float32, torch.bfloat16):
         total = weights.sum(-1)[..., None, None]
         mean = (weights[..., None, :] @ values.float()) / total.clamp_min(torch.finfo(torch.float32).tiny)
-        return weights * (values.float() - mean).norm(dim=-1)
+        given: Tensor = weights * (values.float() - mean).norm(dim=-1)
+        return given
     weights, out = weights.float().contiguous(), torch.empty(layers, heads, n)
     library.weighed_distance(
         *(_at(values), _at(weights), c_int32(layers), c_int64(values.stride(0) // dim), c_int32(heads)),

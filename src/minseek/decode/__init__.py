@@ -3,7 +3,7 @@
 from minseek.decode.logprobs import TokenLogprob, check_logprobs, logprob, token_logprob
 from minseek.decode.sampling import Sampler, Sampling
 from minseek.decode.stopping import TagWatcher, check_stop
-from minseek.decode.text import TextStream
+from minseek.decode.text import TextStream, decode_behind, text_end
 
 __all__ = [
     "Sampler",
@@ -13,6 +13,8 @@ __all__ = [
     "TokenLogprob",
     "check_logprobs",
     "check_stop",
+    "decode_behind",
     "logprob",
+    "text_end",
     "token_logprob",
 ]

@@ -9,6 +9,26 @@ _WAITING = 3  # such marks at the end of a text may still become one character: 
 _CONTEXT = 16
 
 
+def decode_behind(decode: Callable[[list[int]], str], before: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text of tokens as it continues that of those before; some tokenizers drop a space at a text's beginning."""
+    context = text_end(decode, before)
+    given, text = decode(context) if context else "", decode([*context, *tokens])
+    return text[len(given) :] if text.startswith(given) else decode(list(tokens))
+
+
+def text_end(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[int]:
+    """The last tokens of a text that goes on; none where they end within a character, so that what follows is apart."""
+    context = _context(decode, tokens)
+    return [] if context and decode(context).endswith(_INCOMPLETE) else context
+
+
+def _context(decode: Callable[[list[int]], str], before: Sequence[int]) -> list[int]:
+    """The last tokens, from where a character starts: within one, some tokenizers lose the whole run of bytes."""
+    longest = min(len(before), _CONTEXT)
+    starts = (n for n in range(1, longest) if _INCOMPLETE not in decode(list(before[-n:])))
+    return list(before[len(before) - next(starts, longest) :])
+
+
 class TextStream:
     """Decodes tokens one at a time; a character split over several tokens comes out whole with the last of them.
 
@@ -23,10 +43,7 @@ class TextStream:
     def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int] = ()) -> None:
         self._decode = decode
         self._given = ""  # text of the tokens at hand that has been given out
-        # Decoding starts where a character starts: within one, some tokenizers lose the whole run of bytes.
-        longest = min(len(before), _CONTEXT)
-        starts = (n for n in range(1, longest) if _INCOMPLETE not in decode(list(before[-n:])))
-        self._restart(list(before[len(before) - next(starts, longest) :]))
+        self._restart(_context(decode, before))
 
     def push(self, token: int) -> str:
         """The text that this token completes, perhaps none."""

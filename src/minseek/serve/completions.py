@@ -101,6 +101,7 @@ def _jobs(
                     evicts=False,
                     told=_teller(mailbox, len(jobs)),
                     logprobs=body.logprobs,
+                    continues=True,
                 )
             )
     return jobs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minseek.decode import TokenLogprob
+from minseek.decode import TokenLogprob, decode_behind
 from minseek.models import Model
 from minseek.serve.replies import ChatLogprob, CompletionLogprobs, TopLogprob
 
@@ -24,7 +24,7 @@ def chat_logprobs(model: Model, logprobs: Sequence[TokenLogprob]) -> list[ChatLo
 
 
 def _token(model: Model, token: int, logprob: float) -> TopLogprob:
-    text = model.decode([token])
+    text = _text(model, token)
     return TopLogprob(
         token=text, logprob=max(_LEAST, logprob), bytes=None if _INCOMPLETE in text else list(text.encode())
     )
@@ -32,7 +32,7 @@ def _token(model: Model, token: int, logprob: float) -> TopLogprob:
 
 def completion_logprobs(model: Model, logprobs: Sequence[TokenLogprob], offset: int = 0) -> CompletionLogprobs:
     """For completions: one list for each figure; `offset` is the length of the text before the first token."""
-    tokens = [model.decode([one.token]) for one in logprobs]
+    tokens = [_text(model, one.token) for one in logprobs]
     offsets = []
     for token in tokens:
         offsets.append(offset)
@@ -49,5 +49,11 @@ def _by_text(model: Model, top: Sequence[tuple[int, float]]) -> dict[str, float]
     """The most probable tokens by their texts; of tokens with the same text, the most probable one."""
     told: dict[str, float] = {}
     for token, logprob in top:
-        told.setdefault(model.decode([token]), max(_LEAST, logprob))
+        told.setdefault(_text(model, token), max(_LEAST, logprob))
     return told
+
+
+def _text(model: Model, token: int) -> str:
+    """A token as it stands behind a word: with its space, if it has one."""
+    word = model.tokenizer.encode("a", add_special_tokens=False)
+    return decode_behind(model.decode, word, [token])
