@@ -447,6 +447,7 @@ def test_a_seed_that_cannot_be_used_is_refused_at_once(seed: int) -> None:
         (HeavyHitters, {"share": -1.0}),
         (ExpectedAttention, {"ahead": 0}),  # every score is NaN
         (RedundancyAware, {"queries": -3}),
+        (NovelValues, {"stretches": -1.0}),
     ],
 )
 def test_a_parameter_that_makes_no_sense_is_refused_at_once(kind: type[Policy], wrong: dict[str, Any]) -> None:
@@ -573,6 +574,20 @@ def test_surprising_words_stay_as_well() -> None:
         chosen = NovelValues(latest=0.2, surprise=surprise).choose(Candidates(slot), 80)
         stays = torch.zeros(12, 2, 160).scatter_(-1, chosen, 1.0)[:, :, 62:70]
         assert bool(stays.all()) == kept
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"), [({}, 181), ({"stretches": 2.0}, 45), ({"share": 0.1}, 51), ({"stretches": math.inf}, 200)]
+)
+def test_novel_stretches_take_no_more_than_their_limits(limits: dict[str, float], most: int) -> None:
+    """8 sqrt(512), 2 sqrt(512), a tenth of 512; and all that are novel, which are fewer than 0.6 of 512."""
+    torch.manual_seed(0)
+    policy = NovelValues(latest=0, neighbours=1, spread=1, rarity=0.5, surprise=1e6, **limits)
+    slot = filled(policy, torch.randn(2, 2, 640, 8), 512, 128)
+    slot.pool.surprise[0] = 0
+    slot.pool.surprise[0, torch.randperm(640)[:200]] = 1
+    scores = policy.score(Candidates(slot))
+    assert (scores >= 2 + policy.weight).sum(-1).eq(most).all()
 
 
 def spread_out(row: Array, reach: int, statistic: Any) -> Array:
