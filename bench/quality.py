@@ -157,13 +157,15 @@ def main() -> None:
         figures = kept("quality")
     except FileNotFoundError:
         figures = {"policies": {}}
-    figures["machine"], figures["default"] = machine(), DEFAULT_POLICY
+    about = machine()  # before the first row: the commit may change while they are measured
+    figures["machine"], figures["default"] = about, DEFAULT_POLICY
     chief = ["full cache", DEFAULT_POLICY]
     for name in dict.fromkeys(args.only if args.only is not None else [*chief, *POLICIES]):
         began = time.perf_counter()
         policy = None if name == "full cache" else POLICIES[name]()
         prompts = args.prompts or (100 if name in chief else 20)
-        figures["policies"][name] = measure(model, policy, prompts, figures["policies"].get("full cache"))
+        found = measure(model, policy, prompts, figures["policies"].get("full cache"))
+        figures["policies"][name] = {**found, "machine": about}
         write("quality", figures)
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
     print(report(figures))
