@@ -167,6 +167,8 @@ def main() -> None:
         dense_folder(find_source("smollm2"), torch.float32), dtype=torch.float32, attn_implementation="watched"
     ).eval()
     count = model.config.num_hidden_layers
+    if wrong := [layer for layer in args.layers or () if not 0 <= layer < count]:
+        parser.error(f"there is no layer {wrong[0]}: choose from 0 to {count - 1}")
     if args.layers is None:
         once = torch.randint(model.config.vocab_size, (256,), generator=torch.Generator().manual_seed(0))
         copying = Copying(count, len(once))
