@@ -118,11 +118,8 @@ class Evicting(Watch):
         values = F.normalize(torch.stack(self.values[:layers]), dim=-1)
         unlike = -(values @ F.normalize(values.sum(2), dim=-1)[..., None]).mean((0, 1, 3))
         line = torch.stack((unlike, self.surprise[: self.seen]))[None]
-        line = F.avg_pool1d(line, policy.neighbours, 1, policy.neighbours // 2, count_include_pad=False)[0]
-        line = (line - line.mean(1, keepdim=True)) / line.std(1, keepdim=True)
-        correlation = float((line[0] * line[1]).mean())
-        both = line[0] + policy.surprise * line[1]
-        both /= math.sqrt(1 + policy.surprise**2 + 2 * policy.surprise * correlation)
+        means = F.avg_pool1d(line, policy.neighbours, 1, policy.neighbours // 2, count_include_pad=False)[0]
+        both = policy._in_deviations(means, means, {})
         return F.max_pool1d(both[None], policy.spread, 1, policy.spread // 2)[0]
 
 
@@ -161,6 +158,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="*", help="the chosen layers, from 0 on")
     parser.add_argument("--stretches", type=float, default=NovelValues.stretches, help="as of NovelValues")
     args = parser.parse_args()
+    if missing := [file for file in args.files if not Path(file).is_file()]:
+        parser.error(f"there is no file {missing[0]}: name texts of more than {FROM} tokens")
     warnings.simplefilter("ignore")
     AttentionInterface.register("watched", attend)
     model = AutoModelForCausalLM.from_pretrained(
@@ -177,7 +176,7 @@ def main() -> None:
         print("copying, share by layer:", *(f"{layer}: {s:.2f}" for layer, s in enumerate(copying.found) if s >= 0.05))
     chosen, policy = set(args.layers), NovelValues(stretches=args.stretches)
     large = int(args.times * CAP)
-    small = (count * CAP - len(chosen) * large) // (count - len(chosen))
+    small = (count * CAP - len(chosen) * large) // max(1, count - len(chosen))
     if small < CAP // 4:
         parser.error(
             f"{len(chosen)} layers with {large} pairs leave {small} to the others: choose fewer layers or pairs"
@@ -193,6 +192,8 @@ def main() -> None:
     rows = []
     for file in args.files:
         ids = torch.tensor(tokenizer.encode(Path(file).read_text(errors="replace"))[:READ])
+        if len(ids) < FROM + 2:
+            parser.error(f"{file} has {len(ids)} tokens: name texts of more than {FROM}")
         found = [perplexity(model, ids, Evicting(model, own, len(ids) + 1, policy)) for own in caps.values()]
         rows.append([Path(file).name, f"{found[0]:.2f}", *(f"{p:.2f} (+{p / found[0] - 1:.1%})" for p in found[1:])])
     print(table("Perplexity by how the pairs are shared out", ("text", *caps), rows))
