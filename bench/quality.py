@@ -22,7 +22,7 @@ from needles import REPORT, needle, text
 import minseek
 from minseek.batch import Engine, Generation
 from minseek.batch.plan import DEFAULT_POLICY
-from minseek.cache import Candidates, SlotPool
+from minseek.cache import SlotPool
 from minseek.cache.policies import POLICIES, Policy
 from minseek.decode import Sampling
 from minseek.models.feed import Feed
@@ -68,8 +68,8 @@ def perplexity(model: minseek.Model, ids: list[int], policy: Policy | None, cap:
     slot.window = policy.window if policy else 0
     loss, count = 0.0, 0
     for start in range(0, len(ids) - 1, 128):
-        if policy is not None and slot.length + 128 > slot.capacity:
-            slot.keep(policy.choose(Candidates(slot), cap))
+        if policy is not None and not slot.room:
+            policy.evict(slot)
         chunk = ids[start : start + 128]
         logits, _ = model.feed_many([Feed(chunk, slot, len(chunk))])
         follow = torch.tensor(ids[start + 1 : start + 129])

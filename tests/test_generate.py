@@ -203,6 +203,7 @@ class SlowSequence:
 
     reference: Any
     context: int
+    caps: tuple[int, ...]
     cap: int
     block: int
     sinks: int
@@ -217,21 +218,30 @@ class SlowSequence:
         self.heads = [[[] for _ in range(2)] for _ in range(3)]
 
     @property
-    def length(self) -> int:
-        return len(self.heads[0][0])
+    def lengths(self) -> list[int]:
+        return [len(layer[0]) for layer in self.heads]
+
+    @property
+    def capacities(self) -> list[int]:
+        """All layers have the same room until they are full for the first time."""
+        return [(cap if self.evictions else self.cap) + self.block for cap in self.caps]
+
+    @property
+    def room(self) -> int:
+        return min(room - length for room, length in zip(self.capacities, self.lengths, strict=True))
 
     def feed(self, given: Sequence[int]) -> Tensor:
         """As the engine does: up to the next eviction at once, and positions made anew if the context would end."""
         at, logits = 0, torch.empty(0)
         while at < len(given):
-            if self.length == self.cap + self.block:
+            if not self.room:
                 self.evict()
-            count = min(len(given) - at, 128, self.cap + self.block - self.length)
+            count = min(len(given) - at, 128, self.room)
             if self.position + count > self.context:
+                self.position = max(self.lengths)
                 for pairs in (pairs for layer in self.heads for pairs in layer):
                     for index, pair in enumerate(pairs):
-                        pair.position = index
-                self.position = self.length
+                        pair.position = self.position - len(pairs) + index
                 self.reencodings += 1
             for token in given[at : at + count]:
                 logits = self.step(token)
@@ -239,13 +249,16 @@ class SlowSequence:
         return logits
 
     def evict(self) -> None:
-        for layer in self.heads:
+        full = [length == room for length, room in zip(self.lengths, self.capacities, strict=True)]
+        for layer, cap, due in zip(self.heads, self.caps, full, strict=True):
             for head, pairs in enumerate(layer):
+                if not due or len(pairs) <= cap:
+                    continue
                 scores = {id(p): p.received / (self.seen - p.arrival) for p in pairs}
                 safe = [p for p in pairs if p.arrival < self.sinks] + pairs[len(pairs) - self.recent :]
                 others = [p for p in pairs if p not in safe]
                 others.sort(key=lambda p: -scores[id(p)])
-                stay = {id(p) for p in safe + others[: self.cap - len(safe)]}
+                stay = {id(p) for p in safe + others[: cap - len(safe)]}
                 layer[head] = [p for p in pairs if id(p) in stay]
         self.evictions += 1
 
@@ -290,7 +303,8 @@ class Told(Generation):
         given = super().proceed(logits)
         if not given:
             self.arrivals = [self.cache.arrivals_of(layer).tolist() for layer in range(3)]
-            self.positions = [self.cache.positions[layer][:, : self.cache.length].tolist() for layer in range(3)]
+            lengths = self.cache.lengths
+            self.positions = [self.cache.positions[layer][:, : lengths[layer]].tolist() for layer in range(3)]
             self.counts = self.cache.evictions, self.cache.reencodings, self.cache.seen
         return given
 
@@ -301,17 +315,19 @@ def generation(model: minseek.Model, prompt: list[int], kind: type[Generation] =
 
 @pytest.mark.parametrize("step", ["C", "PyTorch"])
 @pytest.mark.parametrize("context", [512, 64])
+@pytest.mark.parametrize("caps", [(), (20, 32, 20), (18, 28, 23)], ids=["one cap", "two caps", "three caps"])
 def test_the_schedule_equals_a_list_of_pairs(
-    context: int, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    caps: tuple[int, ...], context: int, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same pairs in every head, at the same positions, and the same logits and tokens."""
     model = load(save(tmp_path, "llama", max_position_embeddings=context), device, step, monkeypatch)
     reference = make_reference("llama", max_position_embeddings=context).double()
     plan = make_plan(model, ObservedAttention(sinks=2, recent=4), cap=24, block=8, sequences=2)
+    plan = replace(plan, slot=replace(plan.slot, caps=caps))
     jobs = [generation(model, tokens(length, length), Told, 25) for length in (80, 33)]
     assert len(list(Engine(model, plan).run(jobs))) == 2
     for job in jobs:
-        slow = SlowSequence(reference, context, 24, 8, sinks=2, recent=4)
+        slow = SlowSequence(reference, context, caps or (24,) * 3, 24, 8, sinks=2, recent=4)
         given = job.prompt
         for token, logits in zip(job.tokens, job.logits, strict=True):
             wanted = slow.feed(given)

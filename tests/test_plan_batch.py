@@ -120,6 +120,7 @@ def test_the_figures_by_hand(tiny: minseek.Model) -> None:
         "model": tiny.name,
         "policy": "window",
         "cap": 80,
+        "caps": [80, 80, 80],
         "block": 20,
         "slots": 11,
         "slot_bytes": 88_800,

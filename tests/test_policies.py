@@ -186,9 +186,9 @@ def test_a_choice_is_ascending_complete_and_keeps_what_is_protected(kind: type[P
             assert (chosen[..., :3] == torch.arange(3)).all()
             assert (chosen[..., -7:] == torch.arange(N - 7, N)).all()
             assert torch.equal(policy.choose(Candidates(slot), cap).cpu(), chosen)
-        slot.keep(policy.choose(Candidates(slot), CAP))
-        assert (slot.pool.arrivals[:, 1, :, :3].cpu() == torch.arange(3)).all()
-        assert (slot.pool.arrivals[:, 1, :, CAP - 7 : CAP].cpu() == torch.arange(slot.seen - 7, slot.seen)).all()
+        slot.keep([policy.choose(Candidates(slot), CAP)])
+        assert (slot.stacks[0].arrivals[:, :, :3].cpu() == torch.arange(3)).all()
+        assert (slot.stacks[0].arrivals[:, :, CAP - 7 : CAP].cpu() == torch.arange(slot.seen - 7, slot.seen)).all()
         more(slot, BLOCK, chance)
 
 
@@ -199,7 +199,7 @@ def test_a_choice_depends_on_the_slot_alone(kind: type[Policy]) -> None:
     alone = policy.choose(Candidates(synthetic(1, seed=9)[0]), CAP)
     assert torch.equal(policy.choose(Candidates(synthetic(4, seed=6)[3]), CAP), alone)
     used = synthetic(3, seed=70)[1]
-    used.keep(policy.choose(Candidates(used), CAP))
+    used.keep([policy.choose(Candidates(used), CAP)])
     used.clear()
     more(used, N, torch.Generator().manual_seed(9))
     assert torch.equal(policy.choose(Candidates(used), CAP), alone)
@@ -249,7 +249,7 @@ def test_heavy_hitters_keep_the_sum_and_half_of_the_cap_for_recent_pairs(case: C
     """After the first eviction: the share is that of the survivors, of whom there are cap."""
     policy = HeavyHitters(sinks=2, recent=0)
     slot = case.slot(policy)
-    slot.keep(torch.arange(CAP).expand(LAYERS, HEADS, -1))
+    slot.keep([torch.arange(CAP).expand(LAYERS, HEADS, -1)])
     model_tokens = tokens(BLOCK, 12)
     case.model.feed_many([Feed(model_tokens, slot)])
     received = torch.stack(slot.received).double().numpy()
@@ -398,7 +398,7 @@ def survivors(policy: Random, evictions: int, cap: int = 30, block: int = 20) ->
     slot = SlotPool(shape, Rotary(torch.ones(1)), 1).slots[0]
     for _ in range(evictions):
         slot.advance(slot.capacity - slot.length)
-        slot.keep(policy.choose(Candidates(slot), cap))
+        slot.keep([policy.choose(Candidates(slot), cap)])
     there = torch.zeros(2, 3, slot.seen)
     arrivals = torch.stack([slot.arrivals_of(layer) for layer in range(2)])
     return there.scatter_(2, arrivals.long(), 1.0)
@@ -544,10 +544,11 @@ def filled(policy: Policy, values: Tensor, cap: int, block: int) -> Slot:
     shape = SlotShape(CacheShape(layers, heads, dim, torch.float32), cap, block, hidden=1)
     pool = SlotPool(shape, Rotary(torch.ones(dim // 2)), 1)
     (slot,) = pool.slots
-    pool.values[:, 0], pool.keys[:, 0] = values, torch.randn_like(values)
-    pool.positions[:, 0] = pool.arrivals[:, 0] = torch.arange(n, dtype=torch.int32)
-    pool.received[:, 0] = n - torch.arange(n, dtype=torch.float32)
-    slot.length = slot.seen = slot.position = n
+    (stack,) = slot.stacks
+    stack.values[:], stack.keys[:] = values, torch.randn_like(values)
+    stack.positions[:] = torch.arange(n, dtype=torch.int32)
+    slot.advance(n)
+    stack.received[:] = n - torch.arange(n, dtype=torch.float32)
     return slot
 
 
@@ -608,11 +609,11 @@ def test_novelty_by_hand(recent: int) -> None:
     settled, edge = 0, 3  # of the last tokens not all neighbours have come
     for seen in (60, 80, 100):
         if seen > 60:
-            slot.keep(torch.arange(20, 60).expand(4, 3, -1))
-            pool.values[:, 0, :, 40:] = values[:, :, seen - 20 : seen]
-            slot.length, slot.seen = 60, seen
+            slot.keep([torch.arange(20, 60).expand(4, 3, -1)])
+            slot.stacks[0].values[:, :, 40:] = values[:, :, seen - 20 : seen]
+            slot.advance(20)
         new = 60 if seen == 60 else 20
-        pool.surprise[0, 60 - new : 60] = surprise[seen - new : seen]
+        pool.surprise[0, :new] = surprise[seen - new : seen]
         candidates = Candidates(slot)
         policy.score(candidates)
         first = candidates.notes.clone()

@@ -88,7 +88,11 @@ def test_without_a_policy_a_slot_costs_its_keys_and_values() -> None:
 
 
 def copies(pool: SlotPool) -> dict[str, Tensor]:
-    return {name: getattr(pool, name).clone() for name in (*MOVED, "latest", "queries")}
+    """[layers, slots, …] of each field."""
+    stacked = {
+        name: torch.stack([getattr(slot.stacks[0], name) for slot in pool.slots], 1) for name in (*MOVED, "latest")
+    }
+    return {**stacked, "queries": pool.queries.clone()}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -101,9 +105,10 @@ def test_keep_leaves_what_a_list_would(path: str, dtype: torch.dtype, device: st
         pool.notes.copy_(torch.rand(pool.notes.shape, generator=chance))
         before, mine = copies(pool), pool.slots[index % 3]
         chosen = random_choice(kept, CAP + BLOCK, chance)
-        mine.keep(chosen.to(device))
+        mine.keep([chosen.to(device)])
+        after = copies(pool)
         for name, old in before.items():
-            new = getattr(pool, name)
+            new = after[name]
             for layer in range(LAYERS):
                 for slot in pool.slots:
                     if slot is not mine:
@@ -115,10 +120,11 @@ def test_keep_leaves_what_a_list_would(path: str, dtype: torch.dtype, device: st
                     wanted = [was[i] for i in chosen[layer, head].tolist()]
                     assert torch.equal(new[layer, mine.index, head, :kept], torch.stack(wanted)), name
         for name in ("received", "notes"):
-            assert not getattr(pool, name)[:, mine.index, :, kept:].any(), name
-        assert not pool.latest[:, mine.index].any()
-        assert (mine.length, mine.survived, mine.seen, mine.position) == (kept, kept, CAP + BLOCK, CAP + BLOCK)
-        assert (mine.evictions, mine.full) == (1, kept == CAP + BLOCK)
+            assert not after[name][:, mine.index, :, kept:].any(), name
+        assert not after["latest"][:, mine.index].any()
+        assert (mine.length, mine.stacks[0].survived) == (kept, kept)
+        assert (mine.seen, mine.position, mine.fresh) == (CAP + BLOCK, CAP + BLOCK, 0)
+        assert (mine.evictions, mine.room) == (1, CAP + BLOCK - kept)
 
 
 def test_every_head_keeps_its_own_pairs_over_many_evictions(path: str) -> None:
@@ -135,7 +141,7 @@ def test_every_head_keeps_its_own_pairs_over_many_evictions(path: str) -> None:
                 pairs += [(came + t, keys[layer, head, t]) for t in range(count)]
         came += count
         chosen = random_choice(CAP, slot.length, chance)
-        slot.keep(chosen)
+        slot.keep([chosen])
         for layer, heads in enumerate(lists):
             for head, pairs in enumerate(heads):
                 heads[head] = pairs = [pairs[i] for i in chosen[layer, head].tolist()]
@@ -155,8 +161,8 @@ def test_both_paths_keep_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) ->
         pool, chance = make_pool(dtype=torch.bfloat16), torch.Generator().manual_seed(3)
         for slot in pool.slots:
             fill(slot, CAP + BLOCK, chance)
-        pool.slots[2].keep(random_choice(CAP, CAP + BLOCK, chance))
-        kept.append([getattr(pool, name)[:, 2, :, :CAP] for name in MOVED])
+        pool.slots[2].keep([random_choice(CAP, CAP + BLOCK, chance)])
+        kept.append([copies(pool)[name][:, 2, :, :CAP] for name in MOVED])
     for native_kept, other in zip(*kept, strict=True):
         assert torch.equal(native_kept, other)
 
@@ -165,10 +171,10 @@ def test_keeping_all_moves_nothing(path: str) -> None:
     pool = make_pool()
     fill(pool.slots[0], CAP + BLOCK, torch.Generator().manual_seed(4))
     before = copies(pool)
-    tensors = [getattr(pool, name)[:, 0] for name in MOVED]
+    tensors = [getattr(pool.slots[0].stacks[0], name) for name in MOVED]
     keep_pairs(tensors, torch.arange(CAP + BLOCK).expand(LAYERS, HEADS, -1))
     for name in MOVED:
-        assert torch.equal(getattr(pool, name), before[name])
+        assert torch.equal(copies(pool)[name], before[name])
 
 
 # Positions
@@ -180,10 +186,10 @@ def test_reencoded_keys_are_those_of_the_new_positions(device: str) -> None:
     raw = fill(slot, CAP + BLOCK, chance)
     for _ in range(3):
         chosen = random_choice(CAP, CAP + BLOCK, chance).to(device)
-        slot.keep(chosen)
+        slot.keep([chosen])
         raw = raw.gather(2, chosen[..., None].expand(-1, -1, -1, DIM))
         raw = torch.cat((raw, fill(slot, BLOCK, chance)), dim=2)
-    old, untouched = slot.position, pool.keys[:, 0].clone()
+    old, untouched = slot.position, pool.keys[0].clone()
     slot.reencode()
     positions = torch.arange(CAP + BLOCK)
     for layer in range(LAYERS):
@@ -192,10 +198,10 @@ def test_reencoded_keys_are_those_of_the_new_positions(device: str) -> None:
     got = torch.stack(slot.keys)
     torch.testing.assert_close(got.cpu().double(), wanted, atol=5e-5, rtol=0)
     assert (slot.position, slot.reencodings, slot.seen) == (CAP + BLOCK, 1, old)
-    assert torch.equal(pool.keys[:, 0], untouched)
+    assert torch.equal(pool.keys[0], untouched)
     slot.reencode()  # they stand there already
     assert torch.equal(torch.stack(slot.keys), got)
-    slot.keep(random_choice(CAP, CAP + BLOCK, chance).to(device))
+    slot.keep([random_choice(CAP, CAP + BLOCK, chance).to(device)])
     fill(slot, 1, chance)
     assert slot.positions[0][:, CAP].tolist() == [CAP + BLOCK] * HEADS  # what follows stands right behind them
 
@@ -205,7 +211,7 @@ def test_a_candidates_keys_without_positions_are_what_was_appended() -> None:
     slot = pool.slots[0]
     raw = fill(slot, CAP + BLOCK, chance)
     chosen = random_choice(CAP, CAP + BLOCK, chance)
-    slot.keep(chosen)
+    slot.keep([chosen])
     wanted = raw.gather(2, chosen[..., None].expand(-1, -1, -1, DIM))
     for _ in range(2):
         torch.testing.assert_close(Candidates(slot).unrotated, 1.3 * wanted, atol=3e-5, rtol=0)
@@ -220,16 +226,16 @@ def test_a_cleared_slot_is_like_a_new_one() -> None:
     used, other = pool.slots[1], pool.slots[2]
     for slot in (used, other):
         fill(slot, CAP + BLOCK, chance)
-        slot.keep(random_choice(CAP, CAP + BLOCK, chance))
+        slot.keep([random_choice(CAP, CAP + BLOCK, chance)])
         slot.reencode()
     fill(used, 3, chance)
-    others = other.pool.received[:, 2].clone()
+    others = other.pool.received[2].clone()
     used.clear()
-    assert (used.length, used.survived, used.seen, used.position, used.asked) == (0,) * 5
-    assert (used.evictions, used.reencodings, used.full) == (0, 0, False)
+    assert (used.length, used.stacks[0].survived, used.seen, used.fresh, used.position, used.asked) == (0,) * 6
+    assert (used.evictions, used.reencodings, used.room) == (0, 0, CAP + BLOCK)
     for tensor in (pool.received, pool.latest, pool.notes):
-        assert not tensor[:, 1].any()
-    assert torch.equal(pool.received[:, 2], others)
+        assert not tensor[1].any()
+    assert torch.equal(pool.received[2], others)
     raw = fill(used, 5, chance)
     assert torch.equal(used.arrivals_of(0)[0], torch.arange(5, dtype=torch.int32))
     wanted = turned(raw, torch.arange(5).expand(LAYERS, HEADS, -1))
@@ -241,9 +247,8 @@ def test_a_full_slot_takes_no_more() -> None:
     slot.reserve(CAP + BLOCK)
     fill(slot, CAP + BLOCK - 2, torch.Generator().manual_seed(8))
     slot.reserve(2)
-    with pytest.raises(CacheFullError, match=f"^a slot holds {CAP + BLOCK} tokens and {CAP + BLOCK + 1} are wanted$"):
+    with pytest.raises(CacheFullError, match="^a slot has room for 2 more tokens and 3 are wanted$"):
         slot.reserve(3)
-    assert not slot.full
 
 
 @pytest.mark.parametrize("window", [0, 1, 5, BLOCK, BLOCK + 5, 1000])
@@ -273,7 +278,7 @@ def test_queries_of_the_last_block_are_kept(chunks: list[int]) -> None:
     held = Candidates(slot).queries
     assert held is not None
     assert sorted(map(tuple, held[1, 2].tolist())) == sorted(map(tuple, every[1, 2, at - BLOCK : at].tolist()))
-    slot.keep(torch.arange(CAP).expand(LAYERS, HEADS, -1))
+    slot.keep([torch.arange(CAP).expand(LAYERS, HEADS, -1)])
     for layer in range(LAYERS):
         slot.remember_queries(layer, every[layer, :, at : at + 5])
     slot.advance(5)
@@ -307,7 +312,7 @@ def test_a_thought_cache_lives_in_a_slots_memory() -> None:
         over.reserve(over.capacity - over.length + 1)
     for name, old in untouched.items():
         for index in (0, 2):
-            assert torch.equal(getattr(pool, name)[:, index], old[:, index])
+            assert torch.equal(copies(pool)[name][:, index], old[:, index])
 
 
 # Kernels

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minseek.batch.job import Job
 from minseek.batch.plan import PASS_TOKENS, BatchPlan
-from minseek.cache import Candidates, Pairs, Slot, SlotPool
+from minseek.cache import Pairs, Slot, SlotPool
 from minseek.errors import InputError
 from minseek.models import Model
 from minseek.models.feed import Feed
@@ -190,11 +190,11 @@ class Engine:
         began = time.perf_counter()
         fed, room, gone = list[tuple[_Seat, Feed]](), PASS_TOKENS, list[_Seat]()
         for seat in sorted(self._seats, key=lambda s: s.reading):  # who writes does not wait for who reads
-            if seat.job.evicts and seat.slot.full:
+            if seat.job.evicts and not seat.slot.room:
                 self._evict(seat.slot)
-            count = min(len(seat.pending), _CHUNK, seat.cache.capacity - seat.cache.length)
+            count = min(len(seat.pending), _CHUNK, seat.cache.room)
             if count == 0:
-                seat.error = InputError(f"the slot of {seat.cache.capacity} tokens is full: take less, or larger slots")
+                seat.error = InputError(f"the slot of {seat.cache.length} tokens is full: take less, or larger slots")
                 gone.append(seat)
                 continue
             if count > room:
@@ -235,7 +235,7 @@ class Engine:
     def _evict(self, slot: Slot) -> None:
         policy = self.plan.policy
         assert policy is not None, "a job that may be evicted from needs a policy"
-        slot.keep(policy.choose(Candidates(slot), self.plan.cap))
+        policy.evict(slot)
         self.progress.evictions += 1
 
     def _count(self, fed: Sequence[tuple[_Seat, Feed]], seconds: float) -> None:

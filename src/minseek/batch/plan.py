@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from minseek.cache import SlotShape
+from minseek.cache import SlotShape, caps_by_layer
 from minseek.cache.policies import Policy, make_policy
 from minseek.errors import InputError, check_type
 from minseek.models import Model, check_model
@@ -47,7 +47,7 @@ class BatchPlan:
 
     @property
     def cap(self) -> int:
-        """Pairs per head that survive an eviction."""
+        """Pairs per head that survive an eviction, on average over the layers; `slot.caps` are those that differ."""
         return self.slot.cap
 
     @property
@@ -71,6 +71,7 @@ class BatchPlan:
             "model": self.model,
             "policy": self.policy.name if self.policy else None,
             "cap": self.cap,
+            "caps": [cap for cap in self.slot.caps] or [self.cap] * self.slot.shape.layers,
             "block": self.block,
             "slots": self.slots,
             "slot_bytes": self.slot.nbytes,
@@ -92,11 +93,20 @@ class BatchPlan:
         rows = (
             ("weights", format_bytes(self.weight_bytes), self.model),
             ("a slot", format_bytes(self.slot.nbytes), f"{sizes}; cap {self.cap} + block {self.block}, {rule}"),
+            *(("", "", note) for note in self._by_layer()),
             (f"{self.slots} slots", format_bytes(self.kv_bytes), f"allocated at once{budget}"),
             ("a pass", format_bytes(self.pass_bytes), f"activations of {PASS_TOKENS} tokens, logits"),
             ("in all", format_bytes(self.total_bytes), ""),
         )
         return "\n".join(f"{name:<10}{size:>10}  {note}".rstrip() for name, size, note in rows)
+
+    def _by_layer(self) -> list[str]:
+        """How layers share a slot, where their caps differ."""
+        if not self.slot.caps:
+            return []
+        (small, others), (large, copying) = self.slot.stacks
+        names = ", ".join(map(str, copying))
+        return [f"cap {large} in the layers that copy ({names}), {small} in the {len(others)} others"]
 
 
 def plan(
@@ -185,13 +195,15 @@ def plan(
             f"{format_bytes(slot.nbytes)}; give a larger budget or a smaller cap or block"
         )
     slots = min(fitting, wanted) if wanted else fitting
+    if rule is not None and rule.copying_caps > 1:
+        slot = replace(slot, caps=_caps(model, rule, cap, block, longest))
     return BatchPlan(
         slot=slot,
         slots=slots,
         kv_budget=budget,
         policy=rule,
         weight_bytes=model.weight_bytes,
-        pass_bytes=model.pass_bytes(PASS_TOKENS, slot.capacity, min(slots, PASS_TOKENS)),
+        pass_bytes=model.pass_bytes(PASS_TOKENS, slot.largest, min(slots, PASS_TOKENS)),
         model=model.name,
     )
 
@@ -200,6 +212,21 @@ def _room(model: Model) -> int:
     """Bytes for slots where no budget was given."""
     there = int(_ROOM * memory_bytes(model.placement.device))
     return there if model.placement.device.type == "cuda" else there - model.weight_bytes  # a GPU tells what is free
+
+
+def _caps(model: Model, policy: Policy, cap: int, block: int, longest: int | None) -> tuple[int, ...]:
+    """The caps of a model's layers: more pairs for those that copy, at the same bytes."""
+    most = min(model.max_positions, longest or model.max_positions) - block  # what a longer one would hold is nothing
+    least = max(_least_cap(policy), cap // 2)
+    if most < cap + block:
+        return ()
+    return caps_by_layer(
+        *(cap, model.parts.blueprint.layers, model.copying_layers),
+        times=policy.copying_caps,
+        block=block,
+        least=least,
+        most=most,
+    )
 
 
 def _least_cap(policy: Policy | None) -> int:

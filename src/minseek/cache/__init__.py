@@ -4,7 +4,8 @@ from minseek.cache.candidates import Candidates
 from minseek.cache.pairs import Pairs
 from minseek.cache.rotary import Rotary, rotate
 from minseek.cache.singles import Singles
-from minseek.cache.slots import Slot, SlotPool, SlotShape
+from minseek.cache.slot_shape import SlotShape, caps_by_layer
+from minseek.cache.slots import Slot, SlotPool
 from minseek.cache.thought_cache import CacheFullError, CacheShape, KeyStorage, ThoughtCache
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "SlotPool",
     "SlotShape",
     "ThoughtCache",
+    "caps_by_layer",
     "rotate",
 ]

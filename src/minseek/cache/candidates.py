@@ -10,10 +10,21 @@ from torch import Tensor
 from minseek.cache.kernels import likeness, unrotated_likeness
 from minseek.cache.rotary import rotate
 from minseek.cache.slots import Slot
+from minseek.cache.stacks import Stack
 
 
 class Candidates:
-    """The pairs of one slot, as a policy sees them. L layers, H heads, n pairs in the order of their positions.
+    """The pairs of one stack of a slot's layers, as a policy sees them.
+
+    L layers, those that have the same cap (all, as long as no caps differ); H heads, n pairs in the order of their
+    positions.
+
+    Parameters
+    ----------
+    slot : Slot
+        Of one sequence.
+    stack : Stack, optional
+        One of the slot's; the default is its only one.
 
     Attributes
     ----------
@@ -31,33 +42,51 @@ class Candidates:
         [L, H * G, m, D], without positions: the queries since the last eviction (at most `block`), if the policy
         `needs_queries`.
     surprise : Tensor or None
-        [new], float32, if the policy `needs_surprise`: how much less the model expected each new token than a token of
-        the vocabulary on average (difference of logits).
-    cap : int
-        How many of them will stay.
+        [fresh], float32, if the policy `needs_surprise`: how much less the model expected each token since the last
+        eviction than a token of the vocabulary on average (difference of logits).
+    cap, mean_cap : int
+        How many of them will stay; how many do on average over all layers.
     memory : dict
         What the policy remembers of the sequence as a whole, empty at its first eviction; the policy's own.
-    seen, new : int
-        Tokens of the sequence so far; how many of the pairs (the last ones) came since the last eviction.
+    seen, new, fresh : int
+        Tokens of the sequence so far; how many of the pairs (the last ones) came since the last eviction from these
+        layers, and from any layer.
     """
 
-    def __init__(self, slot: Slot) -> None:
-        pool, index, n = slot.pool, slot.index, slot.length
+    def __init__(self, slot: Slot, stack: Stack | None = None) -> None:
+        if stack is None:
+            (stack,) = slot.stacks
+        pool, index, n = slot.pool, slot.index, stack.length
         self._slot = slot
-        self.cap, self.memory = pool.shape.cap, slot.memory
-        self.keys, self.values = pool.keys[:, index, :, :n], pool.values[:, index, :, :n]
-        self.positions, self.arrivals = pool.positions[:, index, :, :n], pool.arrivals[:, index, :, :n]
-        self.received, self.latest = pool.received[:, index, :, :n], pool.latest[:, index, :, :n]
-        self.notes = pool.notes[:, index, :, :n]
-        self.seen, self.new = slot.seen, n - slot.survived
-        asked = min(self.new, pool.shape.block)
-        self.queries = pool.queries[:, index, :, :asked] if pool.shape.query_heads else None
-        self.surprise = pool.surprise[index, slot.survived : n] if pool.shape.hidden else None
+        self.cap, self.mean_cap, self.memory = stack.cap, pool.shape.cap, slot.memory
+        self.keys, self.values = stack.keys[:, :, :n], stack.values[:, :, :n]
+        self.positions, self.arrivals = stack.positions[:, :, :n], stack.arrivals[:, :, :n]
+        self.received, self.latest, self.notes = (t[:, :, :n] for t in (stack.received, stack.latest, stack.notes))
+        self.seen, self.new, self.fresh = slot.seen, n - stack.survived, slot.fresh
+        asked = min(self.fresh, pool.shape.block)
+        self.queries = pool.queries[list(stack.layers), index, :, :asked] if pool.shape.query_heads else None
+        self.surprise = pool.surprise[index, : self.fresh] if pool.shape.hidden else None
+
+    def first_values(self, layers: int) -> Tensor:
+        """[layers, H, fresh, D]: values of the tokens since the last eviction, in the first layers of the model."""
+        slot = self._slot
+        ends = slot.lengths
+        return torch.stack([slot.values[i][:, ends[i] - self.fresh : ends[i]] for i in range(layers)])
+
+    def note(self, notes: Tensor) -> None:
+        """Write one note [tokens] about each of the last tokens of the sequence, in all layers and heads."""
+        for stack in self._slot.stacks:
+            stack.notes[:, :, stack.length - len(notes) : stack.length] = notes
 
     @property
     def count(self) -> int:
         """Pairs per head."""
         return self.keys.shape[2]
+
+    @property
+    def layers(self) -> int:
+        """Layers of the whole model."""
+        return self._slot.pool.shape.shape.layers
 
     def unrotated_likeness(self) -> Tensor:
         """[L, H, n]: the cosine of each key without its position with the mean of all normalised ones."""

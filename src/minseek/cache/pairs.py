@@ -16,7 +16,8 @@ class Pairs(Protocol):
     Attributes
     ----------
     keys, values : sequence of Tensor
-        For each layer [H, capacity, D]; the first `length` of each head are in use, keys with their positions.
+        For each layer [H, capacity, D]; the first ones of each head, as many as `lengths` says, are in use, keys with
+        their positions.
     raw_keys : sequence of Tensor
         Keys without positions in the same shapes, or nothing.
     positions : sequence of Tensor
@@ -30,16 +31,29 @@ class Pairs(Protocol):
     ahead : Tensor or None
         [hidden], float32: the last hidden state of the newest token, which told what was expected next (zeros before
         the first token). None if nobody asks how surprising tokens are.
-    length, capacity, position : int
-        Pairs that each head holds and has room for; where the next token stands.
+    lengths, capacities : sequence of int
+        Pairs that each head holds and has room for, layer by layer.
+    length, room, position : int
+        Pairs that each head holds in the layers that hold most; tokens that there is room for without an eviction or a
+        new allocation; where the next token stands.
     allocation : int
         Another number whenever the tensors lie elsewhere.
     """
 
     rotary: Rotary
-    capacity: int
-    length: int
     allocation: int
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+    @property
+    def capacities(self) -> Sequence[int]: ...
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def room(self) -> int: ...
 
     @property
     def keys(self) -> Sequence[Tensor]: ...

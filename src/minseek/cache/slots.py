@@ -3,63 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minseek.cache.kernels import keep_pairs
 from minseek.cache.rotary import Rotary, rotate
-from minseek.cache.thought_cache import CacheFullError, CacheShape, allocations
-
-_NOTES = 20  # bytes beside a pair that may be evicted: position, arrival (int32), attention received twice, a note
-
-
-@dataclass(frozen=True)
-class SlotShape:
-    """The rectangle of one sequence: [layers, H, cap + block, D] keys and as many values.
-
-    Attributes
-    ----------
-    shape : CacheShape
-        Layers, heads, head dimension and dtype.
-    cap : int
-        Pairs per head that survive an eviction.
-    block : int
-        Tokens between two evictions.
-    evicts : bool
-        Whether a policy decides; without one, a slot is full at cap + block tokens, and nothing is noted of its pairs.
-    query_heads : int
-        Query heads whose queries since the last eviction are kept for the policy, [query heads, block, D] in float32
-        in each layer; 0 keeps none.
-    hidden : int
-        Size of a last hidden state. One, and the surprise of each pair's token, are kept for the policy; 0 keeps none.
-    """
-
-    shape: CacheShape
-    cap: int
-    block: int
-    evicts: bool = True
-    query_heads: int = 0
-    hidden: int = 0
-
-    @property
-    def capacity(self) -> int:
-        """Pairs per head that a slot has room for."""
-        return self.cap + self.block
-
-    @property
-    def pair_bytes(self) -> int:
-        """Bytes of one pair of one head: key, value, and what is noted of them."""
-        return 2 * self.shape.head_dim * self.shape.dtype.itemsize + (_NOTES if self.evicts else 0)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of a slot."""
-        queries = self.query_heads * self.block * self.shape.head_dim * 4
-        surprise = 4 * (self.hidden + self.capacity) if self.hidden else 0
-        return self.shape.layers * (self.shape.heads * self.capacity * self.pair_bytes + queries) + surprise
+from minseek.cache.slot_shape import SlotShape
+from minseek.cache.stacks import FIELDS, Stack
+from minseek.cache.thought_cache import CacheFullError, allocations
 
 
 class SlotPool:
@@ -68,9 +20,9 @@ class SlotPool:
     Attributes
     ----------
     keys, values : Tensor
-        [layers, slots, H, cap + block, D].
+        [slots, layers * H * (cap + block), D]: each slot's memory in one piece, which its stacks divide among them.
     positions, arrivals : Tensor
-        [layers, slots, H, cap + block], int32: where a key stands, and the how-manieth token of its sequence it was.
+        [slots, layers * H * (cap + block)], int32: where a key stands, and the how-manieth token of its sequence it was.
     received, latest, notes : Tensor
         The same shape, float32; see `minseek.cache.Pairs`, and for notes, which are the policy's, `Candidates`.
     queries : Tensor
@@ -81,17 +33,18 @@ class SlotPool:
 
     def __init__(self, shape: SlotShape, rotary: Rotary, slots: int, *, device: torch.device | str = "cpu") -> None:
         self.shape, self.rotary = shape, rotary
-        sizes = (shape.shape.layers, slots, shape.shape.heads, shape.capacity)
+        layers, heads, dim = shape.shape.layers, shape.shape.heads, shape.shape.head_dim
+        rows = layers * heads * shape.capacity
         # Zeros, not rubbish: a masked product with a NaN would be one.
-        self.keys = torch.zeros(*sizes, shape.shape.head_dim, dtype=shape.shape.dtype, device=device)
+        self.keys = torch.zeros(slots, rows, dim, dtype=shape.shape.dtype, device=device)
         self.values = torch.zeros_like(self.keys)
-        noted = sizes if shape.evicts else (0, *sizes[1:])
+        noted = (slots, rows if shape.evicts else 0)
         self.positions = torch.zeros(noted, dtype=torch.int32, device=device)
         self.arrivals = torch.zeros_like(self.positions)
         self.received = torch.zeros(noted, dtype=torch.float32, device=device)
         self.latest = torch.zeros_like(self.received)
         self.notes = torch.zeros_like(self.received)
-        asked = (sizes[0], slots, shape.query_heads, shape.block, shape.shape.head_dim)
+        asked = (layers, slots, shape.query_heads, shape.block, dim)
         self.queries = torch.zeros(asked, dtype=torch.float32, device=device)
         self.surprise = torch.zeros(slots, shape.capacity if shape.hidden else 0, dtype=torch.float32, device=device)
         self.ahead = torch.zeros(slots, shape.hidden, dtype=torch.float32, device=device)
@@ -100,8 +53,8 @@ class SlotPool:
     @property
     def nbytes(self) -> int:
         """Bytes of all slots."""
-        counted = (self.positions, self.arrivals, self.received, self.latest, self.notes)
-        return sum(t.nbytes for t in (self.keys, self.values, *counted, self.queries, self.surprise, self.ahead))
+        fields = (getattr(self, name) for name in FIELDS)
+        return sum(t.nbytes for t in (*fields, self.queries, self.surprise, self.ahead))
 
 
 class Slot:
@@ -109,12 +62,13 @@ class Slot:
 
     Attributes
     ----------
-    length : int
-        Pairs that each head holds, in the order of their positions.
-    survived : int
-        How many of them the last eviction left.
-    seen : int
-        Tokens of the sequence so far.
+    stacks : list of Stack
+        Layers that have the same cap, by caps ascending; one if all have. What a policy chooses from.
+    divided : bool
+        Whether the stacks have the memory that their caps ask for; until the slot is full for the first time, every
+        layer has room for ``cap + block`` pairs a head.
+    seen, fresh : int
+        Tokens of the sequence so far; how many of them came since the last eviction.
     position : int
         Where the next token stands: at `seen`, as long as the sequence fits into the model's context; see `reencode`.
     evictions, reencodings : int
@@ -129,61 +83,99 @@ class Slot:
 
     def __init__(self, pool: SlotPool, index: int) -> None:
         self.pool, self.index, self.rotary = pool, index, pool.rotary
-        self.capacity = pool.shape.capacity
-        self.allocation = next(allocations)
-        self.keys, self.values = pool.keys[:, index].unbind(), pool.values[:, index].unbind()
-        self.positions = pool.positions[:, index].unbind() if pool.shape.evicts else ()
-        self.received = pool.received[:, index].unbind() if pool.shape.evicts else ()
-        self.latest = pool.latest[:, index].unbind() if pool.shape.evicts else ()
+        self.stacks = [Stack(layers, cap, pool.shape.shape.heads) for cap, layers in pool.shape.stacks]
+        self._place = {layer: (stack, i) for stack in self.stacks for i, layer in enumerate(stack.layers)}
         self.queries = pool.queries[:, index].unbind() if pool.shape.query_heads else ()
         self.ahead = pool.ahead[index] if pool.shape.hidden else None
         self.window = 0
         self.memory: dict[str, Any] = {}
+        self._divide([pool.shape.capacity] * len(self.stacks))
         self.clear()
+
+    def _divide(self, capacities: Sequence[int]) -> None:
+        """Let the stacks lie one behind the other, with room for so many pairs a head; nothing is moved."""
+        pool, first = self.pool, 0
+        for stack, capacity in zip(self.stacks, capacities, strict=True):
+            first = stack.lie(pool, self.index, first, capacity)
+        self.divided = any(capacity != pool.shape.capacity for capacity in capacities)
+        self.keys, self.values = self._by_layer("keys"), self._by_layer("values")
+        noted = pool.shape.evicts
+        self.positions = self._by_layer("positions") if noted else ()
+        self.received = self._by_layer("received") if noted else ()
+        self.latest = self._by_layer("latest") if noted else ()
+        self.capacities = [self._place[layer][0].capacity for layer in range(pool.shape.shape.layers)]
+        self.allocation = next(allocations)
+
+    def _by_layer(self, field: str) -> Sequence[Tensor]:
+        parts = {stack: getattr(stack, field).unbind() for stack in self.stacks}
+        return [parts[stack][i] for stack, i in (self._place[layer] for layer in range(len(self._place)))]
 
     def clear(self) -> None:
         """Forget everything: the next sequence begins."""
-        self.length = self.survived = self.seen = self.position = 0
+        if self.divided:
+            self._divide([self.pool.shape.capacity] * len(self.stacks))
+        for stack in self.stacks:
+            stack.length = stack.survived = 0
+        self.seen = self.fresh = self.position = 0
         self.evictions = self.reencodings = 0
         self.memory.clear()
         self.pool.ahead[self.index] = 0
-        self.pool.values[:, self.index] = 0  # beyond a sequence's end weights are 0, and 0 times a NaN would be one
-        if self.pool.shape.evicts:
-            for tensor in (self.pool.received, self.pool.latest, self.pool.notes):
-                tensor[:, self.index] = 0
+        self.pool.values[self.index] = 0  # beyond a sequence's end weights are 0, and 0 times a NaN would be one
+        for tensor in (self.pool.received, self.pool.latest, self.pool.notes):
+            tensor[self.index] = 0
 
     @property
-    def full(self) -> bool:
-        """Whether an eviction is due before the next token."""
-        return self.length == self.capacity
+    def capacity(self) -> int:
+        """Pairs per head that there is room for, in the layers that have most."""
+        return max(stack.capacity for stack in self.stacks)
+
+    @property
+    def length(self) -> int:
+        """Pairs that each head holds, in the order of their positions, in the layers that hold most."""
+        return max(stack.length for stack in self.stacks)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Pairs that each head holds, layer by layer."""
+        return [self._place[layer][0].length for layer in range(len(self._place))]
+
+    @property
+    def room(self) -> int:
+        """Tokens that there is room for before an eviction is due."""
+        return min(stack.room for stack in self.stacks)
 
     def arrivals_of(self, layer: int) -> Tensor:
-        """[H, length], int32: the how-manieth token of its sequence each pair was."""
-        return self.pool.arrivals[layer, self.index, :, : self.length]
+        """[H, length], int32: the how-manieth token of its sequence each pair of a layer was."""
+        stack, i = self._place[layer]
+        return stack.arrivals[i, :, : stack.length]
+
+    def stack_of(self, layer: int) -> tuple[Stack, int]:
+        """The stack that a layer is in, and the how-manieth of it."""
+        return self._place[layer]
 
     def counts_as_latest(self, tokens: int) -> int:
         """How many of the next `tokens` tokens are among the last `window` before the eviction."""
-        return max(0, min(tokens, self.length + tokens - (self.capacity - self.window)))
+        return max(0, min(tokens, tokens - (self.room - self.window)))
 
     @property
     def asked(self) -> int:
         """Queries since the last eviction, modulo the block: where the next one is kept."""
-        return (self.length - self.survived) % self.pool.shape.block
+        return self.fresh % self.pool.shape.block
 
     def reserve(self, tokens: int) -> None:
         """Check that there is room."""
-        if self.length + tokens > self.capacity:
-            raise CacheFullError(f"a slot holds {self.capacity} tokens and {self.length + tokens} are wanted")
+        if tokens > self.room:
+            raise CacheFullError(f"a slot has room for {self.room} more tokens and {tokens} are wanted")
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write T tokens of one layer behind the others; see `minseek.cache.Pairs`."""
-        count = keys.shape[1]
-        stop = self.length + count
-        self.keys[layer][:, self.length : stop] = rotate(keys, *self.rotary.at(self.position, count))
-        self.values[layer][:, self.length : stop] = values
+        count, start = keys.shape[1], self._place[layer][0].length
+        stop = start + count
+        self.keys[layer][:, start:stop] = rotate(keys, *self.rotary.at(self.position, count))
+        self.values[layer][:, start:stop] = values
         if self.positions:
             where = torch.arange(self.position, self.position + count, dtype=torch.int32, device=keys.device)
-            self.positions[layer][:, self.length : stop] = where
+            self.positions[layer][:, start:stop] = where
         return self.keys[layer][:, :stop], self.values[layer][:, :stop]
 
     def observe(self, layer: int, weights: Tensor) -> None:
@@ -205,46 +197,58 @@ class Slot:
 
     def advance(self, tokens: int) -> None:
         """Count tokens that have been written in every layer."""
-        if self.pool.shape.evicts:
-            came = torch.arange(self.seen, self.seen + tokens, dtype=torch.int32, device=self.pool.arrivals.device)
-            self.pool.arrivals[:, self.index, :, self.length : self.length + tokens] = came
-        self.length += tokens
+        for stack in self.stacks:
+            if self.pool.shape.evicts:
+                came = torch.arange(self.seen, self.seen + tokens, dtype=torch.int32, device=stack.arrivals.device)
+                stack.arrivals[:, :, stack.length : stack.length + tokens] = came
+            stack.length += tokens
         self.seen += tokens
+        self.fresh += tokens
         self.position += tokens
 
     def remember_surprise(self, surprise: Tensor, ahead: Tensor) -> None:
         """Keep the surprise of the newest tokens, and the state that tells what is expected next."""
-        self.pool.surprise[self.index, self.length - len(surprise) : self.length] = surprise
+        self.pool.surprise[self.index, self.fresh - len(surprise) : self.fresh] = surprise
         self.pool.ahead[self.index] = ahead
 
-    def keep(self, chosen: Tensor) -> None:
-        """Evict all pairs but the chosen ones.
+    def keep(self, chosen: Sequence[Tensor | None]) -> None:
+        """Evict all pairs but the chosen ones; a slot whose caps differ is divided by them now.
 
         Parameters
         ----------
-        chosen : Tensor
-            [layers, H, n]: for each head the indices of the pairs that stay, ascending.
+        chosen : sequence of Tensor or None
+            For each stack [layers, H, n]: for each head the indices of the pairs that stay, ascending. None for a
+            stack whose pairs all stay.
         """
-        pool, count = self.pool, chosen.shape[2]
-        moved = (pool.keys, pool.values, pool.positions, pool.arrivals, pool.received, pool.notes)
-        keep_pairs([tensor[:, self.index] for tensor in moved], chosen)
-        pool.received[:, self.index, :, count:] = 0
-        pool.notes[:, self.index, :, count:] = 0
-        pool.latest[:, self.index] = 0
-        self.length = self.survived = count
+        for stack, own in zip(self.stacks, chosen, strict=True):
+            if own is not None:
+                stack.keep(own)
+        if len(self.stacks) > 1 and not self.divided:
+            self._move_apart()
+        for stack in self.stacks:
+            stack.latest.zero_()
+        self.fresh = 0
         self.evictions += 1
 
-    def reencode(self) -> None:
-        """Let the pairs stand at contiguous positions from 0 on; what follows stands right behind them.
+    def _move_apart(self) -> None:
+        """Give each stack the memory of its cap. Those with small caps lie first, so all pairs move to the left."""
+        before = {stack: [getattr(stack, field) for field in FIELDS] for stack in self.stacks}
+        self._divide([stack.cap + self.pool.shape.block for stack in self.stacks])
+        for stack in self.stacks:
+            stack.take(before[stack])
 
-        Done when a sequence reaches the end of the model's context: positions stay in the range it was trained on.
+    def reencode(self) -> None:
+        """Let the pairs stand at contiguous positions; what follows stands right behind them.
+
+        Done when a sequence reaches the end of the model's context: positions stay in the range it was trained on. The
+        layers that hold most begin at 0, the others so that their last pairs stand where those do.
         """
-        pool, count = self.pool, self.length
-        old = pool.positions[:, self.index, :, :count]
-        new = torch.arange(count, dtype=torch.int32, device=old.device)
-        angles = (new - old).float()[..., None] * self.rotary.inv_freq
-        keys = pool.keys[:, self.index, :, :count]
-        keys.copy_(rotate(keys, angles.cos(), angles.sin()))
-        old.copy_(new.expand_as(old))
-        self.position = count
+        self.position = self.length
+        for stack in self.stacks:
+            old = stack.positions[:, :, : stack.length]
+            new = torch.arange(self.position - stack.length, self.position, dtype=torch.int32, device=old.device)
+            angles = (new - old).float()[..., None] * self.rotary.inv_freq
+            keys = stack.keys[:, :, : stack.length]
+            keys.copy_(rotate(keys, angles.cos(), angles.sin()))
+            old.copy_(new.expand_as(old))
         self.reencodings += 1

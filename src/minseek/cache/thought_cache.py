@@ -111,6 +111,21 @@ class ThoughtCache:
         """Where the next token stands."""
         return self.length
 
+    @property
+    def lengths(self) -> Sequence[int]:
+        """The length, layer by layer."""
+        return [self.length] * self.shape.layers
+
+    @property
+    def capacities(self) -> Sequence[int]:
+        """The capacity, layer by layer."""
+        return [self.capacity] * self.shape.layers
+
+    @property
+    def room(self) -> int:
+        """Tokens that there is room for without growing."""
+        return self.capacity - self.length
+
     def counts_as_latest(self, tokens: int) -> int:
         """None: attention is not counted."""
         return 0

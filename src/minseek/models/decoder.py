@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minseek.cache import Pairs, Singles, Slot, rotate
+from minseek.cache import Pairs, Singles, Slot, SlotPool, rotate
 from minseek.errors import InputError
 from minseek.models.attention import attend, attend_counting, attend_singles
 from minseek.models.feed import Feed
@@ -155,8 +155,7 @@ class Decoder:
         for rows, feed in sets.apart:
             mine = (t[rows].transpose(0, 1) for t in (q, k, v))
             out[rows] = _attend_feed(index, feed, *mine, scale=scale, window=layer.window).transpose(0, 1)
-        if sets.singles is not None:
-            singles, rows_of = sets.singles, sets.rows
+        for singles, rows_of in sets.singles:
             singles.remember_queries(index, q[rows_of])
             keys, values = singles.append(index, k[rows_of], v[rows_of])
             unseen = singles.unseen(index, layer.window)
@@ -170,25 +169,27 @@ class Decoder:
 
 @dataclass(frozen=True)
 class _Sets:
-    """The feeds of a pass: slots with one token, and others with the rows that their tokens take."""
+    """The feeds of a pass, with the rows that their tokens take: slots with one token, alike in layout, and others."""
 
-    singles: Singles | None
-    rows: Tensor
+    singles: list[tuple[Singles, Tensor]]
     apart: list[tuple[slice, Feed]]
 
 
 def _divided(feeds: Sequence[Feed], device: torch.device) -> _Sets:
-    at, apart, rows = 0, [], []
-    slots: list[Slot] = []
+    at, apart = 0, []
+    alike: dict[tuple[SlotPool, bool], list[tuple[int, Slot]]] = {}
     for feed in feeds:
         cache, here = feed.cache, slice(at, at + len(feed.tokens))
-        if isinstance(cache, Slot) and len(feed.tokens) == 1 and (not slots or cache.pool is slots[0].pool):
-            slots.append(cache)
-            rows.append(at)
+        if isinstance(cache, Slot) and len(feed.tokens) == 1:
+            alike.setdefault((cache.pool, cache.divided), []).append((at, cache))
         else:
             apart.append((here, feed))
         at = here.stop
-    return _Sets(Singles(slots) if slots else None, torch.tensor(rows, dtype=torch.long, device=device), apart)
+    singles = [
+        (Singles([slot for _, slot in found]), torch.tensor([row for row, _ in found], device=device))
+        for found in alike.values()
+    ]
+    return _Sets(singles, apart)
 
 
 def _attend_feed(

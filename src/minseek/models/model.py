@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from minseek.cache import KeyStorage, ThoughtCache
 from minseek.errors import InputError, check_type
+from minseek.models.copying import copying_layers
 from minseek.models.decoder import Decoder
 from minseek.models.feed import Feed
 from minseek.models.formats import ThinkingFormat, choose_format
@@ -99,6 +101,11 @@ class Model:
     def step_kind(self) -> str:
         """What decodes: "C" or "PyTorch"."""
         return self._decoder.step_kind
+
+    @cached_property
+    def copying_layers(self) -> tuple[int, ...]:
+        """Layers that copy what was said before, found when first asked for; see `minseek.models.copying`."""
+        return copying_layers(self._decoder)
 
     @property
     def weight_bytes(self) -> int:

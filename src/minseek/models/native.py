@@ -22,7 +22,7 @@ _LAYER_FIELDS = (
 )
 
 
-_SEQUENCE_SIZES = ("rows", "first", "length", "capacity", "position", "recent", "asked", "block")
+_SEQUENCE_SIZES = ("rows", "first", "position", "recent", "asked", "block")
 
 
 class _Layer(Structure):
@@ -42,9 +42,14 @@ class _Decoder(Structure):
 
 
 class _Sequence(Structure):
-    _fields_ = [(name, c_int32) for name in _SEQUENCE_SIZES] + [
-        (name, POINTER(c_void_p)) for name in ("keys", "values", "raw", "positions", "received", "latest", "queries")
-    ]
+    _fields_ = (
+        [(name, c_int32) for name in _SEQUENCE_SIZES]
+        + [(name, POINTER(c_int32)) for name in ("length", "capacity")]
+        + [
+            (name, POINTER(c_void_p))
+            for name in ("keys", "values", "raw", "positions", "received", "latest", "queries")
+        ]
+    )
 
 
 class NativeForward:
@@ -83,7 +88,7 @@ class NativeForward:
             out = _floats(self._parts.vocabulary) if logits else None
             known = self._describe(cache)
             self._library.step(
-                *(ctypes.byref(self._decoder), c_int32(token), c_int32(cache.length), c_int32(cache.capacity)),
+                *(ctypes.byref(self._decoder), c_int32(token), c_int32(cache.length), c_int32(cache.capacities[0])),
                 *(known.keys, known.values, known.raw),
                 *(c_void_p(cos.data_ptr()), c_void_p(sin.data_ptr()), c_void_p(self._scratch.data_ptr())),
                 c_void_p(None if out is None else out.data_ptr()),
@@ -123,8 +128,9 @@ class NativeForward:
             cache.reserve(count)
             ctypes.memmove(ctypes.byref(target), ctypes.byref(self._describe(cache)), ctypes.sizeof(_Sequence))
             target.rows, target.first = count, columns
-            target.length, target.capacity, target.position = cache.length, cache.capacity, cache.position
-            target.asked = cache.asked
+            target.position, target.asked = cache.position, cache.asked
+            for layer, length in enumerate(cache.lengths):
+                target.length[layer] = length
             target.recent = count - cache.counts_as_latest(count)
             angles.append(cache.rotary.at(cache.position, count))
             tokens += feed.tokens
@@ -155,7 +161,9 @@ class NativeForward:
         if known is None or known[0] != cache.allocation:
             groups = (cache.keys, cache.values, cache.raw_keys, cache.positions)
             counts = (cache.received, cache.latest, cache.queries)
-            known = cache.allocation, _Sequence(*([0] * len(_SEQUENCE_SIZES)), *map(_addresses, groups + counts))
+            room = (c_int32 * len(cache.keys))(), (c_int32 * len(cache.keys))(*cache.capacities)
+            fields = *([0] * len(_SEQUENCE_SIZES)), *room, *map(_addresses, groups + counts)
+            known = cache.allocation, _Sequence(*fields)
             known[1].block = cache.queries[0].shape[1] if cache.queries else 0
             self._described[cache] = known
         return known[1]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minseek.cache.candidates import Candidates
 from minseek.cache.kernels import highest
+from minseek.cache.slots import Slot
 from minseek.errors import InputError
 
 
@@ -46,6 +47,11 @@ class Policy(ABC):
         """How many queries before an eviction are counted in `Candidates.latest`."""
         return 0
 
+    @property
+    def copying_caps(self) -> float:
+        """How many times the mean cap layers get that copy what was said before; 1 gives all layers the same."""
+        return 1.0
+
     @abstractmethod
     def score(self, pairs: Candidates) -> Tensor:
         """[L, H, n], float32: pairs with the highest scores stay."""
@@ -57,6 +63,15 @@ class Policy(ABC):
         if self.recent:
             scores[..., -self.recent :] = torch.inf
         return highest(scores, cap)
+
+    def evict(self, slot: Slot) -> None:
+        """Leave as many pairs as the cap says in each layer of a slot that has no room for another token."""
+        slot.keep(
+            [
+                self.choose(Candidates(slot, stack), stack.cap) if not stack.room and stack.cap < stack.length else None
+                for stack in slot.stacks
+            ]
+        )
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from minseek.cache.candidates import Candidates
 from minseek.cache.kernels import ranks, weighed_distance
 from minseek.cache.policies.base import Policy, check_odd, check_share
+from minseek.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class NovelValues(Policy):
         The share of the cap that the most recent tokens have for themselves, where that is more than `recent`.
     weight : float
         Of the rank of the key's difference, beside that of the loss.
+    copying : float
+        The cap of layers that copy what was said before, in mean caps; see `minseek.models.copying`. What an eighth of
+        the cache loses is nearly all copying, and few layers do it. 1 gives every layer the same cap.
     """
 
     share: float = 0.6
@@ -61,6 +65,7 @@ class NovelValues(Policy):
     surprise: float = 2.0
     latest: float = 0.25
     weight: float = 0.5
+    copying: float = 3.0
 
     name: ClassVar[str] = "novel-values"
     source: ClassVar[str] = "ours"
@@ -74,6 +79,14 @@ class NovelValues(Policy):
             check_share(field, getattr(self, field), most=torch.inf)
         for field in ("neighbours", "spread"):
             check_odd(field, getattr(self, field))
+        check_share("copying", self.copying, most=torch.inf)
+        if self.copying < 1:
+            raise InputError(f"copying must be 1 or more, not {self.copying}")
+
+    @property
+    def copying_caps(self) -> float:
+        """As `copying` says."""
+        return self.copying
 
     def score(self, pairs: Candidates) -> Tensor:
         """Ranks by loss and by key; 2 more for novel pairs, and 4 for the latest."""
@@ -82,11 +95,13 @@ class NovelValues(Policy):
             pairs.memory["seen"] = pairs.seen
         loss = weighed_distance(pairs.received / pairs.asked, pairs.values)
         scores = ranks(loss) + self.weight * ranks(-pairs.unrotated_likeness())
-        most = int(min(self.share * pairs.cap, self.stretches * math.sqrt(pairs.cap), pairs.count))
+        # Where copying layers have a larger cap, the others need not keep facts for them.
+        stretches = self.stretches if pairs.cap == pairs.mean_cap else self.stretches / 2
+        most = int(min(self.share * pairs.cap, stretches * math.sqrt(pairs.cap), pairs.count))
         if most:
             novelty, places = pairs.notes.topk(most, dim=-1)
             scores.scatter_add_(-1, places, (2 + self.weight) * (novelty > self.rarity).float())
-        latest = int(self.latest * pairs.cap)
+        latest = int(self.latest * pairs.mean_cap)
         if latest:
             scores[..., -latest:] += 2 * (2 + self.weight)
         return scores
@@ -103,7 +118,7 @@ class NovelValues(Policy):
         first = max(0, before.shape[1] - edge)  # further back lie tokens that are here only as neighbours
         novelty = self._in_deviations(means, means[:, first : max(line.shape[1] - edge, 1)], memory)
         novelty = F.max_pool1d(novelty[None], self.spread, 1, self.spread // 2)[0, first:]
-        pairs.notes[..., pairs.count - len(novelty) :] = novelty
+        pairs.note(novelty)
         memory["line"] = line[:, -2 * edge :] if edge else line[:, :0]
 
     def _in_deviations(self, means: Tensor, settled: Tensor, memory: dict[str, Any]) -> Tensor:
@@ -120,8 +135,8 @@ class NovelValues(Policy):
 
     def _unlikeness(self, pairs: Candidates) -> Tensor:
         """[new]: how unlike the mean direction of the sequence so far each new token's values are, from -1 to 1."""
-        layers = max(1, round(self.depth * len(pairs.values)))
-        new = F.normalize(pairs.values[:layers, :, pairs.count - pairs.new :].float(), dim=-1)
+        layers = max(1, round(self.depth * pairs.layers))
+        new = F.normalize(pairs.first_values(layers).float(), dim=-1)
         total = new.sum(2) + pairs.memory.get("values", 0)
         pairs.memory["values"] = total
         return -(new @ F.normalize(total, dim=-1)[..., None])[..., 0].mean((0, 1))

@@ -116,8 +116,8 @@ static void attend_one(const decoder *m, const layer_weights *w, int layer, int 
                        float *out) {
     const int dim = m->head_dim, group = m->query_heads / m->kv_heads, width = m->query_heads * dim;
     const int kv = m->kv_heads * dim, features = width + 2 * kv, c = s->first;
-    const int n = s->length + 1, padded = (int)up_to(n, LANES), whole = n / LANES * LANES;
-    const size_t base = (size_t)head * s->capacity, mine = (base + s->length) * dim;
+    const int n = s->length[layer] + 1, padded = (int)up_to(n, LANES), whole = n / LANES * LANES;
+    const size_t base = (size_t)head * s->capacity[layer], mine = (base + s->length[layer]) * dim;
     const float *cos = column_of(cosine, dim / 2, 0, c), *sin = column_of(sine, dim / 2, 0, c);
     weight *keys = s->keys[layer] + base * dim, *values = s->values[layer] + base * dim;
     const int *at = s->positions ? s->positions[layer] + base : NULL;
@@ -130,7 +130,7 @@ static void attend_one(const decoder *m, const layer_weights *w, int layer, int 
         s->keys[layer][mine + i] = narrow(turned[i]);
         s->values[layer][mine + i] = narrow(v[(size_t)i * LANES]);
     }
-    if (s->positions) s->positions[layer][base + s->length] = s->position;
+    if (s->positions) s->positions[layer][base + s->length[layer]] = s->position;
     memset(d->tail, 0, sizeof(weight) * LANES * dim);
     memcpy(d->tail, keys + (size_t)whole * dim, sizeof(weight) * (n - whole) * dim);
 

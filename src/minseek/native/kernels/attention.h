@@ -10,11 +10,11 @@
 
 /* One sequence's part of a pass. Arrays of pointers have one for each layer. */
 typedef struct {
-    int32_t rows, first;      /* new tokens, and the column of the first */
-    int32_t length, capacity; /* pairs in the cache before them; pairs that a head has room for */
-    int32_t position;         /* where the first new token stands */
-    int32_t recent;           /* new tokens from this one on are counted into `latest` too */
-    int32_t asked, block;     /* queries are kept in a ring of `block` rows, from row `asked` on */
+    int32_t rows, first;  /* new tokens, and the column of the first */
+    int32_t position;     /* where the first new token stands */
+    int32_t recent;       /* new tokens from this one on are counted into `latest` too */
+    int32_t asked, block; /* queries are kept in a ring of `block` rows, from row `asked` on */
+    const int32_t *length, *capacity;    /* pairs in each layer before them; pairs that its heads have room for */
     weight *const *keys, *const *values; /* [H, capacity, D] */
     weight *const *raw;                  /* or NULL: keys without their positions, [H, capacity, D] */
     int32_t *const *positions;           /* or NULL, where pair i stands at position i: [H, capacity] */
@@ -64,7 +64,7 @@ static desk carve(char *at, size_t longest, size_t dim) {
 static void remember(const decoder *m, const layer_weights *w, int layer, int head, const sequence *s, const float *qkv,
                      const float *cosine, const float *sine, desk *d) {
     const int dim = m->head_dim, kv = m->kv_heads * dim, width = m->query_heads * dim, features = width + 2 * kv;
-    const size_t base = ((size_t)head * s->capacity + s->length) * dim;
+    const size_t base = ((size_t)head * s->capacity[layer] + s->length[layer]) * dim;
     float *x = d->column, *angles = d->column + dim * LANES;
     for (int t = 0; t < s->rows; t += LANES) {
         int columns[LANES], count = s->rows - t < LANES ? s->rows - t : LANES;
@@ -82,7 +82,7 @@ static void remember(const decoder *m, const layer_weights *w, int layer, int he
     }
     if (s->positions)
         for (int t = 0; t < s->rows; t++)
-            s->positions[layer][(size_t)head * s->capacity + s->length + t] = s->position + t;
+            s->positions[layer][(size_t)head * s->capacity[layer] + s->length[layer] + t] = s->position + t;
 }
 
 /* 16 queries of one head: which columns they are, what they see. */
@@ -105,7 +105,7 @@ static strip ask(const decoder *m, const layer_weights *w, int layer, int head, 
         int c = first + l, g = c / s->rows, t = c % s->rows, is = c < queries;
         r.column[l] = is ? s->first + t : -1;
         r.head[l] = is ? head * group + g : -1;
-        r.sees[l] = s->length + t; /* of a lane without a query too: no softmax is over nothing */
+        r.sees[l] = s->length[layer] + t; /* of a lane without a query too: no softmax is over nothing */
         r.stands[l] = s->position + t;
         r.late[l] = is && t >= s->recent ? -1 : 0;
         if (is && r.sees[l] > r.furthest) r.furthest = r.sees[l];
@@ -235,14 +235,14 @@ static void answer(const float *x, const strip *r, int width, int dim, float *ou
 static void attend_head(const decoder *m, const layer_weights *w, int layer, int head, const sequence *s,
                         const float *qkv, const float *cosine, const float *sine, desk *d, int tiles, float *out) {
     const int dim = m->head_dim, group = m->query_heads / m->kv_heads, width = m->query_heads * dim;
-    const int n = s->length + s->rows, padded = (int)up_to(n, 32), whole = n / LANES * LANES;
-    const weight *keys = s->keys[layer] + (size_t)head * s->capacity * dim;
-    const int *at = s->positions ? s->positions[layer] + (size_t)head * s->capacity : NULL;
+    const int n = s->length[layer] + s->rows, padded = (int)up_to(n, 32), whole = n / LANES * LANES;
+    const weight *keys = s->keys[layer] + (size_t)head * s->capacity[layer] * dim;
+    const int *at = s->positions ? s->positions[layer] + (size_t)head * s->capacity[layer] : NULL;
     const int queries = group * s->rows, counted = s->received != NULL;
     remember(m, w, layer, head, s, qkv, cosine, sine, d);
     memset(d->tail, 0, sizeof(weight) * LANES * dim);
     memcpy(d->tail, keys + (size_t)whole * dim, sizeof(weight) * (n - whole) * dim);
-    turn(s->values[layer] + (size_t)head * s->capacity * dim, n, padded, dim, d->turned);
+    turn(s->values[layer] + (size_t)head * s->capacity[layer] * dim, n, padded, dim, d->turned);
     if (counted)
         for (int i = 0; i < 2; i++) memset(d->sums[i], 0, sizeof(float) * padded * LANES);
 
@@ -258,7 +258,7 @@ static void attend_head(const decoder *m, const layer_weights *w, int layer, int
         const int reach = (int)up_to(seen, 32);
         score(keys, NULL, seen, whole, dim, strips, d, tiles);
         for (int i = 0; i < strips; i++)
-            by[i] = soften(d->scores[i], seen, reach, s->length, &r[i], at, w->window, d->weights[i]);
+            by[i] = soften(d->scores[i], seen, reach, s->length[layer], &r[i], at, w->window, d->weights[i]);
         if (counted) tally(d, reach, strips, r, by);
         for (int k = 0; k < dim; k += 2 * LANES) {
             const int left = dim - k - LANES;
@@ -276,7 +276,7 @@ static void attend_head(const decoder *m, const layer_weights *w, int layer, int
     }
     if (counted)
         for (int j = 0; j < n; j++) {
-            size_t pair = (size_t)head * s->capacity + j;
+            size_t pair = (size_t)head * s->capacity[layer] + j;
             s->received[layer][pair] += sum(loadf(d->sums[0] + (size_t)j * LANES)) / group;
             s->latest[layer][pair] += sum(loadf(d->sums[1] + (size_t)j * LANES)) / group;
         }

@@ -1,4 +1,4 @@
-/* What an eviction computes of one slot [layers, H, capacity, …], a slot being a slice of [layers, slots, H, capacity, …]:
+/* What an eviction computes of some layers of one slot, [layers, H, capacity, …]:
  * `stride` is the number of pairs from one layer to the next. Heads are independent: threads share them. */
 #include "vector.h"
 
@@ -95,7 +95,7 @@ void weighed_distance(const weight *values, const float *weights, int32_t layers
     }
 }
 
-/* Move the chosen pairs [layers, H, kept], ascending, to the front: rows of `bytes` in each tensor of a slot. */
+/* Move the chosen pairs [layers, H, kept], ascending, to the front: rows of `bytes` in each tensor. */
 void keep_pairs(char *const *tensors, const int64_t *bytes, int32_t count, int32_t layers, int64_t stride, int32_t heads,
                 int32_t capacity, const int64_t *chosen, int32_t kept, int32_t threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)

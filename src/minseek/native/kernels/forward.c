@@ -240,8 +240,9 @@ void forward(const decoder *m, const int32_t *tokens, int32_t columns, const seq
                 }
                 const int then = task + n; /* most likely, threads being equally fast */
                 const sequence *other = sequences + (then < tasks ? then / m->kv_heads : 0);
-                const weight *next = then < tasks ? other->keys[l] + (size_t)(then % m->kv_heads) * other->capacity * m->head_dim
-                                                  : begins(w->o, hidden, 32, width, t, n);
+                const size_t skipped = (size_t)(then % m->kv_heads) * other->capacity[l] * m->head_dim;
+                const weight *next =
+                    then < tasks ? other->keys[l] + skipped : begins(w->o, hidden, 32, width, t, n);
                 attend_one(m, w, l, head, s, r.qkv, r.cosine, r.sine, &own, tiles, next, r.out);
             }
             meet(&together, n);

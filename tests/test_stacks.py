@@ -1,0 +1,188 @@
+"""Slots whose layers have different caps: what is moved when they are divided, and how caps are shared out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from minseek.cache import CacheFullError, CacheShape, Rotary, Slot, SlotPool, SlotShape, ThoughtCache, caps_by_layer
+from minseek.cache.policies import ObservedAttention
+
+HEADS, DIM = 2, 4
+FIELDS = ("keys", "values", "positions", "arrivals", "received", "notes")
+
+
+def make_slots(caps: tuple[int, ...], cap: int, block: int, count: int = 3, device: str = "cpu") -> list[Slot]:
+    shape = SlotShape(CacheShape(len(caps), HEADS, DIM, torch.float32), cap, block, hidden=1, caps=caps)
+    return SlotPool(shape, Rotary(torch.tensor([1.0, 0.1], device=device)), count, device=device).slots
+
+
+def fill(slot: Slot, tokens: int, chance: torch.Generator) -> None:
+    """Random pairs, attention and notes, as a model and a policy would leave them."""
+    for layer in range(len(slot.keys)):
+        keys, values = torch.randn(2, HEADS, tokens, DIM, generator=chance).to(slot.keys[0].device)
+        slot.append(layer, keys, values)
+        given = torch.rand(HEADS, 1, tokens, slot.lengths[layer] + tokens, generator=chance)
+        slot.observe(layer, given.to(slot.keys[0].device))
+    slot.advance(tokens)
+    for stack in slot.stacks:
+        new = stack.notes[:, :, stack.length - tokens : stack.length]
+        new.copy_(torch.rand(new.shape, generator=chance))
+
+
+def held(slot: Slot) -> list[dict[str, Tensor]]:
+    """What each layer holds, field by field [H, length, …]."""
+    return [
+        {name: getattr(stack, name)[i, :, : stack.length].clone() for name in FIELDS}
+        for stack, i in (slot.stack_of(layer) for layer in range(len(slot.keys)))
+    ]
+
+
+def choices(slot: Slot, chance: torch.Generator) -> list[Tensor | None]:
+    """Any pairs of the stacks that are full."""
+    chosen: list[Tensor | None] = []
+    for stack in slot.stacks:
+        drawn = torch.rand(len(stack.layers), HEADS, stack.length, generator=chance)
+        due = not stack.room and stack.cap < stack.length
+        chosen.append(drawn.topk(stack.cap).indices.sort().values.to(stack.keys.device) if due else None)
+    return chosen
+
+
+layers_and_caps = st.lists(st.integers(1, 30), min_size=1, max_size=5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(caps=layers_and_caps, block=st.integers(1, 9), seed=st.integers(0, 99))
+def test_what_is_chosen_stays_wherever_it_is_moved(caps: list[int], block: int, seed: int) -> None:
+    """Slot by slot against plain copies; the slots beside it keep every bit."""
+    cap, chance = -(-sum(caps) // len(caps)), torch.Generator().manual_seed(seed)
+    slots = make_slots(tuple(caps), cap, block)
+    for slot in slots:
+        fill(slot, slot.room, chance)
+    beside, mine = [held(slots[0]), held(slots[2])], slots[1]
+    for _ in range(6):
+        before, chosen = held(mine), choices(mine, chance)
+        mine.keep(chosen)
+        after = held(mine)
+        for stack, own in zip(mine.stacks, chosen, strict=True):
+            assert stack.capacity == stack.cap + block
+            assert own is None or stack.length == stack.cap
+            for i, layer in enumerate(stack.layers):
+                for name in FIELDS:
+                    for head in range(HEADS):
+                        was = before[layer][name][head]
+                        wanted = was if own is None else was[own[i, head]]
+                        assert torch.equal(after[layer][name][head], wanted), name
+            for name in ("received", "notes"):
+                assert not getattr(stack, name)[:, :, stack.length :].any(), name
+            assert not stack.latest.any()
+        fill(mine, mine.room, chance)
+    for slot, was in zip((slots[0], slots[2]), beside, strict=True):
+        for layer, now in enumerate(held(slot)):
+            assert all(torch.equal(now[name], was[layer][name]) for name in FIELDS)
+
+
+@settings(deadline=None, max_examples=60)
+@given(caps=layers_and_caps, block=st.integers(1, 9))
+def test_stacks_share_a_slots_memory_and_no_byte_twice(caps: list[int], block: int) -> None:
+    cap = -(-sum(caps) // len(caps))
+    (slot,) = make_slots(tuple(caps), cap, block, count=1)
+    assert slot.pool.nbytes == slot.pool.shape.nbytes
+    assert slot.pool.shape.nbytes == make_slots((cap,) * len(caps), cap, block, count=1)[0].pool.nbytes
+    for divided in (False, True):
+        if divided:
+            fill(slot, slot.room, torch.Generator().manual_seed(0))
+            slot.keep(choices(slot, torch.Generator().manual_seed(1)))
+        for name in (*FIELDS, "latest"):
+            whole = getattr(slot.pool, name)
+            whole.zero_()
+            for stack in slot.stacks:
+                getattr(stack, name).add_(1)
+            assert whole.max() == 1, name
+            rows = sum(HEADS * stack.capacity * len(stack.layers) for stack in slot.stacks)
+            assert int((whole != 0).sum()) == rows * (DIM if name in ("keys", "values") else 1)
+    assert slot.capacities == [own + block for own in caps]
+
+
+def test_until_it_is_full_for_the_first_time_a_slot_holds_everything(device: str) -> None:
+    slot = make_slots((2, 10, 3), 5, 4, device=device)[1]
+    assert (slot.capacities, slot.room, slot.divided) == ([9, 9, 9], 9, False)
+    fill(slot, 9, torch.Generator().manual_seed(0))
+    with pytest.raises(CacheFullError, match="room for 0 more tokens and 1 are wanted"):
+        slot.reserve(1)
+    ObservedAttention(sinks=1, recent=1).evict(slot)
+    assert (slot.capacities, slot.lengths, slot.divided) == ([6, 14, 7], [2, 9, 3], True)
+    assert (slot.length, slot.capacity, slot.room, slot.evictions) == (9, 14, 4, 1)
+    fill(slot, 4, torch.Generator().manual_seed(1))
+    ObservedAttention(sinks=1, recent=1).evict(slot)  # the second layer has room for one more
+    assert (slot.lengths, slot.room) == ([2, 13, 3], 1)
+
+
+def test_a_cleared_slot_is_whole_again(device: str) -> None:
+    used, new = make_slots((2, 10, 3), 5, 4, device=device)[:2]
+    chance = torch.Generator().manual_seed(2)
+    for _ in range(5):
+        fill(used, used.room, chance)
+        used.keep(choices(used, chance))
+    before = used.allocation
+    used.clear()
+    assert used.allocation != before  # whoever knows where its tensors lay must look again
+    assert (used.capacities, used.lengths, used.divided, used.fresh) == (new.capacities, [0] * 3, False, 0)
+    for slot in (used, new):
+        fill(slot, 9, torch.Generator().manual_seed(3))
+    for mine, other in zip(held(used), held(new), strict=True):
+        assert all(torch.equal(mine[name], other[name]) for name in FIELDS)
+    assert ThoughtCache.over(used).capacity == 9
+
+
+def test_the_newest_pairs_stand_at_the_same_positions_in_all_layers(device: str) -> None:
+    slot, chance = make_slots((2, 10, 3), 5, 4, device=device)[0], torch.Generator().manual_seed(4)
+    for _ in range(6):
+        fill(slot, slot.room, chance)
+        slot.keep(choices(slot, chance))
+    slot.reencode()
+    assert slot.position == slot.length == max(slot.lengths) > min(slot.lengths)
+    for layer, length in enumerate(slot.lengths):
+        assert slot.positions[layer][1, :length].tolist() == list(range(slot.length - length, slot.length))
+
+
+@pytest.mark.parametrize(
+    ("caps", "evicts", "said"),
+    [
+        ((5, 5), True, "one number of pairs for each of 3 layers"),
+        ((5, 5, 6), True, "take 16 pairs of 15"),
+        ((0, 5, 5), True, "one number of pairs"),
+        ((5, 5, 5), False, "for slots with a policy"),
+    ],
+)
+def test_caps_that_cannot_be_are_refused(caps: tuple[int, ...], evicts: bool, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        SlotShape(CacheShape(3, HEADS, DIM, torch.float32), 5, 4, evicts, caps=caps)
+
+
+@given(
+    cap=st.integers(1, 3000),
+    layers=st.integers(1, 80),
+    favoured=st.sets(st.integers(0, 79), max_size=14),
+    times=st.floats(1, 8),
+    block=st.sampled_from([1, 16, 128]),
+    least=st.integers(1, 300),
+    most=st.integers(1, 20_000),
+)
+def test_caps_keep_the_mean_and_their_limits(
+    cap: int, layers: int, favoured: set[int], times: float, block: int, least: int, most: int
+) -> None:
+    chosen = tuple(sorted(layer for layer in favoured if layer < layers))
+    caps = caps_by_layer(cap, layers, chosen, times=times, block=block, least=least, most=most)
+    if not caps:
+        room = (cap - least) * (layers - len(chosen)) // len(chosen) if chosen else 0
+        assert not chosen or len(chosen) == layers or min(int((times - 1) * cap), most - cap, room) < block
+        return
+    assert layers * (cap - 1) < sum(caps) <= layers * cap
+    large, small = {caps[layer] for layer in chosen}, {caps[i] for i in range(layers) if i not in chosen}
+    assert len(large) == len(small) == 1
+    assert least <= min(small) < cap < max(large) <= min(most, times * cap)
+    assert (max(large) - cap) % block == 0  # so that all evict at the same tokens
