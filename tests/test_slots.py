@@ -247,7 +247,7 @@ def test_a_full_slot_takes_no_more() -> None:
     slot.reserve(CAP + BLOCK)
     fill(slot, CAP + BLOCK - 2, torch.Generator().manual_seed(8))
     slot.reserve(2)
-    with pytest.raises(CacheFullError, match="^a slot has room for 2 more tokens and 3 are wanted$"):
+    with pytest.raises(CacheFullError, match=r"^a slot has room for 2 more tokens and 3 are wanted$"):
         slot.reserve(3)
 
 

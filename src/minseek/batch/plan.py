@@ -71,7 +71,7 @@ class BatchPlan:
             "model": self.model,
             "policy": self.policy.name if self.policy else None,
             "cap": self.cap,
-            "caps": [cap for cap in self.slot.caps] or [self.cap] * self.slot.shape.layers,
+            "caps": list(self.slot.caps) or [self.cap] * self.slot.shape.layers,
             "block": self.block,
             "slots": self.slots,
             "slot_bytes": self.slot.nbytes,

@@ -48,7 +48,8 @@ class Singles:
         stack, i = self._like.stack_of(layer)
         heads = self._pool.shape.shape.heads
         first = stack.first + i * heads * stack.capacity
-        return whole[:, first : first + heads * stack.capacity].unflatten(1, (heads, stack.capacity))
+        own = whole[:, first : first + heads * stack.capacity]
+        return own.view(len(whole), heads, stack.capacity, *whole.shape[2:])
 
     def rotated(self, x: Tensor) -> Tensor:
         """Queries or keys [B, heads, D] at the positions of their tokens."""

@@ -22,7 +22,7 @@ class SlotPool:
     keys, values : Tensor
         [slots, layers * H * (cap + block), D]: each slot's memory in one piece, which its stacks divide among them.
     positions, arrivals : Tensor
-        [slots, layers * H * (cap + block)], int32: where a key stands, and the how-manieth token of its sequence it was.
+        [slots, layers * H * (cap + block)], int32: where a key stands; the how-manieth token of its sequence it was.
     received, latest, notes : Tensor
         The same shape, float32; see `minseek.cache.Pairs`, and for notes, which are the policy's, `Candidates`.
     queries : Tensor
