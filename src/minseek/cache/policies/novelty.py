@@ -34,8 +34,9 @@ class NovelValues(Policy):
     share : float
         Of the cap, at most, for novel stretches.
     stretches : float
-        The other limit for them: so many pairs a head, times the square root of the cap. A larger cap serves a longer
-        text, which holds more facts, but also more that is odd and no fact.
+        The other limit for them: so many pairs a head, times the square root of the cap (and more or less than that in
+        layers whose cap is not the mean, as their cap is). A larger cap serves a longer text, which holds more facts,
+        but also more that is odd and no fact.
     rarity : float
         How novel they must be: standard deviations above the mean of the sequence so far.
     neighbours : int
@@ -65,7 +66,7 @@ class NovelValues(Policy):
     surprise: float = 2.0
     latest: float = 0.25
     weight: float = 0.5
-    copying: float = 3.0
+    copying: float = 2.5
 
     name: ClassVar[str] = "novel-values"
     source: ClassVar[str] = "ours"
@@ -95,13 +96,12 @@ class NovelValues(Policy):
             pairs.memory["seen"] = pairs.seen
         loss = weighed_distance(pairs.received / pairs.asked, pairs.values)
         scores = ranks(loss) + self.weight * ranks(-pairs.unrotated_likeness())
-        # Where copying layers have a larger cap, the others need not keep facts for them.
-        stretches = self.stretches if pairs.cap == pairs.mean_cap else self.stretches / 2
-        most = int(min(self.share * pairs.cap, stretches * math.sqrt(pairs.cap), pairs.count))
+        longest = self.stretches * pairs.cap / math.sqrt(pairs.mean_cap)
+        most = int(min(self.share * pairs.cap, longest, pairs.count))
         if most:
             novelty, places = pairs.notes.topk(most, dim=-1)
             scores.scatter_add_(-1, places, (2 + self.weight) * (novelty > self.rarity).float())
-        latest = int(self.latest * pairs.mean_cap)
+        latest = int(self.latest * pairs.cap)
         if latest:
             scores[..., -latest:] += 2 * (2 + self.weight)
         return scores
