@@ -58,36 +58,69 @@ static inline void pack(packed *p, vec even, vec odd) {
 static inline size_t packed_at(size_t k) { return k / PER_PACKED * LANES; }
 
 #define TOGETHER 8
-/* rows <= 16 rows of A times one block, into C [16][16], or added to it. */
-static void product_in_vectors(const weight *a, size_t stride, int rows, const packed *b, int k, int add, float *c) {
+#if defined(__AVX512F__)
+#define ABREAST 2 /* blocks: 16 sums stay in registers, and each weight that is loaded serves two products */
+#else
+#define ABREAST 1
+#endif
+/* rows <= 16 rows of A times `wide` blocks, known when this is compiled, into C [16][16] each, or added to it. A column's
+ * products are summed up in the order of k, however many blocks there are. */
+static inline __attribute__((always_inline)) void product_of(const weight *a, size_t stride, int rows,
+                                                             const packed *const *b, int k, int add, float *const *c,
+                                                             const int wide) {
     for (int first = 0; first < rows; first += TOGETHER) {
         const weight *row[TOGETHER];
-        vec sum[TOGETHER];
+        vec sum[ABREAST][TOGETHER];
         int count = rows - first < TOGETHER ? rows - first : TOGETHER;
         for (int r = 0; r < TOGETHER; r++) {
             row[r] = a + (size_t)(first + (r < count ? r : 0)) * stride;
-            sum[r] = add && r < count ? loadf(c + (first + r) * LANES) : splat(0);
+            for (int w = 0; w < wide; w++)
+                sum[w][r] = add && r < count ? loadf(c[w] + (first + r) * LANES) : splat(0);
         }
         for (int i = 0; i < k; i += PER_PACKED) {
 #ifdef WEIGHT_BF16
-            uvec pairs = *(const pair_vec *)(b + packed_at(i));
-#ifdef __AVX512BF16__
+            uvec pairs[ABREAST];
+            for (int w = 0; w < wide; w++) pairs[w] = *(const pair_vec *)(b[w] + packed_at(i));
             for (int r = 0; r < TOGETHER; r++) {
-                int two;
+                uint32_t two;
                 memcpy(&two, row[r] + i, 4);
-                sum[r] = (vec)_mm512_dpbf16_ps((__m512)sum[r], (__m512bh)_mm512_set1_epi32(two), (__m512bh)pairs);
+                const uvec both = two + (uvec){0};
+#ifdef __AVX512BF16__
+                for (int w = 0; w < wide; w++)
+                    sum[w][r] = (vec)_mm512_dpbf16_ps((__m512)sum[w][r], (__m512bh)both, (__m512bh)pairs[w]);
+#else
+                const vec even = (vec)(both << 16), odd = (vec)(both & 0xffff0000u);
+                for (int w = 0; w < wide; w++) {
+                    sum[w][r] += even * (vec)(pairs[w] << 16);
+                    sum[w][r] += odd * (vec)(pairs[w] & 0xffff0000u);
+                }
+#endif
             }
 #else
-            vec even = (vec)(pairs << 16), odd = (vec)(pairs & 0xffff0000u);
-            for (int r = 0; r < TOGETHER; r++) sum[r] += splat(widen(row[r][i])) * even + splat(widen(row[r][i + 1])) * odd;
-#endif
-#else
-            vec x = loadf(b + (size_t)i * LANES);
-            for (int r = 0; r < TOGETHER; r++) sum[r] += splat(row[r][i]) * x;
+            vec x[ABREAST];
+            for (int w = 0; w < wide; w++) x[w] = loadf(b[w] + (size_t)i * LANES);
+            for (int r = 0; r < TOGETHER; r++) {
+                const vec one = splat(row[r][i]);
+                for (int w = 0; w < wide; w++) sum[w][r] += one * x[w];
+            }
 #endif
         }
-        for (int r = 0; r < count; r++) storef(c + (first + r) * LANES, sum[r]);
+        for (int w = 0; w < wide; w++)
+            for (int r = 0; r < count; r++) storef(c[w] + (first + r) * LANES, sum[w][r]);
     }
+}
+
+/* The same of one block or two; b1 may be NULL. */
+static void product_in_vectors(const weight *a, size_t stride, int rows, const packed *b0, const packed *b1, int k,
+                               int add, float *c0, float *c1) {
+    const packed *b[2] = {b0, b1};
+    float *c[2] = {c0, c1};
+    if (ABREAST > 1 && b1) {
+        product_of(a, stride, rows, b, k, add, c, ABREAST);
+        return;
+    }
+    product_of(a, stride, rows, b, k, add, c, 1);
+    if (b1) product_of(a, stride, rows, b + 1, k, add, c + 1, 1);
 }
 
 #ifdef TILES
@@ -186,9 +219,7 @@ static void product(int tiles, const weight *a0, int rows0, const weight *a1, in
     }
 #endif
     (void)tiles, (void)ahead, (void)lines;
-    product_in_vectors(a0, stride, rows0, b0, k, add, c[0]);
-    if (b1) product_in_vectors(a0, stride, rows0, b1, k, add, c[1]);
-    if (a1) product_in_vectors(a1, stride, rows1, b0, k, add, c[2]);
-    if (a1 && b1) product_in_vectors(a1, stride, rows1, b1, k, add, c[3]);
+    product_in_vectors(a0, stride, rows0, b0, b1, k, add, c[0], c[1]);
+    if (a1) product_in_vectors(a1, stride, rows1, b0, b1, k, add, c[2], c[3]);
 }
 #endif

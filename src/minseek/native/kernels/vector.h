@@ -51,7 +51,7 @@ static inline float widen(weight w) { return w; }
 static inline weight narrow(float f) { return f; }
 #endif
 
-static inline vec splat(float f) { return (vec){0} + f; }
+static inline vec splat(float f) { return (vec){f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f}; } /* 0 + f is an addition */
 static inline vec loadf(const float *p) { return *(const vec_u *)p; }
 static inline void storef(float *p, vec v) { *(vec_u *)p = v; }
 static inline float sum(vec v) { /* by halves; memcpy is how every compiler takes a vector apart */
