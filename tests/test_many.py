@@ -164,11 +164,11 @@ def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
         chance = torch.Generator().manual_seed(1)
         model.feed_many([Feed(ids[:80], slot)])
         chosen = torch.rand(3, 2, 80, generator=chance).topk(64).indices.sort().values
-        slot.keep(chosen.to(device))
+        slot.keep([chosen.to(device)])
         assert slot.length == 64
         assert torch.equal(slot.arrivals_of(1)[0].cpu(), chosen[1, 0].int())
         logits, _ = model.feed_many([Feed(ids[80:96], slot, 16)])
-        slot.keep(torch.arange(64, device=device).expand(3, 2, -1))
+        slot.keep([torch.arange(64, device=device).expand(3, 2, -1)])
         slot.reencode()
         assert slot.position == 64
         more, _ = model.feed_many([Feed(ids[80:90], slot, 10)])

@@ -448,6 +448,8 @@ def test_a_seed_that_cannot_be_used_is_refused_at_once(seed: int) -> None:
         (ExpectedAttention, {"ahead": 0}),  # every score is NaN
         (RedundancyAware, {"queries": -3}),
         (NovelValues, {"stretches": -1.0}),
+        (NovelValues, {"copying": 0.5}),
+        (NovelValues, {"copying": float("nan")}),
     ],
 )
 def test_a_parameter_that_makes_no_sense_is_refused_at_once(kind: type[Policy], wrong: dict[str, Any]) -> None:
@@ -589,6 +591,46 @@ def test_novel_stretches_take_no_more_than_their_limits(limits: dict[str, float]
     slot.pool.surprise[0, torch.randperm(640)[:200]] = 1
     scores = policy.score(Candidates(slot))
     assert (scores >= 2 + policy.weight).sum(-1).eq(most).all()
+
+
+def test_stretches_take_of_each_layer_what_its_cap_allows() -> None:
+    torch.manual_seed(0)
+    policy = NovelValues(latest=0, neighbours=1, spread=1, rarity=0.5, surprise=1e6, stretches=2.0)
+    shape = SlotShape(CacheShape(3, 2, 8, torch.float32), 512, 128, hidden=1, caps=(384, 768, 384))
+    (slot,) = SlotPool(shape, Rotary(torch.ones(4)), 1).slots
+    for layer in range(3):
+        slot.append(layer, torch.randn(2, 640, 8), torch.randn(2, 640, 8))
+    slot.advance(640)
+    slot.remember_surprise((torch.arange(640) % 3 == 0).float(), torch.zeros(1))
+    for stack, most in zip(slot.stacks, (33, 67), strict=True):  # 2 / sqrt(512) of the cap
+        scores = policy.score(Candidates(slot, stack))
+        assert (scores >= 2 + policy.weight).sum(-1).eq(most).all()
+
+
+def test_novelty_is_the_same_in_all_layers_whatever_they_keep() -> None:
+    """One number for each token: a stack that evicts nothing has it beside one that evicts, as a uniform slot does."""
+    torch.manual_seed(2)
+    values, keys, surprise = torch.randn(12, 2, 120, 8), torch.randn(12, 2, 120, 8), torch.randn(120)
+    policy = NovelValues(recent=10, neighbours=5, spread=3)
+    slots = []
+    for caps in ((), (32,) * 9 + (120, 32, 32)):
+        shape = SlotShape(CacheShape(12, 2, 8, torch.float32), 40, 20, hidden=1, caps=caps)
+        slots += SlotPool(shape, Rotary(torch.ones(4)), 1).slots
+    for start, end in ((0, 60), (60, 80), (80, 100), (100, 120)):
+        held: list[dict[int, float]] = []
+        for slot in slots:
+            for layer in range(12):
+                slot.append(layer, keys[layer, :, start:end], values[layer, :, start:end])
+            slot.advance(end - start)
+            slot.remember_surprise(surprise[start:end], torch.zeros(1))
+            policy.evict(slot)
+            for stack in slot.stacks:
+                arrivals, notes = (t[0, 1, : stack.length].tolist() for t in (stack.arrivals, stack.notes))
+                held.append(dict(zip(arrivals, notes, strict=True)))
+        uniform, small, large = held
+        assert (len(uniform), len(small), len(large)) == (40, 32, end)  # the large one has had no reason to evict
+        for other in (uniform, small):
+            assert all(large[arrival] == pytest.approx(note, abs=1e-5) for arrival, note in other.items())
 
 
 def spread_out(row: Array, reach: int, statistic: Any) -> Array:

@@ -104,9 +104,9 @@ class BatchPlan:
         """How layers share a slot, where their caps differ."""
         if not self.slot.caps:
             return []
-        (small, others), (large, copying) = self.slot.stacks
-        names = ", ".join(map(str, copying))
-        return [f"cap {large} in the layers that copy ({names}), {small} in the {len(others)} others"]
+        *others, (large, copying) = self.slot.stacks
+        less, names = (", ".join(map(str, values)) for values in ([cap for cap, _ in others], copying))
+        return [f"cap {large} in the layers that copy ({names}), {less} in the others"]
 
 
 def plan(

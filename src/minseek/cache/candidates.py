@@ -64,7 +64,8 @@ class Candidates:
         self.received, self.latest, self.notes = (t[:, :, :n] for t in (stack.received, stack.latest, stack.notes))
         self.seen, self.new, self.fresh = slot.seen, n - stack.survived, slot.fresh
         asked = min(self.fresh, pool.shape.block)
-        self.queries = pool.queries[list(stack.layers), index, :, :asked] if pool.shape.query_heads else None
+        layers = slice(None) if len(slot.stacks) == 1 else list(stack.layers)  # a slice copies nothing
+        self.queries = pool.queries[layers, index, :, :asked] if pool.shape.query_heads else None
         self.surprise = pool.surprise[index, : self.fresh] if pool.shape.hidden else None
 
     def first_values(self, layers: int) -> Tensor:

@@ -133,7 +133,7 @@ class Decoder:
             feed.cache.reserve(len(feed.tokens))
         device = self.parts.embedding.device
         hidden = F.embedding(torch.tensor([t for f in feeds for t in f.tokens], device=device), self.parts.embedding)
-        sets = _divided(feeds, device)
+        sets = _in_sets(feeds, device)
         for index, layer in enumerate(self.parts.layers):
             hidden = hidden + self._attention(index, layer, self._norm(hidden, layer.norm1), sets)
             normed = self._norm(hidden, layer.norm2)
@@ -175,7 +175,7 @@ class _Sets:
     apart: list[tuple[slice, Feed]]
 
 
-def _divided(feeds: Sequence[Feed], device: torch.device) -> _Sets:
+def _in_sets(feeds: Sequence[Feed], device: torch.device) -> _Sets:
     at, apart = 0, []
     alike: dict[tuple[SlotPool, bool], list[tuple[int, Slot]]] = {}
     for feed in feeds:
