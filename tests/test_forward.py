@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,12 @@ import torch
 from conftest import VARIANTS, make_reference, save
 
 import minseek
+from minseek.cache import SlotPool
 from minseek.models import decoder as decoder_module
 from minseek.models.attention import attend
 from minseek.models.feed import Feed
+from minseek.native import cpu_flags
+from minseek.native import forward as native_forward
 
 
 def load(folder: Path, device: str, step: str, monkeypatch: pytest.MonkeyPatch) -> minseek.Model:
@@ -55,6 +60,36 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_bfloat16(
     ours = [session.feed(ids[:1])] + [session.feed([token]) for token in ids[1:]]
     errors = (torch.stack(ours).cpu() - exact).pow(2).mean().sqrt()
     assert errors <= 1.25 * (theirs - exact).pow(2).mean().sqrt()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds for processors of this kind")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("level", "needed"), [("x86-64", "sse2"), ("x86-64-v3", "avx2"), ("x86-64-v4", "avx512f")])
+def test_kernels_for_older_processors_compute_the_same(
+    level: str, needed: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors of 4, 8 and 16 floats, none of which a processor with wider ones would build for itself."""
+    if needed not in cpu_flags():
+        pytest.skip(f"this processor has no {needed}")
+    save(tmp_path, "qwen3")
+    ids = torch.randint(0, 256, (150,), generator=torch.Generator().manual_seed(1)).tolist()
+    own = minseek.load(str(tmp_path), device="cpu", dtype=dtype)
+    kernels = native_forward._KERNELS[dtype]
+    older = replace(kernels, flags=(*kernels.flags, f"-march={level}"))
+    monkeypatch.setitem(native_forward._KERNELS, dtype, older)
+    model = minseek.load(str(tmp_path), device="cpu", dtype=dtype)
+    assert model.step_kind == "C"
+    given = []
+    for m in (own, model):
+        plan = minseek.plan(m, kv_budget="10MB", cap=100, block=60, sequences=1, policy="rank-sum")
+        (slot,) = SlotPool(plan.slot, m.parts.rotary, 1).slots
+        logits, hidden = m.feed_many([Feed(ids, slot, 150)])
+        one, _ = m.feed_many([Feed([7], slot, 1)])  # another way through attention
+        given.append((logits, hidden, one, slot.stacks[0].received))
+    tolerance = 2e-4 if dtype == "float32" else 3e-2
+    for mine, theirs in zip(*given, strict=True):
+        scale = float(theirs.abs().max())
+        assert float((mine - theirs).abs().max()) <= tolerance * scale
 
 
 def test_the_same_tokens_in_other_chunks_give_the_same_logits(tiny: minseek.Model) -> None:

@@ -26,7 +26,7 @@ from minseek.models.formats import choose_format, is_open
 from minseek.models.gathered import gather_weights
 from minseek.models.prompts import encode_prompt, render_prompt
 from minseek.native import library as native
-from minseek.native import native_status
+from minseek.native import NativeStatus, native_status
 from minseek.native.pages import huge_bytes
 from minseek.reasoning.run import Run
 from minseek.units import format_bytes
@@ -421,7 +421,11 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_processor_gets_bfloat16_where_it_multiplies_it(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], dtype: torch.dtype, why: str
 ) -> None:
+    """And where the C kernels take it apart themselves; in PyTorch alone it would be slow."""
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
+    assert hardware.native_status(torch.bfloat16).library is not None
+    assert hardware.place().dtype == torch.bfloat16
+    monkeypatch.setattr(hardware, "native_status", lambda dtype: NativeStatus(None, "turned off"))
     placed = hardware.place()
     assert (placed.device.type, placed.device_reason) == ("cpu", "no CUDA device is there")
     assert placed.dtype == dtype

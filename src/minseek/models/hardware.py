@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from minseek.errors import InputError
-from minseek.native import cpu_flags
+from minseek.native import cpu_flags, native_status
 
 _DTYPES = {
     name: getattr(torch, long)
@@ -79,4 +79,6 @@ def _fast_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     has = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in cpu_flags()]
     if has:
         return torch.bfloat16, f"this processor multiplies bfloat16 ({', '.join(has)})"
-    return torch.float32, "this processor has no bfloat16 instructions"
+    if native_status(torch.bfloat16).library is not None:
+        return torch.bfloat16, "half the memory of float32, and minseek's C kernels read it as fast"
+    return torch.float32, "this processor has no bfloat16 instructions, and minseek's C kernels are not there"

@@ -57,12 +57,38 @@ static inline void pack(packed *p, vec even, vec odd) {
 /* Where feature k (even) of a packed block lies. */
 static inline size_t packed_at(size_t k) { return k / PER_PACKED * LANES; }
 
-#define TOGETHER 8
+/* A product's sums stay in registers: vectors as wide as the processor's (compilers take wider ones apart in memory), so
+ * many rows at a time, and where there are 32 registers two blocks, so that each weight that is loaded serves twice. */
 #if defined(__AVX512F__)
-#define ABREAST 2 /* blocks: 16 sums stay in registers, and each weight that is loaded serves two products */
+#define WIDTH 16
+#define TOGETHER 8
+#define ABREAST 2
+#elif defined(__AVX__)
+#define WIDTH 8
+#define TOGETHER 4
+#define ABREAST PER_PACKED /* bfloat16 takes more to unpack than there is to load */
+#elif defined(__aarch64__)
+#define WIDTH 4
+#define TOGETHER 4
+#define ABREAST 1
 #else
+#define WIDTH 4
+#define TOGETHER 2
 #define ABREAST 1
 #endif
+#define PARTS (LANES / WIDTH)
+typedef float part __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t part_bits __attribute__((vector_size(4 * WIDTH)));
+typedef float part_u __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+typedef uint32_t part_bits_u __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+#if WIDTH == 16
+#define ALL(X) {X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X}
+#elif WIDTH == 8
+#define ALL(X) {X, X, X, X, X, X, X, X}
+#else
+#define ALL(X) {X, X, X, X}
+#endif
+
 /* rows <= 16 rows of A times `wide` blocks, known when this is compiled, into C [16][16] each, or added to it. A column's
  * products are summed up in the order of k, however many blocks there are. */
 static inline __attribute__((always_inline)) void product_of(const weight *a, size_t stride, int rows,
@@ -70,43 +96,53 @@ static inline __attribute__((always_inline)) void product_of(const weight *a, si
                                                              const int wide) {
     for (int first = 0; first < rows; first += TOGETHER) {
         const weight *row[TOGETHER];
-        vec sum[ABREAST][TOGETHER];
+        part sum[ABREAST][TOGETHER][PARTS];
         int count = rows - first < TOGETHER ? rows - first : TOGETHER;
         for (int r = 0; r < TOGETHER; r++) {
             row[r] = a + (size_t)(first + (r < count ? r : 0)) * stride;
             for (int w = 0; w < wide; w++)
-                sum[w][r] = add && r < count ? loadf(c[w] + (first + r) * LANES) : splat(0);
+                for (int p = 0; p < PARTS; p++) {
+                    sum[w][r][p] = (part){0};
+                    if (add && r < count) sum[w][r][p] = *(const part_u *)(c[w] + (first + r) * LANES + p * WIDTH);
+                }
         }
         for (int i = 0; i < k; i += PER_PACKED) {
 #ifdef WEIGHT_BF16
-            uvec pairs[ABREAST];
-            for (int w = 0; w < wide; w++) pairs[w] = *(const pair_vec *)(b[w] + packed_at(i));
+            part_bits pairs[ABREAST][PARTS];
+            for (int w = 0; w < wide; w++)
+                for (int p = 0; p < PARTS; p++) pairs[w][p] = *(const part_bits_u *)(b[w] + packed_at(i) + p * WIDTH);
             for (int r = 0; r < TOGETHER; r++) {
                 uint32_t two;
                 memcpy(&two, row[r] + i, 4);
-                const uvec both = two + (uvec){0};
+                const part_bits both = ALL(two);
 #ifdef __AVX512BF16__
                 for (int w = 0; w < wide; w++)
-                    sum[w][r] = (vec)_mm512_dpbf16_ps((__m512)sum[w][r], (__m512bh)both, (__m512bh)pairs[w]);
+                    sum[w][r][0] = (part)_mm512_dpbf16_ps((__m512)sum[w][r][0], (__m512bh)both, (__m512bh)pairs[w][0]);
 #else
-                const vec even = (vec)(both << 16), odd = (vec)(both & 0xffff0000u);
-                for (int w = 0; w < wide; w++) {
-                    sum[w][r] += even * (vec)(pairs[w] << 16);
-                    sum[w][r] += odd * (vec)(pairs[w] & 0xffff0000u);
-                }
+                const part even = (part)(both << 16), odd = (part)(both & 0xffff0000u);
+                for (int w = 0; w < wide; w++)
+                    for (int p = 0; p < PARTS; p++) {
+                        sum[w][r][p] += even * (part)(pairs[w][p] << 16);
+                        sum[w][r][p] += odd * (part)(pairs[w][p] & 0xffff0000u);
+                    }
 #endif
             }
 #else
-            vec x[ABREAST];
-            for (int w = 0; w < wide; w++) x[w] = loadf(b[w] + (size_t)i * LANES);
+            part x[ABREAST][PARTS];
+            for (int w = 0; w < wide; w++)
+                for (int p = 0; p < PARTS; p++) x[w][p] = *(const part_u *)(b[w] + (size_t)i * LANES + p * WIDTH);
             for (int r = 0; r < TOGETHER; r++) {
-                const vec one = splat(row[r][i]);
-                for (int w = 0; w < wide; w++) sum[w][r] += one * x[w];
+                const float one = row[r][i];
+                const part all = ALL(one);
+                for (int w = 0; w < wide; w++)
+                    for (int p = 0; p < PARTS; p++) sum[w][r][p] += all * x[w][p];
             }
 #endif
         }
         for (int w = 0; w < wide; w++)
-            for (int r = 0; r < count; r++) storef(c[w] + (first + r) * LANES, sum[w][r]);
+            for (int r = 0; r < count; r++)
+                for (int p = 0; p < PARTS; p++)
+                    *(part_u *)(c[w] + (first + r) * LANES + p * WIDTH) = sum[w][r][p];
     }
 }
 
