@@ -25,8 +25,8 @@ from minseek.models import FORMATS, PLAIN, THINK, ThinkingFormat, gguf, hardware
 from minseek.models.formats import choose_format, is_open
 from minseek.models.gathered import gather_weights
 from minseek.models.prompts import encode_prompt, render_prompt
-from minseek.native import library as native
 from minseek.native import NativeStatus, native_status
+from minseek.native import library as native
 from minseek.native.pages import huge_bytes
 from minseek.reasoning.run import Run
 from minseek.units import format_bytes

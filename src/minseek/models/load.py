@@ -38,7 +38,8 @@ def load(
     device : str
         ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
     dtype : str
-        ``auto`` (bfloat16 where that is fast, else float32), ``bfloat16``, ``float16`` or ``float32``.
+        ``auto`` (bfloat16 where the device or our C kernels are fast with it, else float32), ``bfloat16``, ``float16``
+        or ``float32``.
     thinking : str, ThinkingFormat or None
         How the model writes its thinking; None takes it from the chat template.
 
