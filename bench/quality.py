@@ -1,6 +1,7 @@
 """What an eighth of the cache keeps: facts hidden in prompts, and perplexity, for every policy (SmolLM2-135M).
 
     python bench/quality.py [--only POLICY …] [--prompts N] [--report]
+    python bench/quality.py --caps 256 354 512 1024     # perplexity and facts of the default policy by cap
 
 Without --only, the full cache and the default policy are asked 100 prompts of each kind, the others 20. Wordings and
 texts are those of `needles.REPORT`; the default policy was tuned on `needles.TUNE` and other texts.
@@ -42,9 +43,10 @@ AGREE = 32  # tokens of a continuation compared with the full cache's
 GREEDY = Sampling(temperature=0)
 
 
-def answers(model: minseek.Model, kind: str, policy: Policy | None, prompts: int) -> list[bool]:
-    """Whether each prompt's fact is told."""
-    haystack, facts, tokens, cap = KINDS[kind]
+def answers(model: minseek.Model, kind: str, policy: Policy | None, prompts: int, cap: int | None = None) -> list[bool]:
+    """Whether each prompt's fact is told; at an eighth, if no other cap is given."""
+    haystack, facts, tokens, eighth = KINDS[kind]
+    cap = cap or eighth
     needles = [
         needle(model.tokenizer, haystack=haystack, tokens=tokens, facts=facts, wordings=REPORT, seed=seed)
         for seed in range(prompts)
@@ -66,16 +68,17 @@ def perplexity(model: minseek.Model, ids: list[int], policy: Policy | None, cap:
     plan = minseek.plan(model, kv_budget=10**10, cap=cap if policy else len(ids), policy=policy, sequences=1)
     (slot,) = SlotPool(plan.slot, model.parts.rotary, 1).slots
     slot.window = policy.window if policy else 0
-    loss, count = 0.0, 0
-    for start in range(0, len(ids) - 1, 128):
+    loss, count, start = 0.0, 0, 0
+    while start < len(ids) - 1:
         if policy is not None and not slot.room:
             policy.evict(slot)
-        chunk = ids[start : start + 128]
+        chunk = ids[start : start + min(128, slot.room)]
         logits, _ = model.feed_many([Feed(chunk, slot, len(chunk))])
-        follow = torch.tensor(ids[start + 1 : start + 129])
+        follow = torch.tensor(ids[start + 1 : start + 1 + len(chunk)])
         each = F.cross_entropy(logits[: len(follow)], follow, reduction="none")
         each = each[max(0, 1000 - start) :]
         loss, count = loss + float(each.sum()), count + len(each)
+        start += len(chunk)
     return math.exp(loss / count)
 
 
@@ -103,6 +106,27 @@ def measure(model: minseek.Model, policy: Policy | None, prompts: int, full: dic
         pairs = zip(found["continuations"], full["continuations"], strict=True)
         found["agreement"] = sum(_agreeing(a, b) for a, b in pairs) / len(full["continuations"]) / AGREE
     return found
+
+
+def by_cap(model: minseek.Model, caps: list[int], prompts: int) -> str:
+    """What the default policy costs at other caps; facts of one kind, of those that the full cache tells here."""
+    policy, kind = POLICIES[DEFAULT_POLICY](), "GPL-3, four, 4,000 tokens"
+    texts = {name: model.encode(text(name))[:READ] for name in TEXTS}
+    whole = {name: perplexity(model, ids, None) for name, ids in texts.items()}
+    known = answers(model, kind, None, prompts)
+    figures: dict[str, Any] = {"machine": {**machine(), "dtype": str(model.placement.dtype)}}
+    figures |= {"full cache": {"perplexity": whole, "told": known}, "caps": {}}
+    rows = [["full cache", *(f"{p:.2f}" for p in whole.values()), f"{sum(known)} of {len(known)}"]]
+    for cap in caps:
+        found = {name: perplexity(model, ids, policy, cap) for name, ids in texts.items()}
+        told = answers(model, kind, policy, prompts, cap)
+        hits = sum(a and b for a, b in zip(told, known, strict=True))
+        low, high = interval(hits, sum(known))
+        figures["caps"][cap] = {"perplexity": found, "told": told}
+        cells = (f"{p:.2f} (+{p / whole[name] - 1:.1%})" for name, p in found.items())
+        rows.append([str(cap), *cells, f"{hits} of {sum(known)} ({low:.0%}–{high:.0%})"])
+    write("quality_caps", figures)
+    return table("The default policy by cap", ("cap", *(f"perplexity, {name}" for name in TEXTS), kind), rows)
 
 
 def _agreeing(a: list[int], b: list[int]) -> int:
@@ -146,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", help="measure these policies anew, and keep the others' figures")
     parser.add_argument("--prompts", type=int, help="of each kind, for every policy measured")
+    parser.add_argument("--caps", type=int, nargs="+", help="measure the default policy at these caps only")
     parser.add_argument("--report", action="store_true", help="print the table of the last run")
     args = parser.parse_args()
     if args.report:
@@ -153,6 +178,11 @@ def main() -> None:
         return
     warnings.simplefilter("ignore")
     model = minseek.load("smollm2")
+    if args.caps:
+        if min(args.caps) < 64:
+            parser.error(f"a cap of {min(args.caps)} protects more than it leaves: give 64 or more")
+        print(by_cap(model, args.caps, args.prompts or 20))
+        return
     try:
         figures = kept("quality")
     except FileNotFoundError:
