@@ -74,7 +74,7 @@ class Stack:
         self.length = self.survived = count
 
     def take(self, before: Sequence[Tensor]) -> None:
-        """Fetch the pairs from where they lay before, no layer further to the right than it goes."""
+        """Fetch the pairs from where they lay before, layer by layer: each moves to the left, or stays."""
         for field, source in zip(FIELDS, before, strict=True):
             target: Tensor = getattr(self, field)
             for old, new in zip(source, target, strict=True):
