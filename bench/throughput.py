@@ -1,9 +1,10 @@
 """Batches of SmolLM2-135M in a fixed KV budget: end to end beside other engines, and shares of the roofline.
 
-    python bench/throughput.py [--only step|prefill|length|peers] [--rounds N] [--report]
+    python bench/throughput.py [--only step|prefill|length|peers] [--rounds N] [--results NAME] [--report]
 
 Run it with nothing else running. The other engines are optional: `bench/peers/setup.sh NAME` installs one into an
-environment of its own; those that are not there are left out, and the table says so.
+environment of its own; those that are not there are left out, and the table says so. `--results` keeps the figures of
+another machine beside those that are there.
 """
 
 from __future__ import annotations
@@ -38,12 +39,16 @@ SCENARIOS = {  # prompts, their tokens, new tokens
     "16 prompts of 4,000 tokens, 512 new": (16, 4000, 512),
     "8 prompts of 8,000 tokens, 64 new": (8, 8000, 64),
 }
-PEERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # script, environment (None: this one), settings
+PEERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # script, environment (None: this one), more of the job
     "transformers": ("transformers_generate.py", None, {}),
+    "transformers, float32": ("transformers_generate.py", None, {"dtype": "float32"}),
     "llama.cpp": ("llama_cpp_batch.py", "llama", {}),
+    "llama.cpp, float32 weights": ("llama_cpp_batch.py", "llama", {"gguf_dtype": "f32"}),
     "vLLM": ("vllm_cpu.py", "vllm", {}),
-    "vLLM, one at a time": ("vllm_cpu.py", "vllm", {"max_num_seqs": 1}),
+    "vLLM, one at a time": ("vllm_cpu.py", "vllm", {"settings": {"max_num_seqs": 1}}),
+    "vLLM, float32": ("vllm_cpu.py", "vllm", {"dtype": "float32"}),
 }
+USUAL = ("transformers", "llama.cpp", "vLLM", "vLLM, one at a time")  # float32 is for processors without bfloat16
 ONLY_LONG = "vLLM, one at a time"  # where two sequences do not quite fit vLLM preempts; elsewhere it is the same
 PATIENCE = 8  # a peer that takes longer than so many times our own run is stopped, and the table says so
 
@@ -78,12 +83,12 @@ def ours(model: minseek.Model, prompts: list[list[int]], new: int, budget: int =
 
 def run_peer(name: str, job: dict[str, Any], limit: float) -> dict[str, Any] | None:
     """One batch in another engine, in a process of its own; None if it is not installed."""
-    script, environment, settings = PEERS[name]
+    script, environment, more = PEERS[name]
     python = Path(sys.executable) if environment is None else cache_folder() / "peers" / environment / "bin" / "python"
     if not python.exists():
         return None
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(job | {"settings": settings}, file)
+        json.dump(job | more, file)
         file.flush()
         command = [str(python), str(Path(__file__).parent / "peers" / script), file.name]
         began = time.perf_counter()
@@ -98,7 +103,9 @@ def run_peer(name: str, job: dict[str, Any], limit: float) -> dict[str, Any] | N
     return found
 
 
-def peers(model: minseek.Model, rounds: int, only: list[str], jobs: list[int], figures: dict[str, Any]) -> None:
+def peers(
+    model: minseek.Model, rounds: int, only: list[str], jobs: list[int], figures: dict[str, Any], kept_as: str
+) -> None:
     """End to end, in turns: ours, each peer, ours again …; the best of the rounds counts for each.
 
     Other jobs keep the figures they have.
@@ -116,6 +123,10 @@ def peers(model: minseek.Model, rounds: int, only: list[str], jobs: list[int], f
             for name in ("minseek", *only):
                 if (name == ONLY_LONG and new <= 64) or runs.get(name, [{}])[0].get("stopped"):
                     continue
+                wide = 2 if name != "minseek" and PEERS[name][2].get("dtype") == "float32" else 1
+                if (length + new) * wide * model.token_bytes() > BUDGET:
+                    print(f"{title}: {name} can't hold one sequence in the budget", flush=True)
+                    continue
                 if name == "minseek":
                     found = ours(model, prompts, new)
                 else:
@@ -123,7 +134,7 @@ def peers(model: minseek.Model, rounds: int, only: list[str], jobs: list[int], f
                 if found is not None:
                     runs.setdefault(name, []).append(found)
                     print(f"{title}: {name} {found['seconds']:.1f} s", flush=True)
-                    write("throughput", figures)  # an hour's run is not lost with its last minute
+                    write(kept_as, figures)  # an hour's run is not lost with its last minute
 
 
 def step(model: minseek.Model) -> dict[str, Any]:
@@ -132,16 +143,25 @@ def step(model: minseek.Model) -> dict[str, Any]:
     for batch, cap in ((1, 512), (8, 512), (16, 512), (32, 512), (8, 2048)):
         plan = minseek.plan(model, kv_budget=10**10, cap=cap, sequences=batch)
         slots = SlotPool(plan.slot, model.parts.rotary, batch).slots
-        length = cap + plan.block // 2
+        assert plan.policy is not None
+        for slot in slots:
+            while not all(stack.survived for stack in slot.stacks):  # each layer has its own cap, and has reached it
+                slot.advance(slot.room)
+                plan.policy.evict(slot)
+            slot.advance(plan.block // 2)
+        lengths, seen = [stack.length for stack in slots[0].stacks], slots[0].seen
 
-        def once(slots: list[Slot] = slots, length: int = length) -> None:
+        def once(slots: list[Slot] = slots, lengths: list[int] = lengths, seen: int = seen) -> None:
             for slot in slots:
-                slot.length = slot.seen = slot.position = length
+                slot.seen = slot.position = seen
+                slot.fresh = slot.pool.shape.block // 2
+                for stack, length in zip(slot.stacks, lengths, strict=True):
+                    stack.length = length
             model.feed_many([Feed([7], slot, 1) for slot in slots])
 
         rate = bandwidth()
         seconds = median_seconds(once, 40)
-        live = batch * length * model.token_bytes()
+        live = batch * sum(slots[0].lengths) * model.token_bytes() // len(model.parts.layers)
         floor = (model.weight_bytes + live) / rate
         rows.append({"batch": batch, "cap": cap, "seconds": seconds, "live_bytes": live, "bandwidth": rate})
         rows[-1]["share"] = floor / seconds
@@ -172,7 +192,7 @@ def prefill(model: minseek.Model) -> dict[str, Any]:
         for _ in Engine(model, plan).run(jobs):
             pass
         seconds = time.perf_counter() - began
-        operations = sum(operations_of(model, plan.slot.capacity, plan.cap, len(p)) for p in prompts)
+        operations = sum(operations_of(model, plan, len(p)) for p in prompts)
         tokens = sum(map(len, prompts))
         rows.append({"batch": batch, "tokens": tokens, "seconds": seconds, "operations": operations, "gemm_rate": rate})
         rows[-1]["share"] = operations / seconds / rate
@@ -180,18 +200,20 @@ def prefill(model: minseek.Model) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def operations_of(model: minseek.Model, capacity: int, cap: int, tokens: int) -> int:
+def operations_of(model: minseek.Model, plan: minseek.BatchPlan, tokens: int) -> int:
     """Multiplications and additions to read a prompt: the layers' matrices, and attention over what the slot holds."""
     parts, shape = model.parts, model.parts.blueprint
     layer = parts.layers[0]
     matrices = sum(w.numel() for w in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down))
-    held, pairs = 0, 0
-    for _ in range(tokens):
-        if held == capacity:
-            held = cap
-        held += 1
-        pairs += held
-    return shape.layers * (2 * tokens * matrices + 4 * pairs * shape.query_heads * shape.head_dim)
+    pairs = 0
+    for cap, layers in plan.slot.stacks:
+        held, full = 0, plan.slot.capacity
+        for token in range(tokens):
+            if held == full or token == plan.slot.capacity:
+                held, full = min(held, cap), cap + plan.block
+            held += 1
+            pairs += held * len(layers)
+    return 2 * shape.layers * tokens * matrices + 4 * pairs * shape.query_heads * shape.head_dim
 
 
 def length(model: minseek.Model) -> dict[str, Any]:
@@ -277,7 +299,7 @@ def report(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def plot(figures: dict[str, Any]) -> None:
+def plot(figures: dict[str, Any], kept_as: str) -> None:
     """Seconds against the prompt's length."""
     import matplotlib.pyplot as plt
 
@@ -288,24 +310,25 @@ def plot(figures: dict[str, Any]) -> None:
     plt.ylabel("seconds")
     plt.title("Cost is linear in the prompt's length")
     plt.tight_layout()
-    plt.savefig(RESULTS / "throughput-length.svg")
+    plt.savefig(RESULTS / f"{kept_as}-length.svg")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("step", "prefill", "length", "peers"))
     parser.add_argument("--rounds", type=int, default=2, help="how often each engine runs each batch")
-    parser.add_argument("--engines", nargs="*", default=[*PEERS], choices=[*PEERS], help="which others to compare with")
+    parser.add_argument("--engines", nargs="*", default=USUAL, choices=[*PEERS], help="which others to compare with")
     parser.add_argument("--jobs", type=int, nargs="*", default=[*range(len(SCENARIOS))], help="which batches, from 0")
+    parser.add_argument("--results", default="throughput", help="the name of the figures' file in bench/results")
     parser.add_argument("--report", action="store_true", help="print the tables of the last run")
     args = parser.parse_args()
     if args.report:
-        print(report(kept("throughput")))
+        print(report(kept(args.results)))
         return
     warnings.simplefilter("ignore")
     model = minseek.load("smollm2")
     try:
-        figures = kept("throughput")
+        figures = kept(args.results)
     except FileNotFoundError:
         figures = {}
     figures["machine"] = machine()
@@ -314,10 +337,10 @@ def main() -> None:
         if args.only in (None, name):
             figures[name] = run(model)
     if args.only in (None, "length"):
-        plot(figures)
+        plot(figures, args.results)
     if args.only in (None, "peers"):
-        peers(model, args.rounds, args.engines, args.jobs, figures)
-    write("throughput", figures)
+        peers(model, args.rounds, args.engines, args.jobs, figures, args.results)
+    write(args.results, figures)
     print(report(figures))
 
 

@@ -25,12 +25,12 @@ class Job:
     settings: dict[str, Any] = field(default_factory=dict)
     """Overrides of the peer's settings, for tuning."""
 
-    def token_bytes(self, element_bytes: int = 2) -> int:
-        """Bytes of keys and values that one token takes in all layers."""
+    def token_bytes(self) -> int:
+        """Bytes of keys and values that one token takes in all layers, in the dtype of the weights."""
         config = json.loads((Path(self.model) / "config.json").read_text())
         heads = config.get("num_key_value_heads", config["num_attention_heads"])
         head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        return 2 * config["num_hidden_layers"] * heads * head_dim * element_bytes
+        return 2 * config["num_hidden_layers"] * heads * head_dim * (4 if self.dtype == "float32" else 2)
 
     def longest(self) -> int:
         """Tokens of the longest request, prompt and answer."""
