@@ -92,6 +92,19 @@ def test_kernels_for_older_processors_compute_the_same(
         assert float((mine - theirs).abs().max()) <= tolerance * scale
 
 
+@pytest.mark.skipif("avx2" not in cpu_flags(), reason="builds for a processor with AVX2")
+def test_rows_are_widened_piece_by_piece_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, "qwen3", intermediate_size=600)  # more than two pieces
+    kernels, given = native_forward._KERNELS["bfloat16"], []
+    for longest in (4096, 0):
+        flags = (*kernels.flags, "-march=x86-64-v3", f"-DWIDENED_K={longest}")
+        monkeypatch.setitem(native_forward._KERNELS, "bfloat16", replace(kernels, flags=flags))
+        model = minseek.load(str(tmp_path), device="cpu", dtype="bfloat16")
+        assert model.step_kind == "C"
+        given.append(model.session().feed(list(range(70))))
+    assert torch.equal(*given)
+
+
 def test_the_same_tokens_in_other_chunks_give_the_same_logits(tiny: minseek.Model) -> None:
     ids = list(range(40, 80))
     whole = tiny.session().feed(ids)

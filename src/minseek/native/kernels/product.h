@@ -3,10 +3,11 @@
  * Columns come in blocks of 16, one per lane, so everything that is done to an activation (norms, rotations, softmax)
  * is done to 16 of them at once without ever summing across lanes, and a column never depends on its neighbours: what
  * a sequence gives does not change with the company it is in. Activations lie as [block][feature][16] in float32, and
- * packed for a product as [block][K/2][16] pairs of bfloat16, or [block][K][16] float32. Rows of A stay where they
- * are, [rows][K], whether they are weights, keys or (turned) values.
+ * packed for a product as [block][K/2][16] pairs of bfloat16, or [block][K][16] float32. Rows of A are [rows][K],
+ * whether they are weights, keys or (turned) values.
  *
- * On processors with AMX a product of 32 rows and 32 columns runs in eight tile registers; elsewhere in vectors.
+ * On processors with AMX a product of 32 rows and 32 columns runs in eight tile registers; elsewhere in vectors. Where
+ * these can't multiply bfloat16, rows are widened to float32 first: once, not for each block that they meet.
  */
 #ifndef MINSEEK_PRODUCT_H
 #define MINSEEK_PRODUCT_H
@@ -57,8 +58,16 @@ static inline void pack(packed *p, vec even, vec odd) {
 /* Where feature k (even) of a packed block lies. */
 static inline size_t packed_at(size_t k) { return k / PER_PACKED * LANES; }
 
+#if defined(WEIGHT_BF16) && !defined(__AVX512BF16__)
+#define WIDENS 1
+typedef float factor; /* what vectors multiply by: rows as they are, or widened */
+#else
+#define WIDENS 0
+typedef weight factor;
+#endif
+
 /* A product's sums stay in registers: vectors as wide as the processor's (compilers take wider ones apart in memory), so
- * many rows at a time, and where there are 32 registers two blocks, so that each weight that is loaded serves twice. */
+ * many rows at a time, and where there are 32 registers two blocks, so that each factor that is loaded serves twice. */
 #if defined(__AVX512F__)
 #define WIDTH 16
 #define TOGETHER 8
@@ -66,7 +75,7 @@ static inline size_t packed_at(size_t k) { return k / PER_PACKED * LANES; }
 #elif defined(__AVX__)
 #define WIDTH 8
 #define TOGETHER 4
-#define ABREAST PER_PACKED /* bfloat16 takes more to unpack than there is to load */
+#define ABREAST 1
 #elif defined(__aarch64__)
 #define WIDTH 4
 #define TOGETHER 4
@@ -90,12 +99,13 @@ typedef uint32_t part_bits_u __attribute__((vector_size(4 * WIDTH), aligned(4), 
 #endif
 
 /* rows <= 16 rows of A times `wide` blocks, known when this is compiled, into C [16][16] each, or added to it. A column's
- * products are summed up in the order of k, however many blocks there are. */
-static inline __attribute__((always_inline)) void product_of(const weight *a, size_t stride, int rows,
+ * products are summed up in the order of k, however many blocks there are. Meanwhile, for each 32 of k, `lines` cache
+ * lines from `ahead` are fetched for every TOGETHER rows. */
+static inline __attribute__((always_inline)) void product_of(const factor *a, size_t stride, int rows,
                                                              const packed *const *b, int k, int add, float *const *c,
-                                                             const int wide) {
+                                                             const int wide, const char *ahead, int lines) {
     for (int first = 0; first < rows; first += TOGETHER) {
-        const weight *row[TOGETHER];
+        const factor *row[TOGETHER];
         part sum[ABREAST][TOGETHER][PARTS];
         int count = rows - first < TOGETHER ? rows - first : TOGETHER;
         for (int r = 0; r < TOGETHER; r++) {
@@ -107,36 +117,38 @@ static inline __attribute__((always_inline)) void product_of(const weight *a, si
                 }
         }
         for (int i = 0; i < k; i += PER_PACKED) {
-#ifdef WEIGHT_BF16
-            part_bits pairs[ABREAST][PARTS];
-            for (int w = 0; w < wide; w++)
-                for (int p = 0; p < PARTS; p++) pairs[w][p] = *(const part_bits_u *)(b[w] + packed_at(i) + p * WIDTH);
+            if (i % 32 == 0) {
+                for (int p = 0; p < lines; p++) __builtin_prefetch(ahead + (size_t)p * 64, 0, 2);
+                ahead += (size_t)lines * 64;
+            }
+#if defined(WEIGHT_BF16) && !WIDENS
+            __m512bh pairs[ABREAST];
+            for (int w = 0; w < wide; w++) pairs[w] = (__m512bh)*(const part_bits_u *)(b[w] + packed_at(i));
             for (int r = 0; r < TOGETHER; r++) {
                 uint32_t two;
                 memcpy(&two, row[r] + i, 4);
                 const part_bits both = ALL(two);
-#ifdef __AVX512BF16__
                 for (int w = 0; w < wide; w++)
-                    sum[w][r][0] = (part)_mm512_dpbf16_ps((__m512)sum[w][r][0], (__m512bh)both, (__m512bh)pairs[w][0]);
-#else
-                const part even = (part)(both << 16), odd = (part)(both & 0xffff0000u);
-                for (int w = 0; w < wide; w++)
-                    for (int p = 0; p < PARTS; p++) {
-                        sum[w][r][p] += even * (part)(pairs[w][p] << 16);
-                        sum[w][r][p] += odd * (part)(pairs[w][p] & 0xffff0000u);
-                    }
-#endif
+                    sum[w][r][0] = (part)_mm512_dpbf16_ps((__m512)sum[w][r][0], (__m512bh)both, pairs[w]);
             }
 #else
-            part x[ABREAST][PARTS];
+            part x[PER_PACKED][ABREAST][PARTS];
             for (int w = 0; w < wide; w++)
-                for (int p = 0; p < PARTS; p++) x[w][p] = *(const part_u *)(b[w] + (size_t)i * LANES + p * WIDTH);
-            for (int r = 0; r < TOGETHER; r++) {
-                const float one = row[r][i];
-                const part all = ALL(one);
-                for (int w = 0; w < wide; w++)
-                    for (int p = 0; p < PARTS; p++) sum[w][r][p] += all * x[w][p];
-            }
+                for (int p = 0; p < PARTS; p++) {
+#if WIDENS
+                    const part_bits pairs = *(const part_bits_u *)(b[w] + packed_at(i) + p * WIDTH);
+                    x[0][w][p] = (part)(pairs << 16), x[1][w][p] = (part)(pairs & 0xffff0000u);
+#else
+                    x[0][w][p] = *(const part_u *)(b[w] + (size_t)i * LANES + p * WIDTH);
+#endif
+                }
+            for (int e = 0; e < PER_PACKED; e++)
+                for (int r = 0; r < TOGETHER; r++) {
+                    const float one = row[r][i + e];
+                    const part all = ALL(one);
+                    for (int w = 0; w < wide; w++)
+                        for (int p = 0; p < PARTS; p++) sum[w][r][p] += all * x[e][w][p];
+                }
 #endif
         }
         for (int w = 0; w < wide; w++)
@@ -147,16 +159,47 @@ static inline __attribute__((always_inline)) void product_of(const weight *a, si
 }
 
 /* The same of one block or two; b1 may be NULL. */
-static void product_in_vectors(const weight *a, size_t stride, int rows, const packed *b0, const packed *b1, int k,
-                               int add, float *c0, float *c1) {
+static void product_in_vectors(const factor *a, size_t stride, int rows, const packed *b0, const packed *b1, int k,
+                               int add, float *c0, float *c1, const char *ahead, int lines) {
     const packed *b[2] = {b0, b1};
     float *c[2] = {c0, c1};
     if (ABREAST > 1 && b1) {
-        product_of(a, stride, rows, b, k, add, c, ABREAST);
+        product_of(a, stride, rows, b, k, add, c, ABREAST, ahead, lines);
         return;
     }
-    product_of(a, stride, rows, b, k, add, c, 1);
-    if (b1) product_of(a, stride, rows, b + 1, k, add, c + 1, 1);
+    product_of(a, stride, rows, b, k, add, c, 1, ahead, lines);
+    if (b1) product_of(a, stride, rows, b + 1, k, add, c + 1, 1, NULL, 0);
+}
+
+#if WIDENS
+#define WIDE_K 256 /* factors of a row at a time, where nobody has widened them before: 16 rows fit into a core's cache */
+/* k factors of each row, k even. */
+static void widen_rows(const weight *a, size_t stride, int rows, int k, float *wide, size_t wide_stride) {
+    for (int r = 0; r < rows; r++) {
+        const weight *from = a + (size_t)r * stride;
+        float *to = wide + (size_t)r * wide_stride;
+        int i = 0;
+        for (; i + LANES <= k; i += LANES) storef(to + i, load(from + i));
+        for (; i < k; i++) to[i] = widen(from[i]);
+    }
+}
+#endif
+#ifndef WIDENED_K
+#define WIDENED_K 4096 /* longer rows are widened piece by piece by each product */
+#endif
+/* Floats that `widened` needs for a panel. */
+static inline size_t widened_floats(int k) { return WIDENS && k <= WIDENED_K ? (size_t)2 * LANES * k : 0; }
+/* Up to 16 rows each from a0 and a1 (may be NULL) for many products, in `room`; NULL where nothing is to be done. */
+static const float *widened(const weight *a0, int rows0, const weight *a1, int rows1, int k, float *room) {
+#if WIDENS
+    if (k <= WIDENED_K) {
+        widen_rows(a0, k, rows0, k, room, k);
+        if (a1) widen_rows(a1, k, rows1, k, room + (size_t)LANES * k, k);
+        return room;
+    }
+#endif
+    (void)a0, (void)rows0, (void)a1, (void)rows1, (void)k, (void)room;
+    return NULL;
 }
 
 #ifdef TILES
@@ -245,17 +288,41 @@ static void tiles_begin(int allowed) { (void)allowed; }
 static void tiles_end(int allowed) { (void)allowed; }
 #endif
 
-/* Up to 16 rows each from a0 and a1 (may be NULL) times one or two blocks; see product_in_tiles. */
-static void product(int tiles, const weight *a0, int rows0, const weight *a1, int rows1, size_t stride, const packed *b0,
-                    const packed *b1, int k, int add, float *const *c, const char *ahead, int lines) {
+/* Up to 16 rows each from a0 and a1 (may be NULL) times one or two blocks; see product_in_tiles. wide: what `widened`
+ * gave for these rows, or NULL. */
+static void product(int tiles, const weight *a0, int rows0, const weight *a1, int rows1, size_t stride,
+                    const float *wide, const packed *b0, const packed *b1, int k, int add, float *const *c,
+                    const char *ahead, int lines) {
 #ifdef TILES
     if (tiles && rows0 == LANES && (!a1 || rows1 == LANES) && k % 32 == 0) {
         product_in_tiles(a0, a1, stride, b0, b1, k, add, c, ahead, lines);
         return;
     }
 #endif
-    (void)tiles, (void)ahead, (void)lines;
-    product_in_vectors(a0, stride, rows0, b0, b1, k, add, c[0], c[1]);
-    if (a1) product_in_vectors(a1, stride, rows1, b0, b1, k, add, c[2], c[3]);
+    (void)tiles;
+    const int some = lines / (a1 ? 2 * LANES / TOGETHER : LANES / TOGETHER); /* with many blocks none: time enough */
+    const char *then = ahead + (size_t)some * (LANES / TOGETHER) * ((k + 31) / 32) * 64;
+#if WIDENS
+    if (!wide) {
+        float piece[LANES * WIDE_K];
+        for (int from = 0; from < k; from += WIDE_K) {
+            const int length = k - from < WIDE_K ? k - from : WIDE_K;
+            const packed *p0 = b0 + packed_at(from), *p1 = b1 ? b1 + packed_at(from) : NULL;
+            widen_rows(a0 + from, stride, rows0, length, piece, WIDE_K);
+            product_in_vectors(piece, WIDE_K, rows0, p0, p1, length, add || from, c[0], c[1], NULL, 0);
+            if (!a1) continue;
+            widen_rows(a1 + from, stride, rows1, length, piece, WIDE_K);
+            product_in_vectors(piece, WIDE_K, rows1, p0, p1, length, add || from, c[2], c[3], NULL, 0);
+        }
+        return;
+    }
+    const factor *f0 = wide, *f1 = a1 ? wide + (size_t)LANES * k : NULL;
+    stride = k;
+#else
+    (void)wide;
+    const factor *f0 = a0, *f1 = a1;
+#endif
+    product_in_vectors(f0, stride, rows0, b0, b1, k, add, c[0], c[1], ahead, some);
+    if (f1) product_in_vectors(f1, stride, rows1, b0, b1, k, add, c[2], c[3], then, some);
 }
 #endif
