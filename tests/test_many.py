@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from test_forward import load
 import minseek
 from minseek.cache import Slot, SlotPool, SlotShape
 from minseek.models.feed import Feed
+from minseek.native import cpu_flags
+from minseek.native import forward as native_forward
 
 LENGTHS = (70, 1, 33, 16, 47)
 
@@ -54,6 +58,32 @@ def test_logits_of_mixed_sequences_equal_transformers(
                 logits, hidden = model.feed_many(feeds)
                 torch.testing.assert_close(logits.cpu(), torch.cat(expected), atol=3e-4, rtol=3e-4)
                 assert hidden.shape == (len(logits), model.parts.hidden)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds for processors of this kind")
+@pytest.mark.parametrize(("level", "needed"), [("x86-64", "sse2"), ("x86-64-v3", "avx2"), ("x86-64-v4", "avx512f")])
+@pytest.mark.parametrize("variant", ["qwen3", "llama-odd", "llama-biases"])
+def test_passes_of_few_tokens_give_the_same_bits(
+    variant: str, level: str, needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few columns are there, rows of weights share vectors: two, or four."""
+    if needed not in cpu_flags():
+        pytest.skip(f"this processor has no {needed}")
+    kernels = native_forward._KERNELS["bfloat16"]
+    own = replace(kernels, flags=(*kernels.flags, f"-march={level}"))
+    monkeypatch.setitem(native_forward._KERNELS, "bfloat16", own)
+    model = minseek.load(str(save(tmp_path, variant)), device="cpu", dtype="bfloat16")
+    assert model.step_kind == "C"
+
+    def given(count: int) -> list[torch.Tensor]:
+        held = slots(model, count, hidden=model.parts.hidden)
+        logits = [model.feed_many([Feed([7 * i + step], slot, 1) for i, slot in enumerate(held)])[0] for step in (0, 1)]
+        return [*logits, held[0].pool.ahead]
+
+    most = given(17)
+    for count in (1, 2, 4, 5, 8, 9, 16):
+        for few, many in zip(given(count), most, strict=True):
+            assert torch.equal(few, many[:count])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -34,8 +34,6 @@ typedef struct {
     weight *tail;       /* [16][D]: the last keys, when they are fewer than 16 */
 } desk;
 
-static inline size_t up_to(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
-
 static size_t desk_bytes(size_t longest, size_t dim) {
     longest = up_to(longest, 32);
     return 2 * longest * LANES * (2 * sizeof(float) + sizeof(packed) / PER_PACKED) + dim * longest * sizeof(weight) +

@@ -15,14 +15,14 @@ typedef struct {
     packed *in;      /* what the next product multiplies */
     packed *act;     /* [block][inner][16], packed */
     char *desks;     /* one a thread */
-    float *panels;   /* for `widened`, one a thread */
+    float *panels;   /* for `open_panel`, one a thread */
 } room;
 
-/* What each thread needs to widen a panel of any matrix. */
-static size_t panel_floats(const decoder *m) {
+/* What each thread needs for a panel of any matrix. */
+static size_t largest_panel(const decoder *m) {
     const int ks[] = {m->hidden, m->query_heads * m->head_dim, m->inner};
     size_t most = 0;
-    for (int i = 0; i < 3; i++) most = widened_floats(ks[i]) > most ? widened_floats(ks[i]) : most;
+    for (int i = 0; i < 3; i++) most = panel_floats(ks[i]) > most ? panel_floats(ks[i]) : most;
     return up_to(most, LANES);
 }
 
@@ -42,7 +42,7 @@ static size_t room_bytes(const decoder *m, size_t columns, size_t longest, room 
     TAKE(in, c * widest / PER_PACKED);
     TAKE(act, c * m->inner / PER_PACKED);
     TAKE(desks, m->threads * up_to(desk_bytes(longest, m->head_dim), 4096));
-    TAKE(panels, m->threads * panel_floats(m));
+    TAKE(panels, m->threads * largest_panel(m));
 #undef TAKE
     return at - from;
 }
@@ -72,12 +72,14 @@ static const weight *begins(const weight *w, int rows, int panel, int k, int t, 
 
 /* This thread's share of the rows of several matrices [rows, k], panel by panel of 32; each panel is fetched while the
  * one before it is multiplied, and `next`, where the next phase begins, with the last. */
-static void multiply(int tiles, const matrix *ms, int count, int k, const packed *x, int blocks, int add, float *out,
-                     int features, const weight *next, float *panel, int t, int n) {
+static void multiply(int tiles, const matrix *ms, int count, int k, const packed *x, int columns, int add, float *out,
+                     int features, const weight *next, float *room, int t, int n) {
+    const int blocks = (columns + LANES - 1) / LANES, fold = fold_of(columns, k);
     int panels = 0;
     for (int i = 0; i < count; i++) panels += (ms[i].rows + 31) / 32;
     const int last = (int)((int64_t)panels * (t + 1) / n), pairs = (blocks + 1) / 2;
     const size_t block = packed_at(k);
+    x = spread_out(x, k, fold, room);
     for (int p = (int)((int64_t)panels * t / n), at = 0, i = 0; p < last; p++) {
         while (p - at >= (ms[i].rows + 31) / 32) at += (ms[i++].rows + 31) / 32;
         const int first = (p - at) * 32, left = ms[i].rows - first;
@@ -85,12 +87,12 @@ static void multiply(int tiles, const matrix *ms, int count, int k, const packed
         const int rows0 = left < LANES ? left : LANES, rows1 = left - LANES < LANES ? left - LANES : LANES;
         const char *ahead = (const char *)(p + 1 == last ? next : left > 32 ? a0 + (size_t)32 * k : ms[i + 1].w);
         const int lines = (32 * (int)sizeof(weight) / 2 + pairs - 1) / pairs;
-        const float *wide = widened(a0, rows0, a1, rows1, k, panel);
+        const panel rows = open_panel(a0, rows0, a1, rows1, k, fold, room);
         for (int b = 0; b < blocks; b += 2) {
             float *c[4];
             for (int j = 0; j < 4; j++)
                 c[j] = out + ((size_t)(b + j % 2) * features + ms[i].offset + first + j / 2 * LANES) * LANES;
-            product(tiles, a0, rows0, a1, rows1, k, wide, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k,
+            product(tiles, a0, rows0, a1, rows1, k, &rows, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k,
                     add, c, ahead, lines);
             ahead += (size_t)lines * 64 * (k / 32);
             if (ms[i].bias)
@@ -104,22 +106,24 @@ static void multiply(int tiles, const matrix *ms, int count, int k, const packed
 }
 
 /* This thread's share of act = silu(gate x) * (up x), packed for the product that follows. */
-static void gated(int tiles, const decoder *m, const layer_weights *w, const packed *x, int blocks, packed *act,
-                  const weight *next, float *panel, int t, int n) {
+static void gated(int tiles, const decoder *m, const layer_weights *w, const packed *x, int columns, packed *act,
+                  const weight *next, float *room, int t, int n) {
+    const int blocks = (columns + LANES - 1) / LANES, fold = fold_of(columns, m->hidden);
     const int k = m->hidden, panels = (m->inner + LANES - 1) / LANES, pairs = (blocks + 1) / 2;
     const size_t block = packed_at(k);
     float square[4][SQUARE];
     float *c[4] = {square[0], square[1], square[2], square[3]};
     const int lines = (LANES * (int)sizeof(weight) / 2 + pairs - 1) / pairs;
+    x = spread_out(x, k, fold, room);
     for (int p = (int)((int64_t)panels * t / n), last = (int)((int64_t)panels * (t + 1) / n); p < last; p++) {
         const int first = p * LANES, rows = m->inner - first < LANES ? m->inner - first : LANES;
         const weight *g = w->gate + (size_t)first * k, *u = w->up + (size_t)first * k;
-        const float *wide = widened(g, rows, u, rows, k, panel);
+        const panel both = open_panel(g, rows, u, rows, k, fold, room);
         for (int b = 0; b < blocks; b += 2) {
             size_t done = (size_t)b / 2 * lines * 64 * (k / 32);
             const int more = p + 1 < last;
             const char *ahead = (const char *)(more ? g + (size_t)LANES * k : next) + done;
-            product(tiles, g, rows, u, rows, k, wide, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k, 0,
+            product(tiles, g, rows, u, rows, k, &both, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k, 0,
                     c, ahead, lines);
             const char *other = (const char *)(more ? u + (size_t)LANES * k : next + (size_t)LANES * m->inner) + done;
             for (int l = 0; l < lines * (k / 32); l++) __builtin_prefetch(other + (size_t)l * 64, 0, 2);
@@ -163,8 +167,8 @@ static void pack_block(const float *x, const weight *w, float eps, int features,
 
 /* Last hidden states of the `count` columns `wanted`, each at most once, and logits of the first `asked` of them. */
 static void head(int tiles, const decoder *m, room *r, const int32_t *wanted, int count, int asked, float *logits,
-                 float *hidden, meeting *together, int t, int n) {
-    const int k = m->hidden, blocks = (asked + LANES - 1) / LANES;
+                 float *hidden, meeting *together, float *room, int t, int n) {
+    const int k = m->hidden, blocks = (asked + LANES - 1) / LANES, fold = fold_of(asked, k);
     for (int b = t; b * LANES < count; b += n) {
         int columns[LANES];
         for (int l = 0; l < LANES; l++) columns[l] = b * LANES + l < count ? wanted[b * LANES + l] : -1;
@@ -179,15 +183,17 @@ static void head(int tiles, const decoder *m, room *r, const int32_t *wanted, in
     if (!asked) return;
     meet(together, n);
     const int panels = (m->vocab + 31) / 32;
+    const packed *x = spread_out(r->in, k, fold, room);
     float square[4][SQUARE];
     float *c[4] = {square[0], square[1], square[2], square[3]};
     for (int p = (int)((int64_t)panels * t / n), last = (int)((int64_t)panels * (t + 1) / n); p < last; p++) {
         const int first = p * 32, left = m->vocab - first;
         const weight *a0 = m->head + (size_t)first * k, *a1 = left > LANES ? a0 + (size_t)LANES * k : NULL;
         const int rows0 = left < LANES ? left : LANES, rows1 = left - LANES < LANES ? left - LANES : LANES;
+        const panel rows = open_panel(a0, rows0, a1, rows1, k, fold, room);
         for (int b = 0; b < blocks; b += 2) {
-            product(tiles, a0, rows0, a1, rows1, k, NULL, r->in + b * packed_at(k),
-                    b + 1 < blocks ? r->in + (b + 1) * packed_at(k) : NULL, k, 0, c, (const char *)(a0 + (size_t)32 * k),
+            product(tiles, a0, rows0, a1, rows1, k, &rows, x + b * packed_at(k),
+                    b + 1 < blocks ? x + (b + 1) * packed_at(k) : NULL, k, 0, c, (const char *)(a0 + (size_t)32 * k),
                     b ? 0 : 16 * (int)sizeof(weight));
             for (int j = 0; j < 4; j++) {
                 const int from = first + j / 2 * LANES, column = (b + j % 2) * LANES;
@@ -219,7 +225,7 @@ void forward(const decoder *m, const int32_t *tokens, int32_t columns, const seq
     {
         const int n = omp_get_num_threads(), t = omp_get_thread_num();
         desk own = carve(r.desks + t * up_to(desk_bytes(pairs, m->head_dim), 4096), pairs, m->head_dim);
-        float *panel = r.panels + t * panel_floats(m);
+        float *room = r.panels + t * largest_panel(m);
         tiles_begin(tiles);
         for (int b = t; b < blocks; b += n)
             for (int l = 0; l < LANES; l++) {
@@ -241,8 +247,8 @@ void forward(const decoder *m, const int32_t *tokens, int32_t columns, const seq
             for (int b = t; b < blocks; b += n) /* the same blocks as above: no need to meet before */
                 pack_block(r.x + (size_t)b * hidden * LANES, w->norm1, m->eps, hidden, r.in + b * packed_at(hidden));
             meet(&together, n);
-            multiply(tiles, to_qkv, 3, hidden, r.in, blocks, 0, r.qkv, features, begins(w->o, hidden, 32, width, t, n),
-                     panel, t, n);
+            multiply(tiles, to_qkv, 3, hidden, r.in, columns, 0, r.qkv, features, begins(w->o, hidden, 32, width, t, n),
+                     room, t, n);
             meet(&together, n);
             for (int task, tasks = count * m->kv_heads; (task = take(attention + l)) < tasks;) {
                 const sequence *s = sequences + task / m->kv_heads;
@@ -262,20 +268,20 @@ void forward(const decoder *m, const int32_t *tokens, int32_t columns, const seq
             for (int b = t; b < blocks; b += n)
                 pack_block(r.out + (size_t)b * width * LANES, NULL, 0, width, r.in + b * packed_at(width));
             meet(&together, n);
-            multiply(tiles, &to_x, 1, width, r.in, blocks, 1, r.x, hidden,
-                     begins(w->gate, inner, LANES, hidden, t, n), panel, t, n);
+            multiply(tiles, &to_x, 1, width, r.in, columns, 1, r.x, hidden,
+                     begins(w->gate, inner, LANES, hidden, t, n), room, t, n);
             meet(&together, n);
             for (int b = t; b < blocks; b += n)
                 pack_block(r.x + (size_t)b * hidden * LANES, w->norm2, m->eps, hidden, r.in + b * packed_at(hidden));
             meet(&together, n);
-            gated(tiles, m, w, r.in, blocks, r.act, begins(w->down, hidden, 32, inner, t, n), panel, t, n);
+            gated(tiles, m, w, r.in, columns, r.act, begins(w->down, hidden, 32, inner, t, n), room, t, n);
             meet(&together, n);
             const weight *after = l + 1 < m->layers ? begins(w[1].q, width, 32, hidden, t, n)
                                                     : begins(m->head, m->vocab, 32, hidden, t, n);
-            multiply(tiles, &down, 1, inner, r.act, blocks, 1, r.x, hidden, after, panel, t, n);
+            multiply(tiles, &down, 1, inner, r.act, columns, 1, r.x, hidden, after, room, t, n);
             meet(&together, n);
         }
-        if (n_wanted) head(tiles, m, &r, wanted, n_wanted, n_logits, logits, hidden, &together, t, n);
+        if (n_wanted) head(tiles, m, &r, wanted, n_wanted, n_logits, logits, hidden, &together, room, t, n);
         tiles_end(tiles);
     }
     free(attention);

@@ -7,7 +7,8 @@
  * whether they are weights, keys or (turned) values.
  *
  * On processors with AMX a product of 32 rows and 32 columns runs in eight tile registers; elsewhere in vectors. Where
- * these can't multiply bfloat16, rows are widened to float32 first: once, not for each block that they meet.
+ * these can't multiply bfloat16, rows are widened to float32 first: once, not for each block that they meet; see fold.h
+ * for passes of few columns.
  */
 #ifndef MINSEEK_PRODUCT_H
 #define MINSEEK_PRODUCT_H
@@ -19,6 +20,8 @@
 #endif
 
 #define SQUARE (LANES * LANES)
+
+static inline size_t up_to(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 #ifdef WEIGHT_BF16
 typedef uint32_t packed;
@@ -172,7 +175,11 @@ static void product_in_vectors(const factor *a, size_t stride, int rows, const p
 }
 
 #if WIDENS
+#include "fold.h"
 #define WIDE_K 256 /* factors of a row at a time, where nobody has widened them before: 16 rows fit into a core's cache */
+#ifndef WIDENED_K
+#define WIDENED_K 4096 /* longer rows are widened piece by piece by each product */
+#endif
 /* k factors of each row, k even. */
 static void widen_rows(const weight *a, size_t stride, int rows, int k, float *wide, size_t wide_stride) {
     for (int r = 0; r < rows; r++) {
@@ -184,22 +191,56 @@ static void widen_rows(const weight *a, size_t stride, int rows, int k, float *w
     }
 }
 #endif
-#ifndef WIDENED_K
-#define WIDENED_K 4096 /* longer rows are widened piece by piece by each product */
-#endif
-/* Floats that `widened` needs for a panel. */
-static inline size_t widened_floats(int k) { return WIDENS && k <= WIDENED_K ? (size_t)2 * LANES * k : 0; }
-/* Up to 16 rows each from a0 and a1 (may be NULL) for many products, in `room`; NULL where nothing is to be done. */
-static const float *widened(const weight *a0, int rows0, const weight *a1, int rows1, int k, float *room) {
+
+/* Rows for many products with the same blocks, and how they lie. */
+typedef struct {
+    const float *wide; /* widened, or NULL */
+    int fold;          /* so many rows share a vector; see fold.h */
+} panel;
+/* Rows of one block of so many columns that share a vector. */
+static inline int fold_of(int columns, int k) {
 #if WIDENS
-    if (k <= WIDENED_K) {
-        widen_rows(a0, k, rows0, k, room, k);
-        if (a1) widen_rows(a1, k, rows1, k, room + (size_t)LANES * k, k);
-        return room;
+    if (k <= WIDENED_K) return columns <= LANES / 4 ? 4 : columns <= LANES / 2 ? 2 : 1;
+#endif
+    (void)columns, (void)k;
+    return 1;
+}
+/* Floats that `spread_out` and `open_panel` need for rows of k. */
+static inline size_t panel_floats(int k) {
+#if WIDENS
+    if (k <= WIDENED_K) return (size_t)(2 * LANES + LANES / 2) * up_to(k, 2);
+#endif
+    (void)k;
+    return 0;
+}
+/* The block x as products of `fold` rows a vector need it, in the beginning of `room`. */
+static const packed *spread_out(const packed *x, int k, int fold, float *room) {
+#if WIDENS
+    if (fold > 1) {
+        spread(x, k, fold, (packed *)room);
+        return (packed *)room;
     }
 #endif
-    (void)a0, (void)rows0, (void)a1, (void)rows1, (void)k, (void)room;
-    return NULL;
+    (void)k, (void)fold, (void)room;
+    return x;
+}
+/* Up to 16 rows each from a0 and a1 (may be NULL), in the rest of `room` if they have to be widened. */
+static panel open_panel(const weight *a0, int rows0, const weight *a1, int rows1, int k, int fold, float *room) {
+#if WIDENS
+    if (k <= WIDENED_K) {
+        float *wide = room + (size_t)LANES / 2 * up_to(k, 2), *second = wide + (size_t)LANES * k;
+        if (fold > 1) {
+            fold_rows(a0, rows0, k, fold, wide);
+            if (a1) fold_rows(a1, rows1, k, fold, second);
+        } else {
+            widen_rows(a0, k, rows0, k, wide, k);
+            if (a1) widen_rows(a1, k, rows1, k, second, k);
+        }
+        return (panel){wide, fold};
+    }
+#endif
+    (void)a0, (void)rows0, (void)a1, (void)rows1, (void)k, (void)fold, (void)room;
+    return (panel){NULL, 1};
 }
 
 #ifdef TILES
@@ -288,10 +329,10 @@ static void tiles_begin(int allowed) { (void)allowed; }
 static void tiles_end(int allowed) { (void)allowed; }
 #endif
 
-/* Up to 16 rows each from a0 and a1 (may be NULL) times one or two blocks; see product_in_tiles. wide: what `widened`
- * gave for these rows, or NULL. */
+/* Up to 16 rows each from a0 and a1 (may be NULL) times one or two blocks; see product_in_tiles. rows: what `open_panel`
+ * gave for them, or NULL. */
 static void product(int tiles, const weight *a0, int rows0, const weight *a1, int rows1, size_t stride,
-                    const float *wide, const packed *b0, const packed *b1, int k, int add, float *const *c,
+                    const panel *rows, const packed *b0, const packed *b1, int k, int add, float *const *c,
                     const char *ahead, int lines) {
 #ifdef TILES
     if (tiles && rows0 == LANES && (!a1 || rows1 == LANES) && k % 32 == 0) {
@@ -303,7 +344,7 @@ static void product(int tiles, const weight *a0, int rows0, const weight *a1, in
     const int some = lines / (a1 ? 2 * LANES / TOGETHER : LANES / TOGETHER); /* with many blocks none: time enough */
     const char *then = ahead + (size_t)some * (LANES / TOGETHER) * ((k + 31) / 32) * 64;
 #if WIDENS
-    if (!wide) {
+    if (!rows || !rows->wide) {
         float piece[LANES * WIDE_K];
         for (int from = 0; from < k; from += WIDE_K) {
             const int length = k - from < WIDE_K ? k - from : WIDE_K;
@@ -316,10 +357,14 @@ static void product(int tiles, const weight *a0, int rows0, const weight *a1, in
         }
         return;
     }
-    const factor *f0 = wide, *f1 = a1 ? wide + (size_t)LANES * k : NULL;
+    if (rows->fold > 1) {
+        product_folded(rows->wide, rows0, a1 ? rows1 : 0, b0, k, add, c[0], c[2], rows->fold, ahead, lines);
+        return;
+    }
+    const factor *f0 = rows->wide, *f1 = a1 ? rows->wide + (size_t)LANES * k : NULL;
     stride = k;
 #else
-    (void)wide;
+    (void)rows;
     const factor *f0 = a0, *f1 = a1;
 #endif
     product_in_vectors(f0, stride, rows0, b0, b1, k, add, c[0], c[1], ahead, some);
