@@ -5,11 +5,13 @@
  *     block      x[k][0]           x[k][0]           x[k][1]           x[k][1]           …
  *
  * A lane still sums up one row's products with one column in the order of k, so its result is the same to the last bit.
- * Factors lie as [rows / fold][K][fold]; in a block that is spread out each column is there `fold` times. (Part of
- * product.h, which says what a part is.)
+ * Factors lie as [rows / fold][K][fold]; in a block that is spread out each column is there `fold` times.
  */
 #ifndef MINSEEK_FOLD_H
 #define MINSEEK_FOLD_H
+#include "parts.h"
+#if WIDENS
+
 typedef uint64_t part_twos __attribute__((vector_size(4 * WIDTH)));
 
 static inline vec interleave_low(vec a, vec b) {
@@ -150,4 +152,5 @@ static void product_folded(const float *wide, int rows0, int rows1, const packed
     else
         product_folded_by(wide, rows0, rows1, x, k, add, c0, c1, 4, ahead, lines / rounds);
 }
+#endif
 #endif
