@@ -113,10 +113,7 @@ static inline __attribute__((always_inline)) void product_folded_by(const float 
             memcpy(sum[g], &begin, sizeof begin);
         }
         for (int i = 0; i < k; i += PER_PACKED) {
-            if (i % 32 == 0) {
-                for (int p = 0; p < lines; p++) __builtin_prefetch(ahead + (size_t)p * 64, 0, 2);
-                ahead += (size_t)lines * 64;
-            }
+            if (i % 32 == 0) fetch(&ahead, lines);
             part b[PER_PACKED][PARTS];
             for (int p = 0; p < PARTS; p++) {
                 const part_bits pairs = *(const part_bits_u *)(x + packed_at(i) + p * WIDTH);

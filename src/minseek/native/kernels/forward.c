@@ -92,7 +92,7 @@ static void multiply(int tiles, const matrix *ms, int count, int k, const packed
             float *c[4];
             for (int j = 0; j < 4; j++)
                 c[j] = out + ((size_t)(b + j % 2) * features + ms[i].offset + first + j / 2 * LANES) * LANES;
-            product(tiles, a0, rows0, a1, rows1, k, &rows, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k,
+            product(tiles, a0, rows0, a1, rows1, k, rows, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k,
                     add, c, ahead, lines);
             ahead += (size_t)lines * 64 * (k / 32);
             if (ms[i].bias)
@@ -123,7 +123,7 @@ static void gated(int tiles, const decoder *m, const layer_weights *w, const pac
             size_t done = (size_t)b / 2 * lines * 64 * (k / 32);
             const int more = p + 1 < last;
             const char *ahead = (const char *)(more ? g + (size_t)LANES * k : next) + done;
-            product(tiles, g, rows, u, rows, k, &both, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k, 0,
+            product(tiles, g, rows, u, rows, k, both, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k, 0,
                     c, ahead, lines);
             const char *other = (const char *)(more ? u + (size_t)LANES * k : next + (size_t)LANES * m->inner) + done;
             for (int l = 0; l < lines * (k / 32); l++) __builtin_prefetch(other + (size_t)l * 64, 0, 2);
@@ -192,7 +192,7 @@ static void head(int tiles, const decoder *m, room *r, const int32_t *wanted, in
         const int rows0 = left < LANES ? left : LANES, rows1 = left - LANES < LANES ? left - LANES : LANES;
         const panel rows = open_panel(a0, rows0, a1, rows1, k, fold, room);
         for (int b = 0; b < blocks; b += 2) {
-            product(tiles, a0, rows0, a1, rows1, k, &rows, x + b * packed_at(k),
+            product(tiles, a0, rows0, a1, rows1, k, rows, x + b * packed_at(k),
                     b + 1 < blocks ? x + (b + 1) * packed_at(k) : NULL, k, 0, c, (const char *)(a0 + (size_t)32 * k),
                     b ? 0 : 16 * (int)sizeof(weight));
             for (int j = 0; j < 4; j++) {

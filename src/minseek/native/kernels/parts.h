@@ -51,6 +51,12 @@ typedef float factor; /* what vectors multiply by: rows as they are, or widened 
 typedef weight factor;
 #endif
 
+/* Fetch so many cache lines, and be behind them. */
+static inline void fetch(const char **ahead, int lines) {
+    for (int p = 0; p < lines; p++) __builtin_prefetch(*ahead + (size_t)p * 64, 0, 2);
+    *ahead += (size_t)lines * 64;
+}
+
 /* A product's sums stay in registers: vectors as wide as the processor's (compilers take wider ones apart in memory), so
  * many rows at a time, and where there are 32 registers two blocks, so that each factor that is loaded serves twice. */
 #if defined(__AVX512F__)

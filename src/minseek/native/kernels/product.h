@@ -40,10 +40,7 @@ static inline __attribute__((always_inline)) void product_of(const factor *a, si
                 }
         }
         for (int i = 0; i < k; i += PER_PACKED) {
-            if (i % 32 == 0) {
-                for (int p = 0; p < lines; p++) __builtin_prefetch(ahead + (size_t)p * 64, 0, 2);
-                ahead += (size_t)lines * 64;
-            }
+            if (i % 32 == 0) fetch(&ahead, lines);
 #if defined(WEIGHT_BF16) && !WIDENS
             __m512bh pairs[ABREAST];
             for (int w = 0; w < wide; w++) pairs[w] = (__m512bh)*(const part_bits_u *)(b[w] + packed_at(i));
@@ -116,6 +113,7 @@ typedef struct {
     const float *wide; /* widened, or NULL */
     int fold;          /* so many rows share a vector; see fold.h */
 } panel;
+static const panel AS_THEY_ARE = {NULL, 1};
 /* Rows of one block of so many columns that share a vector. */
 static inline int fold_of(int columns, int k) {
 #if WIDENS
@@ -159,7 +157,7 @@ static panel open_panel(const weight *a0, int rows0, const weight *a1, int rows1
     }
 #endif
     (void)a0, (void)rows0, (void)a1, (void)rows1, (void)k, (void)fold, (void)room;
-    return (panel){NULL, 1};
+    return AS_THEY_ARE;
 }
 
 #ifdef TILES
@@ -249,9 +247,9 @@ static void tiles_end(int allowed) { (void)allowed; }
 #endif
 
 /* Up to 16 rows each from a0 and a1 (may be NULL) times one or two blocks; see product_in_tiles. rows: what `open_panel`
- * gave for them, or NULL. */
+ * gave for them, or AS_THEY_ARE. */
 static void product(int tiles, const weight *a0, int rows0, const weight *a1, int rows1, size_t stride,
-                    const panel *rows, const packed *b0, const packed *b1, int k, int add, float *const *c,
+                    panel rows, const packed *b0, const packed *b1, int k, int add, float *const *c,
                     const char *ahead, int lines) {
 #ifdef TILES
     if (tiles && rows0 == LANES && (!a1 || rows1 == LANES) && k % 32 == 0) {
@@ -263,7 +261,7 @@ static void product(int tiles, const weight *a0, int rows0, const weight *a1, in
     const int some = lines / (a1 ? 2 * LANES / TOGETHER : LANES / TOGETHER); /* with many blocks none: time enough */
     const char *then = ahead + (size_t)some * (LANES / TOGETHER) * ((k + 31) / 32) * 64;
 #if WIDENS
-    if (!rows || !rows->wide) {
+    if (!rows.wide) {
         float piece[LANES * WIDE_K];
         for (int from = 0; from < k; from += WIDE_K) {
             const int length = k - from < WIDE_K ? k - from : WIDE_K;
@@ -276,11 +274,11 @@ static void product(int tiles, const weight *a0, int rows0, const weight *a1, in
         }
         return;
     }
-    if (rows->fold > 1) {
-        product_folded(rows->wide, rows0, a1 ? rows1 : 0, b0, k, add, c[0], c[2], rows->fold, ahead, lines);
+    if (rows.fold > 1) {
+        product_folded(rows.wide, rows0, a1 ? rows1 : 0, b0, k, add, c[0], c[2], rows.fold, ahead, lines);
         return;
     }
-    const factor *f0 = rows->wide, *f1 = a1 ? rows->wide + (size_t)LANES * k : NULL;
+    const factor *f0 = rows.wide, *f1 = a1 ? rows.wide + (size_t)LANES * k : NULL;
     stride = k;
 #else
     (void)rows;
