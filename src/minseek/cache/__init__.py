@@ -3,7 +3,7 @@
 from minseek.cache.candidates import Candidates
 from minseek.cache.pairs import Pairs
 from minseek.cache.rotary import Rotary, rotate
-from minseek.cache.singles import Singles
+from minseek.cache.singles import Singles, numbers_of, slot_of
 from minseek.cache.slot_shape import SlotShape, caps_by_layer
 from minseek.cache.slots import Slot, SlotPool
 from minseek.cache.thought_cache import CacheFullError, CacheShape, KeyStorage, ThoughtCache
@@ -21,5 +21,7 @@ __all__ = [
     "SlotShape",
     "ThoughtCache",
     "caps_by_layer",
+    "numbers_of",
     "rotate",
+    "slot_of",
 ]

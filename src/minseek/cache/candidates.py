@@ -92,14 +92,14 @@ class Candidates:
     def unrotated_likeness(self) -> Tensor:
         """[L, H, n]: the cosine of each key without its position with the mean of all normalised ones."""
         rotary = self._slot.rotary
-        cos, sin = rotary.at(0, int(self.positions.max()) + 1)
+        cos, sin = rotary.at(0, self._slot.position)
         given = unrotated_likeness(self.keys, self.positions, cos.contiguous(), sin.contiguous())
         return likeness(self.unrotated) if given is None else given
 
     @cached_property
     def unrotated(self) -> Tensor:
         """[L, H, n, D], float32: keys without their positions, so that the same content gives the same key anywhere."""
-        cos, sin = self._slot.rotary.at(0, int(self.positions.max()) + 1)
+        cos, sin = self._slot.rotary.at(0, self._slot.position)
         at = self.positions.long()
         scaling = self._slot.rotary.scaling
         return rotate(self.keys.float(), cos[at] / scaling, -sin[at] / scaling)

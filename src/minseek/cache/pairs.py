@@ -103,5 +103,8 @@ class Pairs(Protocol):
     def advance(self, tokens: int) -> None:
         """Count tokens that have been written in every layer."""
 
+    def count(self, tokens: int) -> None:
+        """The same where `Singles` wrote them."""
+
     def remember_surprise(self, surprise: Tensor, ahead: Tensor) -> None:
         """Keep how surprising the T newest tokens were [T], and the last one's last hidden state [hidden]."""

@@ -29,10 +29,13 @@ class Rotary:
         """Cosines and sines of positions ``start .. start + count - 1``, float32, [count, D/2] each."""
         if start + count > len(self._cos):
             size = max(start + count, 2 * len(self._cos), 256)
-            positions = torch.arange(size, device=self.inv_freq.device, dtype=torch.float32)
-            angles = positions[:, None] * self.inv_freq
-            self._cos, self._sin = angles.cos() * self.scaling, angles.sin() * self.scaling
+            self._cos, self._sin = self.of(torch.arange(size, device=self.inv_freq.device))
         return self._cos[start : start + count], self._sin[start : start + count]
+
+    def of(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions [T], float32, [T, D/2] each, made anew."""
+        angles = positions.float()[:, None] * self.inv_freq
+        return angles.cos() * self.scaling, angles.sin() * self.scaling
 
     def shift(self, keys: Tensor, by: int) -> Tensor:
         """Move rotated keys [..., D] by that many positions: one rotation by the difference of the angles."""

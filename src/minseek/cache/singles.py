@@ -1,4 +1,4 @@
-"""One new token each of many slots, written and attended to together."""
+"""One new token each of many sequences, written and attended to together."""
 
 from __future__ import annotations
 
@@ -7,49 +7,81 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from minseek.cache.pairs import Pairs
 from minseek.cache.rotary import rotate
-from minseek.cache.slots import Slot
+from minseek.cache.slots import Slot, SlotPool
+from minseek.cache.thought_cache import ThoughtCache
+
+
+def slot_of(cache: Pairs) -> Slot | None:
+    """The slot in which a sequence's pairs lie; None if they lie elsewhere."""
+    if isinstance(cache, Slot):
+        return cache
+    return cache.slot if isinstance(cache, ThoughtCache) else None
+
+
+def numbers_of(token: int, cache: Pairs) -> list[int]:
+    """What `Singles` needs to know of a sequence in a slot that is given a token: 7 numbers and its stacks' lengths."""
+    if isinstance(cache, Slot):
+        lengths = [stack.length for stack in cache.stacks]
+        late = cache.counts_as_latest(1)
+        return [token, cache.index, cache.position, cache.seen, cache.fresh, cache.asked, late, *lengths]
+    slot, length = slot_of(cache), cache.length
+    assert slot is not None
+    return [token, slot.index, length, length, 0, 0, 0, *[length] * len(slot.stacks)]
 
 
 class Singles:
-    """Slots of one pool that a pass gives one token each: a few large operations a layer instead of many small ones.
+    """Sequences in slots of one pool that a pass gives one token each: few large operations instead of many small ones.
 
-    B slots; n is the number of pairs that the longest has with its new token.
+    B sequences. All numbers that change from token to token come in a tensor, and no size depends on them: whoever
+    repeats what was done, with other numbers in that tensor, does it for the next tokens. `models.recordings` does.
 
     Parameters
     ----------
-    slots : sequence of Slot
-        Different ones of the same pool, all of them divided or none, with room for a token.
+    pool : SlotPool
+    divided : bool
+        Whether the slots are divided, all of them.
+    numbers : Tensor
+        [B, 7 + stacks], int64: `numbers_of` each.
+    within : sequence of int
+        For each stack, how many pairs a head are looked at; n below. More than the longest sequence has.
     """
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        self._like = slots[0]
-        self._pool = self._like.pool
-        device = self._pool.keys.device
+    def __init__(self, pool: SlotPool, divided: bool, numbers: Tensor, within: Sequence[int]) -> None:
+        self._pool, self._layout = pool, pool.shape.layout(divided)
+        columns = numbers.unbind(1)
+        self.tokens, self._slots, self._positions, self._seen, self._fresh, self._asked, self._late = columns[:7]
+        self._lengths, self._within = columns[7:], within
+        layers = [layers for _, layers in pool.shape.stacks]
+        self._place = {layer: (stack, i) for stack, own in enumerate(layers) for i, layer in enumerate(own)}
+        cos, sin = pool.rotary.of(self._positions)
+        self._angles = cos[:, None], sin[:, None]
+        self._beyond = [
+            torch.arange(n, device=numbers.device) > lengths[:, None]
+            for n, lengths in zip(within, self._lengths, strict=True)
+        ]
 
-        def gathered(numbers: list[int]) -> Tensor:
-            return torch.tensor(numbers, device=device)
+    def _stack(self, stack: int, whole: Tensor) -> Tensor:
+        """[slots, layers, H, capacity, …] of a stack."""
+        first, capacity = self._layout[stack]
+        layers, heads = len(self._pool.shape.stacks[stack][1]), self._pool.shape.shape.heads
+        own = whole[:, first : first + layers * heads * capacity]
+        return own.view(len(whole), layers, heads, capacity, *whole.shape[2:])
 
-        self._slots = gathered([slot.index for slot in slots])
-        self._positions = gathered([slot.position for slot in slots])
-        self._late = gathered([slot.counts_as_latest(1) for slot in slots])
-        self._asked = gathered([slot.asked for slot in slots])
-        cos, sin = self._like.rotary.at(0, 1 + max(slot.position for slot in slots))
-        self._angles = cos[self._positions, None], sin[self._positions, None]
-        self._lengths, self._longest, self._beyond = {}, {}, {}
-        for i, stack in enumerate(self._like.stacks):
-            lengths = [slot.stacks[i].length for slot in slots]
-            self._lengths[stack], self._longest[stack] = gathered(lengths), 1 + max(lengths)
-            within = torch.arange(self._longest[stack], device=device)
-            self._beyond[stack] = within > self._lengths[stack][:, None]
+    def _layer(self, layer: int, whole: Tensor) -> Tensor:
+        """[slots, H, capacity, …] of a layer."""
+        stack, i = self._place[layer]
+        return self._stack(stack, whole)[:, i]
 
-    def _of(self, layer: int, whole: Tensor) -> Tensor:
-        """[slots, H, capacity, …] of one layer."""
-        stack, i = self._like.stack_of(layer)
-        heads = self._pool.shape.shape.heads
-        first = stack.first + i * heads * stack.capacity
-        own = whole[:, first : first + heads * stack.capacity]
-        return own.view(len(whole), heads, stack.capacity, *whole.shape[2:])
+    def arrive(self) -> None:
+        """Note where the new pairs stand and the how-manieth they are, in all layers; `append` follows in each."""
+        if not self._pool.shape.evicts:
+            return
+        for stack, lengths in enumerate(self._lengths):
+            here = (self._slots, slice(None), slice(None), lengths)
+            self._stack(stack, self._pool.positions)[here] = self._positions.int()[:, None, None]
+            self._stack(stack, self._pool.arrivals)[here] = self._seen.int()[:, None, None]
 
     def rotated(self, x: Tensor) -> Tensor:
         """Queries or keys [B, heads, D] at the positions of their tokens."""
@@ -57,37 +89,44 @@ class Singles:
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write keys without positions and values [B, H, D]; all of the layer [B, H, n, D], keys with theirs."""
-        pool, (stack, _) = self._pool, self._like.stack_of(layer)
-        own_keys, own_values = self._of(layer, pool.keys), self._of(layer, pool.values)
+        own_keys, own_values = self._layer(layer, self._pool.keys), self._layer(layer, self._pool.values)
+        stack, _ = self._place[layer]
         own_keys[self._slots, :, self._lengths[stack]] = self.rotated(keys)
         own_values[self._slots, :, self._lengths[stack]] = values
-        if pool.shape.evicts:
-            stands = self._positions.int()[:, None].expand(-1, keys.shape[1])
-            self._of(layer, pool.positions)[self._slots, :, self._lengths[stack]] = stands
-        here = (self._slots, slice(None), slice(self._longest[stack]))
+        here = (self._slots, slice(None), slice(self._within[stack]))
         return own_keys[here], own_values[here]
 
     def unseen(self, layer: int, window: int | None) -> Tensor:
         """[B, 1 or H, n]: pairs that a token does not attend to."""
-        stack, _ = self._like.stack_of(layer)
+        stack, _ = self._place[layer]
         beyond = self._beyond[stack][:, None]
         if window is None:
             return beyond
         if not self._pool.shape.evicts:
-            at = torch.arange(self._longest[stack], device=beyond.device)
+            at = torch.arange(self._within[stack], device=beyond.device)
         else:
-            at = self._of(layer, self._pool.positions)[self._slots, :, : self._longest[stack]]
+            at = self._layer(layer, self._pool.positions)[self._slots, :, : self._within[stack]]
         return beyond | (self._positions[:, None, None] - at >= window)
 
     def observe(self, layer: int, weights: Tensor) -> None:
         """Count attention weights [B, H, G, n], where slots do."""
         if not self._pool.shape.evicts:
             return
-        given, longest = weights.mean(2), weights.shape[3]
-        self._of(layer, self._pool.received)[self._slots, :, :longest] += given
-        self._of(layer, self._pool.latest)[self._slots, :, :longest] += given * self._late[:, None, None]
+        given, n = weights.mean(2), weights.shape[3]
+        self._layer(layer, self._pool.received)[self._slots, :, :n] += given
+        self._layer(layer, self._pool.latest)[self._slots, :, :n] += given * self._late[:, None, None]
 
     def remember_queries(self, layer: int, queries: Tensor) -> None:
         """Keep queries without positions [B, H * G, D], if the policy needs them."""
         if self._pool.shape.query_heads:
             self._pool.queries[layer][self._slots, :, self._asked] = queries.float()
+
+    @property
+    def ahead(self) -> Tensor | None:
+        """[B, hidden]: the last hidden state of each sequence's token before; None if nobody asks."""
+        return self._pool.ahead[self._slots] if self._pool.shape.hidden else None
+
+    def remember_surprise(self, surprise: Tensor, ahead: Tensor) -> None:
+        """Keep how surprising the new tokens were [B], and their last hidden states [B, hidden]."""
+        self._pool.surprise[self._slots, self._fresh] = surprise
+        self._pool.ahead[self._slots] = ahead

@@ -65,6 +65,15 @@ class SlotShape:
         caps = self.caps or (self.cap,) * self.shape.layers
         return tuple((cap, tuple(i for i, own in enumerate(caps) if own == cap)) for cap in sorted(set(caps)))
 
+    def layout(self, divided: bool) -> list[tuple[int, int]]:
+        """Where the memory of each stack begins in a slot's, in pairs, and the pairs per head that it has room for."""
+        places, first = [], 0
+        for cap, layers in self.stacks:
+            capacity = cap + self.block if divided else self.capacity
+            places.append((first, capacity))
+            first += len(layers) * self.shape.heads * capacity
+        return places
+
     @property
     def pair_bytes(self) -> int:
         """Bytes of one pair of one head: key, value, and what is noted of them."""

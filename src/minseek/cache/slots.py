@@ -89,15 +89,15 @@ class Slot:
         self.ahead = pool.ahead[index] if pool.shape.hidden else None
         self.window = 0
         self.memory: dict[str, Any] = {}
-        self._divide([pool.shape.capacity] * len(self.stacks))
+        self._lay_out(divided=False)
         self.clear()
 
-    def _divide(self, capacities: Sequence[int]) -> None:
-        """Let the stacks lie one behind the other, with room for so many pairs a head; nothing is moved."""
-        pool, first = self.pool, 0
-        for stack, capacity in zip(self.stacks, capacities, strict=True):
-            first = stack.lie(pool, self.index, first, capacity)
-        self.divided = any(capacity != pool.shape.capacity for capacity in capacities)
+    def _lay_out(self, *, divided: bool) -> None:
+        """Let the stacks lie one behind the other, with room for their caps or for as many pairs; nothing is moved."""
+        pool = self.pool
+        for stack, place in zip(self.stacks, pool.shape.layout(divided), strict=True):
+            stack.lie(pool, self.index, *place)
+        self.divided = divided
         self.keys, self.values = self._by_layer("keys"), self._by_layer("values")
         noted = pool.shape.evicts
         self.positions = self._by_layer("positions") if noted else ()
@@ -113,7 +113,7 @@ class Slot:
     def clear(self) -> None:
         """Forget everything: the next sequence begins."""
         if self.divided:
-            self._divide([self.pool.shape.capacity] * len(self.stacks))
+            self._lay_out(divided=False)
         for stack in self.stacks:
             stack.length = stack.survived = 0
         self.seen = self.fresh = self.position = 0
@@ -201,6 +201,11 @@ class Slot:
             if self.pool.shape.evicts:
                 came = torch.arange(self.seen, self.seen + tokens, dtype=torch.int32, device=stack.arrivals.device)
                 stack.arrivals[:, :, stack.length : stack.length + tokens] = came
+        self.count(tokens)
+
+    def count(self, tokens: int) -> None:
+        """The same where `Singles` wrote them, and noted that they came."""
+        for stack in self.stacks:
             stack.length += tokens
         self.seen += tokens
         self.fresh += tokens
@@ -233,7 +238,7 @@ class Slot:
     def _move_apart(self) -> None:
         """Give each stack the memory of its cap. Those with small caps lie first, so all pairs move to the left."""
         before = {stack: [getattr(stack, field) for field in FIELDS] for stack in self.stacks}
-        self._divide([stack.cap + self.pool.shape.block for stack in self.stacks])
+        self._lay_out(divided=True)
         for stack in self.stacks:
             stack.take(before[stack])
 

@@ -24,8 +24,8 @@ class Stack:
         Which ones, ascending.
     cap : int
         Pairs per head that survive an eviction.
-    first, capacity : int
-        Where its memory begins in the slot's, in pairs; pairs per head that it has room for.
+    capacity : int
+        Pairs per head that it has room for.
     length, survived : int
         Pairs that each head holds, in the order of their positions; how many of them the last eviction left.
     keys, values : Tensor
@@ -44,16 +44,16 @@ class Stack:
 
     def __init__(self, layers: tuple[int, ...], cap: int, heads: int) -> None:
         self.layers, self.cap, self._heads = layers, cap, heads
-        self.first = self.capacity = self.length = self.survived = 0
+        self.capacity = self.length = self.survived = 0
 
     @property
     def room(self) -> int:
         """Tokens that there is room for before an eviction is due."""
         return self.capacity - self.length
 
-    def lie(self, pool: SlotPool, index: int, first: int, capacity: int) -> int:
-        """Take so much room in a slot's memory, from the pair `first` on; where the next stack may begin."""
-        self.first, self.capacity = first, capacity
+    def lie(self, pool: SlotPool, index: int, first: int, capacity: int) -> None:
+        """Take room for so many pairs a head in a slot's memory, from the pair `first` on."""
+        self.capacity = capacity
         sizes = (len(self.layers), self._heads, capacity)
         end = first + len(self.layers) * self._heads * capacity
         for field in FIELDS:
@@ -62,7 +62,6 @@ class Stack:
                 setattr(self, field, whole[first:end].view(*sizes, *whole.shape[1:]))
             else:
                 setattr(self, field, whole)
-        return end
 
     def keep(self, chosen: Tensor) -> None:
         """Evict all pairs but the chosen ones [layers, H, n]."""

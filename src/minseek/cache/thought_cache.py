@@ -92,13 +92,17 @@ class ThoughtCache:
 
     @classmethod
     def over(cls, slot: Slot) -> ThoughtCache:
-        """A cache in the memory of a slot, of the slot's size."""
+        """A cache in the memory of an empty slot, of its size; the slot is told that pair i stands at position i."""
         cache = cls(slot.pool.shape.shape, slot.rotary, max_tokens=0, device=slot.keys[0].device)
+        cache.slot = slot
         cache.keys, cache.values = list(slot.keys), list(slot.values)
+        for positions in slot.positions:
+            positions.copy_(torch.arange(slot.capacity, dtype=torch.int32))
         cache.capacity = cache.max_tokens = slot.capacity
         cache._note_peak()
         return cache
 
+    slot: Slot | None = None  # whose memory it has
     positions: Sequence[Tensor] = ()  # every pair stands where it lies,
     received: Sequence[Tensor] = ()  # and nobody asks what attention it received
     latest: Sequence[Tensor] = ()
@@ -191,6 +195,8 @@ class ThoughtCache:
         """Count tokens that have been written in every layer."""
         self.length += tokens
         self.peak_length = max(self.peak_length, self.length)
+
+    count = advance
 
     def drop(self, start: int, stop: int) -> None:
         """Forget tokens ``start .. stop - 1``; those behind move left and take the freed positions and memory."""

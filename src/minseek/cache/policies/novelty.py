@@ -125,8 +125,8 @@ class NovelValues(Policy):
         """Both signals [2, n] as one [n]: standard deviations above the mean of all `settled` ones of the sequence."""
         a, b = settled.double()
         memory["sums"] = memory.get("sums", 0) + torch.stack((torch.ones_like(a), a, b, a * a, b * b, a * b)).sum(1)
-        count, *sums = (float(s) for s in memory["sums"])
-        mean_a, mean_b, aa, bb, ab = (s / count for s in sums)
+        sums: list[float] = memory["sums"].tolist()  # all at once: whoever asks a GPU for a number waits for it
+        mean_a, mean_b, aa, bb, ab = (s / sums[0] for s in sums[1:])
         deviation_a, deviation_b = (math.sqrt(max(x - m * m, 1e-12)) for x, m in ((aa, mean_a), (bb, mean_b)))
         correlation = (ab - mean_a * mean_b) / (deviation_a * deviation_b)
         together = math.sqrt(max(1 + self.surprise**2 + 2 * self.surprise * correlation, 1e-6))

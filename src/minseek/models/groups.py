@@ -1,0 +1,68 @@
+"""Which feeds of a pass are computed together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from minseek.cache import Singles, SlotPool, numbers_of, slot_of
+from minseek.models.feed import Feed
+
+
+@dataclass(frozen=True)
+class Group:
+    """Feeds of one token each, into slots of one pool that are all divided or none.
+
+    Attributes
+    ----------
+    numbers : list of list of int
+        What `Singles` needs to know of each.
+    """
+
+    pool: SlotPool
+    divided: bool
+    feeds: list[Feed] = field(default_factory=list)
+    numbers: list[list[int]] = field(default_factory=list)
+
+    @property
+    def within(self) -> list[int]:
+        """For each stack, pairs a head that the longest sequence has with its new token."""
+        return [1 + max(lengths) for lengths in zip(*(own[7:] for own in self.numbers), strict=True)]
+
+    @property
+    def kind(self) -> tuple[bool, int, tuple[int, ...]]:
+        """Whether divided, how many, and `within` rounded up, so that many passes are of the same kind."""
+        capacities = (capacity for _, capacity in self.pool.shape.layout(self.divided))
+        steps = ((max(64, -(-capacity // 16)), capacity) for capacity in capacities)
+        rounded = (min(-(-n // step) * step, most) for n, (step, most) in zip(self.within, steps, strict=True))
+        return self.divided, len(self.feeds), tuple(rounded)
+
+    def singles(self, device: torch.device) -> Singles:
+        """For a pass that is carried out once."""
+        return Singles(self.pool, self.divided, torch.tensor(self.numbers, device=device), self.within)
+
+
+def grouped(feeds: Sequence[Feed]) -> tuple[list[Group], list[Feed]]:
+    """Feeds that have company, and those that are computed on their own."""
+    groups: dict[tuple[SlotPool, bool], Group] = {}
+    apart = []
+    for feed in feeds:
+        slot = slot_of(feed.cache)
+        if slot is None or len(feed.tokens) > 1:
+            apart.append(feed)
+            continue
+        group = groups.setdefault((slot.pool, slot.divided), Group(slot.pool, slot.divided))
+        group.feeds.append(feed)
+        group.numbers.append(numbers_of(feed.tokens[0], feed.cache))
+    return list(groups.values()), apart
+
+
+def wanted_rows(feeds: Sequence[Feed], placed: Sequence[Feed]) -> list[int]:
+    """Where the wanted tokens stand, in the order of `feeds`, if all tokens stand in the order of `placed`."""
+    ends, end = {}, 0
+    for feed in placed:
+        end += len(feed.tokens)
+        ends[id(feed)] = end
+    return [row for feed in feeds for row in range(ends[id(feed)] - feed.wanted, ends[id(feed)])]

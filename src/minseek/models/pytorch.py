@@ -1,0 +1,175 @@
+"""The forward pass in PyTorch over a decoder's weights, on whatever device they lie."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minseek.cache import Singles, SlotPool, rotate
+from minseek.errors import MinseekWarning
+from minseek.models.attention import attend, attend_counting, attend_singles
+from minseek.models.feed import Feed
+from minseek.models.groups import Group, grouped, wanted_rows
+from minseek.models.parts import DecoderParts, LayerParts
+from minseek.models.recordings import Record, RecordingError, Recordings
+from minseek.models.surprise import Surprise
+
+
+class TorchForward:
+    """Feeds tokens through a decoder: products over all tokens of a pass, attention over all `Singles` at once.
+
+    Parameters
+    ----------
+    parts : DecoderParts
+    surprise : Surprise
+    record : Record or None
+        What records passes of nothing but single tokens; None carries them out one operation at a time.
+    """
+
+    def __init__(self, parts: DecoderParts, surprise: Surprise, record: Record | None) -> None:
+        self._parts, self._surprise, self.record = parts, surprise, record
+        self._recordings: WeakKeyDictionary[SlotPool, Recordings] = WeakKeyDictionary()
+
+    def memory(self, columns: int, longest: int, singles: int) -> int:
+        """Bytes that a pass of so many tokens needs, `singles` of them alone; the longest sequence has `longest`."""
+        parts, blueprint, size = self._parts, self._parts.blueprint, self._parts.shape.dtype.itemsize
+        width = (4 * parts.hidden + 3 * parts.inner + 4 * blueprint.query_heads * blueprint.head_dim) * size
+        weights = 2 * blueprint.query_heads * longest * 4  # of one token's attention
+        fetched = 2 * blueprint.heads * longest * blueprint.head_dim * size  # keys and values for it
+        together = singles * (weights + fetched)
+        recorded = together + singles * (width + (parts.vocabulary + parts.hidden) * 4) if self.record else 0
+        return columns * width + max(min(columns, 128) * weights, together) + recorded
+
+    def forward(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+        """Append the tokens of each feed to its cache.
+
+        Returns
+        -------
+        logits, hidden : Tensor
+            Of the tokens that are wanted, in order: float32, [n, vocabulary] and [n, hidden] (after the last norm).
+        """
+        for feed in feeds:
+            feed.cache.reserve(len(feed.tokens))
+        groups, apart = grouped(feeds)
+        alone = [feed for group in groups for feed in group.feeds]
+        device = self._parts.embedding.device
+        rows = torch.tensor(wanted_rows(feeds, alone + apart), dtype=torch.long, device=device)
+        given = None if apart else self._recorded(groups)
+        if given is None:
+            logits, hidden = self._through([group.singles(device) for group in groups], apart, rows)
+        else:
+            logits, hidden = given[0][rows], given[1][rows]
+        for feed in alone:
+            feed.cache.count(1)
+        return logits, hidden
+
+    def _recorded(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor] | None:
+        """Logits and states of all tokens of a pass over slots of one pool; None if it is to be carried out anew."""
+        pool, kinds = groups[0].pool, tuple(group.kind for group in groups)
+        if self.record is None or any(group.pool is not pool for group in groups):
+            return None
+
+        def run(numbers: Tensor) -> tuple[Tensor, Tensor]:
+            parts = torch.split(numbers, [count for _, count, _ in kinds])
+            singles = [Singles(pool, kind[0], part, kind[2]) for kind, part in zip(kinds, parts, strict=True)]
+            return self._through(singles, (), None)
+
+        if pool not in self._recordings:
+            sizes, device = (self._parts.vocabulary, self._parts.hidden), self._parts.embedding.device
+            places = (torch.empty(len(pool.slots), size, dtype=torch.float32, device=device) for size in sizes)
+            self._recordings[pool] = Recordings(self.record, *places)
+        try:
+            return self._recordings[pool].carry_out(kinds, [own for group in groups for own in group.numbers], run)
+        except RecordingError as error:
+            self.record = None
+            self._recordings.clear()
+            told = f"decoding will be slow: its passes could not be recorded ({str(error).splitlines()[0]})"
+            warnings.warn(told, MinseekWarning, stacklevel=2)
+            return None
+
+    def _through(
+        self, singles: Sequence[Singles], apart: Sequence[Feed], wanted: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """A pass over single tokens and behind them those of other feeds: of the wanted rows, or of all."""
+        parts, sets = self._parts, _placed(singles, apart)
+        tokens = [own.tokens for own in singles]
+        if apart:
+            others = [token for feed in apart for token in feed.tokens]
+            tokens.append(torch.tensor(others, device=parts.embedding.device))
+        for own in singles:
+            own.arrive()
+        hidden = F.embedding(torch.cat(tokens), parts.embedding)
+        for index, layer in enumerate(parts.layers):
+            hidden = hidden + self._attention(index, layer, self._norm(hidden, layer.norm1), sets)
+            normed = self._norm(hidden, layer.norm2)
+            gated = F.silu(F.linear(normed, layer.gate, layer.gate_bias)) * F.linear(normed, layer.up, layer.up_bias)
+            hidden = hidden + F.linear(gated, layer.down, layer.down_bias)
+        last = self._norm(hidden, parts.norm)
+        for own, rows in sets.singles:
+            if (before := own.ahead) is not None:
+                own.remember_surprise(self._surprise.of(own.tokens, before), last[rows].float())
+        for feed, rows in sets.apart:
+            feed.cache.advance(len(feed.tokens))
+            self._surprise.note(feed, last[rows])
+        if wanted is not None:
+            last = last[wanted]
+        return F.linear(last, parts.head, parts.head_bias).float(), last.float()
+
+    def _attention(self, index: int, layer: LayerParts, x: Tensor, sets: _Sets) -> Tensor:
+        dim, scale = self._parts.shape.head_dim, self._parts.blueprint.scale
+        q = F.linear(x, layer.q, layer.q_bias).view(len(x), -1, dim)
+        k = F.linear(x, layer.k, layer.k_bias).view(len(x), -1, dim)
+        v = F.linear(x, layer.v, layer.v_bias).view(len(x), -1, dim)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
+        out = torch.empty_like(q)
+        for singles, rows in sets.singles:
+            singles.remember_queries(index, q[rows])
+            keys, values = singles.append(index, k[rows], v[rows])
+            unseen = singles.unseen(index, layer.window)
+            out[rows], weights = attend_singles(singles.rotated(q[rows]), keys, values, unseen, scale=scale)
+            singles.observe(index, weights)
+        for feed, rows in sets.apart:
+            mine = (t[rows].transpose(0, 1) for t in (q, k, v))
+            out[rows] = _attend_feed(index, feed, *mine, scale=scale, window=layer.window).transpose(0, 1)
+        return F.linear(out.view(len(x), -1), layer.o, layer.o_bias)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, self._parts.blueprint.eps)
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """What is computed together and apart, with the rows of its tokens."""
+
+    singles: list[tuple[Singles, slice]]
+    apart: list[tuple[Feed, slice]]
+
+
+def _placed(singles: Sequence[Singles], apart: Sequence[Feed]) -> _Sets:
+    counts = [len(own.tokens) for own in singles] + [len(feed.tokens) for feed in apart]
+    rows = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
+    return _Sets(list(zip(singles, rows, strict=False)), list(zip(apart, rows[len(singles) :], strict=True)))
+
+
+def _attend_feed(
+    index: int, feed: Feed, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None
+) -> Tensor:
+    """Attention of one sequence's new tokens, in one layer: [H * G, T, D] of q and k without positions."""
+    cache, count = feed.cache, len(feed.tokens)
+    cache.remember_queries(index, q)
+    queries = rotate(q, *cache.rotary.at(cache.position, count))
+    keys, values = cache.append(index, k, v)
+    if not cache.received:
+        return attend(queries, keys, values, scale=scale, window=window)
+    at = cache.positions[index][:, : keys.shape[1]]
+    given, weights = attend_counting(queries, keys, values, at, scale=scale, window=window)
+    cache.observe(index, weights)
+    return given
