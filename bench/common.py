@@ -46,31 +46,57 @@ def _commit() -> str | None:
         return None
 
 
-def bandwidth(seconds: float = 1.0) -> float:
-    """Bytes per second at which all threads together read a buffer larger than the caches (the best of many passes)."""
+def settle(device: Any = "cpu") -> None:
+    """Wait until a GPU has done what it was told."""
     import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def bandwidth(device: Any = "cpu", seconds: float = 1.0) -> float:
+    """Bytes per second at which all threads together read a buffer larger than the caches (the best of many passes).
+
+    Of a GPU: bytes read and written per second when it copies such a buffer.
+    """
+    import torch
+
+    if torch.device(device).type == "cuda":
+        source = torch.zeros(2**28, device=device)
+        target = torch.empty_like(source)
+        return 2 * source.nbytes / _best(lambda: target.copy_(source), device, seconds)
 
     from minseek.native import native_status
 
     library = native_status(torch.float32).library
     assert library is not None, "the bandwidth is read by the C library, which could not be built"
     buffer = torch.zeros(2**27)
+    address, threads = ctypes.c_void_p(buffer.data_ptr()), ctypes.c_int32(torch.get_num_threads())
+    count = ctypes.c_int64(buffer.numel())
+    return buffer.nbytes / _best(lambda: library.read_all(address, count, threads), device, seconds)
+
+
+def _best(action: Callable[[], object], device: Any, seconds: float) -> float:
+    """The shortest time of an action that is repeated for so long."""
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         began = time.perf_counter()
-        address, threads = ctypes.c_void_p(buffer.data_ptr()), torch.get_num_threads()
-        library.read_all(address, ctypes.c_int64(buffer.numel()), ctypes.c_int32(threads))
+        action()
+        settle(device)
         best = min(best, time.perf_counter() - began)
-    return buffer.nbytes / best
+    return best
 
 
-def median_seconds(action: Callable[[], object], times: int) -> float:
-    """Median over that many calls, after one that is not counted."""
+def median_seconds(action: Callable[[], object], times: int, device: Any = "cpu") -> float:
+    """Median over that many calls, after two that are not counted: the second one records, on a GPU."""
+    action()
     action()
     taken = []
     for _ in range(times):
+        settle(device)
         began = time.perf_counter()
         action()
+        settle(device)
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 

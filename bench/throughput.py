@@ -1,16 +1,18 @@
 """Batches of SmolLM2-135M in a fixed KV budget: end to end beside other engines, and shares of the roofline.
 
-    python bench/throughput.py [--only step|prefill|length|peers] [--rounds N] [--results NAME] [--report]
+    python bench/throughput.py [--only step|prefill|length|peers] [--rounds N] [--device D] [--results NAME] [--report]
 
 Run it with nothing else running. The other engines are optional: `bench/peers/setup.sh NAME` installs one into an
 environment of its own; those that are not there are left out, and the table says so. `--results` keeps the figures of
-another machine beside those that are there.
+another machine beside those that are there. On a GPU a decoding step is measured with recorded passes and without, and
+no other engine is run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, bandwidth, kept, machine, median_seconds, table, write
+from common import RESULTS, bandwidth, kept, machine, median_seconds, settle, table, write
 from needles import text
 
 import minseek
@@ -50,6 +52,7 @@ PEERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # script, environm
 }
 USUAL = ("transformers", "llama.cpp", "vLLM", "vLLM, one at a time")  # float32 is for processors without bfloat16
 ONLY_LONG = "vLLM, one at a time"  # where two sequences do not quite fit vLLM preempts; elsewhere it is the same
+STEP_ONE_BY_ONE = "step, one operation at a time"
 PATIENCE = 8  # a peer that takes longer than so many times our own run is stopped, and the table says so
 
 
@@ -139,10 +142,10 @@ def peers(
 
 def step(model: minseek.Model) -> dict[str, Any]:
     """A decoding step with slots half way between two evictions, against the time to read weights and live cache."""
-    rows = []
+    rows, device = [], model.placement.device
     for batch, cap in ((1, 512), (8, 512), (16, 512), (32, 512), (8, 2048)):
         plan = minseek.plan(model, kv_budget=10**10, cap=cap, sequences=batch)
-        slots = SlotPool(plan.slot, model.parts.rotary, batch).slots
+        slots = SlotPool(plan.slot, model.parts.rotary, batch, device=device).slots
         assert plan.policy is not None
         for slot in slots:
             while not all(stack.survived for stack in slot.stacks):  # each layer has its own cap, and has reached it
@@ -159,8 +162,8 @@ def step(model: minseek.Model) -> dict[str, Any]:
                     stack.length = length
             model.feed_many([Feed([7], slot, 1) for slot in slots])
 
-        rate = bandwidth()
-        seconds = median_seconds(once, 40)
+        rate = bandwidth(device)
+        seconds = median_seconds(once, 40, device)
         live = batch * sum(slots[0].lengths) * model.token_bytes() // len(model.parts.layers)
         floor = (model.weight_bytes + live) / rate
         rows.append({"batch": batch, "cap": cap, "seconds": seconds, "live_bytes": live, "bandwidth": rate})
@@ -169,16 +172,18 @@ def step(model: minseek.Model) -> dict[str, Any]:
     return {"rows": rows, "weight_bytes": model.weight_bytes}
 
 
-def gemm_rate() -> float:
-    """Operations a second in PyTorch's product of 2,048 x 2,048 matrices: the faster dtype's, the best of many."""
-    best = float("inf")
+def gemm_rate(device: torch.device) -> float:
+    """Operations a second in PyTorch's product of two square matrices: the faster dtype's, the best of many."""
+    best, size = float("inf"), 2048 if device.type == "cpu" else 8192
     for dtype in (torch.bfloat16, torch.float32):
-        a, b = (torch.randn(2048, 2048, dtype=dtype) for _ in range(2))
+        a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
         for _ in range(20):
+            settle(device)
             began = time.perf_counter()
             torch.mm(a, b.t())
+            settle(device)
             best = min(best, time.perf_counter() - began)
-    return 2 * 2048**3 / best
+    return 2 * size**3 / best
 
 
 def prefill(model: minseek.Model) -> dict[str, Any]:
@@ -188,7 +193,7 @@ def prefill(model: minseek.Model) -> dict[str, Any]:
         prompts = prompts_of(model, batch, 512 + 128 * 8)
         plan = minseek.plan(model, kv_budget=10**10, cap=512, sequences=batch)
         jobs = [Generation(model, p, max_new_tokens=1, sampling=Sampling(temperature=0)) for p in prompts]
-        rate = gemm_rate()
+        rate = gemm_rate(model.placement.device)
         began = time.perf_counter()
         for _ in Engine(model, plan).run(jobs):
             pass
@@ -263,7 +268,7 @@ def report(figures: dict[str, Any]) -> str:
                 )
             head = ("engine", "in flight", "tokens/s, all", "tokens/s, new", "seconds", "minseek is faster by")
             lines.append(table(f"{title}, KV budget 192 MB", head, rows))
-    if "step" in figures:
+    for kind in [kind for kind in ("step", STEP_ONE_BY_ONE) if kind in figures]:
         rows = [
             [
                 r["batch"],
@@ -274,10 +279,10 @@ def report(figures: dict[str, Any]) -> str:
                 f"{r['bandwidth'] / 1e9:.1f} GB/s",
                 f"{r['share']:.0%}",
             ]
-            for r in figures["step"]["rows"]
+            for r in figures[kind]["rows"]
         ]
         head = ("batch", "cap", "ms a step", "tokens/s", "live cache", "bandwidth", "share of roofline")
-        lines.append(table("A decoding step", head, rows))
+        lines.append(table("A decoding step" + kind.removeprefix("step"), head, rows))
     if "prefill" in figures:
         rows = [
             [
@@ -320,6 +325,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="how often each engine runs each batch")
     parser.add_argument("--engines", nargs="*", default=USUAL, choices=[*PEERS], help="which others to compare with")
     parser.add_argument("--jobs", type=int, nargs="*", default=[*range(len(SCENARIOS))], help="which batches, from 0")
+    parser.add_argument("--device", default="auto", help="as minseek.load takes it; peers run on the CPU")
     parser.add_argument("--results", default="throughput", help="the name of the figures' file in bench/results")
     parser.add_argument("--report", action="store_true", help="print the tables of the last run")
     args = parser.parse_args()
@@ -327,7 +333,7 @@ def main() -> None:
         print(report(kept(args.results)))
         return
     warnings.simplefilter("ignore")
-    model = minseek.load("smollm2")
+    model = minseek.load("smollm2", device=args.device)
     try:
         figures = kept(args.results)
     except FileNotFoundError:
@@ -337,9 +343,13 @@ def main() -> None:
     for name, run in sections.items():
         if args.only in (None, name):
             figures[name] = run(model)
+    if args.only in (None, "step") and model.placement.device.type == "cuda":
+        os.environ["MINSEEK_CUDA_GRAPHS"] = "0"
+        figures[STEP_ONE_BY_ONE] = step(minseek.load("smollm2", device=args.device))
+        del os.environ["MINSEEK_CUDA_GRAPHS"]
     if args.only in (None, "length"):
         plot(figures, args.results)
-    if args.only in (None, "peers"):
+    if args.only in (None, "peers") and model.placement.device.type == "cpu":
         peers(model, args.rounds, args.engines, args.jobs, figures, args.results)
     write(args.results, figures)
     print(report(figures))
