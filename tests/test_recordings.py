@@ -154,6 +154,25 @@ def test_thoughts_are_recorded_beside_plain_text(variant: str, device: str, load
     assert counted.replayed > counted.recorded > 0
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_within_a_budget_is_recorded(variant: str, device: str, load: Any, tmp_path: Path) -> None:
+    """Alone in one slot: the thoughts, the answer and the bytes of a cache of its own."""
+    save(tmp_path, variant, closes=6.0)
+    given = []
+    for record in (counted := Counted(device), None):
+        model = load(tmp_path, record)
+        for strategy in (minseek.MinSeek(4), minseek.BudgetForcing(2)):
+            for budget in (None, 300 * model.token_bytes()):
+                before = counted.replayed
+                limits = minseek.Limits(kv_budget=budget, max_thought_tokens=30, answer_tokens=20)
+                result = minseek.reason(model, "Why?", strategy=strategy, sampling=GREEDY, limits=limits)
+                stats = replace(result.stats, seconds=0, prefill_seconds=0)
+                given.append((result.tokens, result.answer, [(t.tokens, t.kept) for t in result.thoughts], stats))
+                assert (counted.replayed > before) == bool(record and budget)
+    assert given[:4] == given[4:]
+    assert counted.replayed > 3 * counted.recorded > 0
+
+
 def test_few_kinds_are_remembered(device: str, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that were taken last; one that comes again is recorded again."""
     monkeypatch.setattr(recordings_module, "_KINDS", 2)

@@ -43,7 +43,7 @@ class Singles:
     divided : bool
         Whether the slots are divided, all of them.
     numbers : Tensor
-        [B, 7 + stacks], int64: `numbers_of` each.
+        [B, 7 + stacks], int64: `numbers_of` each, slots ascending.
     within : sequence of int
         For each stack, how many pairs a head are looked at; n below. More than the longest sequence has.
     """
@@ -53,6 +53,8 @@ class Singles:
         columns = numbers.unbind(1)
         self.tokens, self._slots, self._positions, self._seen, self._fresh, self._asked, self._late = columns[:7]
         self._lengths, self._within = columns[7:], within
+        # Where all slots take part, what they hold is looked at where it lies.
+        self._rows = slice(None) if len(numbers) == len(pool.slots) else self._slots
         layers = [layers for _, layers in pool.shape.stacks]
         self._place = {layer: (stack, i) for stack, own in enumerate(layers) for i, layer in enumerate(own)}
         cos, sin = pool.rotary.of(self._positions)
@@ -93,7 +95,7 @@ class Singles:
         stack, _ = self._place[layer]
         own_keys[self._slots, :, self._lengths[stack]] = self.rotated(keys)
         own_values[self._slots, :, self._lengths[stack]] = values
-        here = (self._slots, slice(None), slice(self._within[stack]))
+        here = (self._rows, slice(None), slice(self._within[stack]))
         return own_keys[here], own_values[here]
 
     def unseen(self, layer: int, window: int | None) -> Tensor:
@@ -105,7 +107,7 @@ class Singles:
         if not self._pool.shape.evicts:
             at = torch.arange(self._within[stack], device=beyond.device)
         else:
-            at = self._layer(layer, self._pool.positions)[self._slots, :, : self._within[stack]]
+            at = self._layer(layer, self._pool.positions)[self._rows, :, : self._within[stack]]
         return beyond | (self._positions[:, None, None] - at >= window)
 
     def observe(self, layer: int, weights: Tensor) -> None:
@@ -113,8 +115,8 @@ class Singles:
         if not self._pool.shape.evicts:
             return
         given, n = weights.mean(2), weights.shape[3]
-        self._layer(layer, self._pool.received)[self._slots, :, :n] += given
-        self._layer(layer, self._pool.latest)[self._slots, :, :n] += given * self._late[:, None, None]
+        self._layer(layer, self._pool.received)[self._rows, :, :n] += given
+        self._layer(layer, self._pool.latest)[self._rows, :, :n] += given * self._late[:, None, None]
 
     def remember_queries(self, layer: int, queries: Tensor) -> None:
         """Keep queries without positions [B, H * G, D], if the policy needs them."""

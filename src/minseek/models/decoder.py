@@ -44,6 +44,11 @@ class Decoder:
                 self._native = NativeForward(status.library, parts, threads)
                 self.step_kind = "C"
 
+    @property
+    def records(self) -> bool:
+        """Whether single tokens for caches in slots are fed in recorded passes."""
+        return self._native is None and self._plain.record is not None
+
     def feed(self, tokens: Sequence[int], cache: Pairs) -> Tensor:
         """Append tokens to the cache; the logits that follow the last one, float32, [vocabulary].
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from minseek.cache import Singles, SlotPool, numbers_of, slot_of
+from minseek.cache import Singles, Slot, SlotPool, numbers_of, slot_of
 from minseek.models.feed import Feed
 
 
@@ -46,13 +46,15 @@ class Group:
 
 def grouped(feeds: Sequence[Feed]) -> tuple[list[Group], list[Feed]]:
     """Feeds that have company, and those that are computed on their own."""
-    groups: dict[tuple[SlotPool, bool], Group] = {}
-    apart = []
+    alone, apart = list[tuple[Slot, Feed]](), list[Feed]()
     for feed in feeds:
-        slot = slot_of(feed.cache)
-        if slot is None or len(feed.tokens) > 1:
+        slot = slot_of(feed.cache) if len(feed.tokens) == 1 else None
+        if slot is None:
             apart.append(feed)
-            continue
+        else:
+            alone.append((slot, feed))
+    groups: dict[tuple[SlotPool, bool], Group] = {}
+    for slot, feed in sorted(alone, key=lambda pair: pair[0].index):
         group = groups.setdefault((slot.pool, slot.divided), Group(slot.pool, slot.divided))
         group.feeds.append(feed)
         group.numbers.append(numbers_of(feed.tokens[0], feed.cache))

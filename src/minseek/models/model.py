@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from minseek.cache import KeyStorage, ThoughtCache
+from minseek.cache import KeyStorage, SlotPool, SlotShape, ThoughtCache
 from minseek.errors import InputError, check_type
 from minseek.models.copying import copying_layers
 from minseek.models.decoder import Decoder
@@ -129,9 +129,13 @@ class Model:
         device = self.parts.embedding.device
         shape = self.parts.shape
         try:
-            cache = ThoughtCache(
-                shape, self.parts.rotary, key_storage=key_storage, max_tokens=max_tokens, device=device
-            )
+            if max_tokens is not None and key_storage == "re-rotated" and self._decoder.records:
+                slot = SlotShape(shape, 0, max_tokens, evicts=False)
+                cache = ThoughtCache.over(SlotPool(slot, self.parts.rotary, 1, device=device).slots[0])
+            else:
+                cache = ThoughtCache(
+                    shape, self.parts.rotary, key_storage=key_storage, max_tokens=max_tokens, device=device
+                )
         except RuntimeError as error:  # torch has one kind of error for all that fails
             size = format_bytes((max_tokens or 0) * shape.token_bytes(key_storage))
             raise InputError(f"a cache of {size} could not be allocated on {device}: give a smaller budget") from error
