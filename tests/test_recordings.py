@@ -97,7 +97,7 @@ def test_what_fits_is_what_transformers_writes(variant: str, device: str, load: 
         jobs = generations(model, PROMPTS, 20)
         run(model, plan, jobs)
         assert [job.tokens for job in jobs] == wanted
-    assert counted.replayed > 3 * counted.recorded > 0
+    assert counted.replayed > counted.recorded > 0
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_run_within_a_budget_is_recorded(variant: str, device: str, load: Any,
                 given.append((result.tokens, result.answer, [(t.tokens, t.kept) for t in result.thoughts], stats))
                 assert (counted.replayed > before) == bool(record and budget)
     assert given[:4] == given[4:]
-    assert counted.replayed > 3 * counted.recorded > 0
+    assert counted.replayed > counted.recorded > 0
 
 
 def test_few_kinds_are_remembered(device: str, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,7 +208,7 @@ class Engine:
             return gone
         fed.sort(key=lambda pair: -len(pair[1].tokens))  # whole blocks of columns first
         logits, _ = self._model.feed_many([feed for _, feed in fed])
-        rows = iter(logits)
+        rows = iter(logits.cpu())  # a GPU is waited for once, not once a sequence
         answers = [self._ask(seat, next(rows)) if feed.wanted else None for seat, feed in fed]
         self._count(fed, time.perf_counter() - began)
         for (seat, _), answer in zip(fed, answers, strict=True):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from minseek.cache.pairs import Pairs
-from minseek.cache.rotary import rotate
 from minseek.cache.slots import Slot, SlotPool
 from minseek.cache.thought_cache import ThoughtCache
 
@@ -57,8 +56,8 @@ class Singles:
         self._rows = slice(None) if len(numbers) == len(pool.slots) else self._slots
         layers = [layers for _, layers in pool.shape.stacks]
         self._place = {layer: (stack, i) for stack, own in enumerate(layers) for i, layer in enumerate(own)}
-        cos, sin = pool.rotary.of(self._positions)
-        self._angles = cos[:, None], sin[:, None]
+        cos, sin = (angles[:, None] for angles in pool.rotary.of(self._positions))
+        self._cos, self._sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
         self._beyond = [
             torch.arange(n, device=numbers.device) > lengths[:, None]
             for n, lengths in zip(within, self._lengths, strict=True)
@@ -86,14 +85,15 @@ class Singles:
             self._stack(stack, self._pool.arrivals)[here] = self._seen.int()[:, None, None]
 
     def rotated(self, x: Tensor) -> Tensor:
-        """Queries or keys [B, heads, D] at the positions of their tokens."""
-        return rotate(x, *self._angles)
+        """Queries and keys [B, heads, D] at the positions of their tokens: as `rotate`, in fewer operations."""
+        x32 = x.float()
+        return torch.addcmul(x32 * self._cos, x32.roll(x.shape[2] // 2, -1), self._sin).to(x.dtype)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys without positions and values [B, H, D]; all of the layer [B, H, n, D], keys with theirs."""
+        """Write rotated keys and values [B, H, D]; all of the layer, [B, H, n, D] each."""
         own_keys, own_values = self._layer(layer, self._pool.keys), self._layer(layer, self._pool.values)
         stack, _ = self._place[layer]
-        own_keys[self._slots, :, self._lengths[stack]] = self.rotated(keys)
+        own_keys[self._slots, :, self._lengths[stack]] = keys
         own_values[self._slots, :, self._lengths[stack]] = values
         here = (self._rows, slice(None), slice(self._within[stack]))
         return own_keys[here], own_values[here]
@@ -114,9 +114,15 @@ class Singles:
         """Count attention weights [B, H, G, n], where slots do."""
         if not self._pool.shape.evicts:
             return
-        given, n = weights.mean(2), weights.shape[3]
-        self._layer(layer, self._pool.received)[self._rows, :, :n] += given
-        self._layer(layer, self._pool.latest)[self._rows, :, :n] += given * self._late[:, None, None]
+        given = weights.mean(2)
+        self._count(layer, self._pool.received, given)
+        self._count(layer, self._pool.latest, given * self._late[:, None, None])
+
+    def _count(self, layer: int, whole: Tensor, given: Tensor) -> None:
+        own = self._layer(layer, whole)[:, :, : given.shape[2]]
+        counted = own[self._rows].add_(given)
+        if self._rows is self._slots:  # what was fetched is a copy
+            own[self._slots] = counted
 
     def remember_queries(self, layer: int, queries: Tensor) -> None:
         """Keep queries without positions [B, H * G, D], if the policy needs them."""

@@ -132,9 +132,11 @@ class TorchForward:
         out = torch.empty_like(q)
         for singles, rows in sets.singles:
             singles.remember_queries(index, q[rows])
-            keys, values = singles.append(index, k[rows], v[rows])
+            rotated = singles.rotated(torch.cat((q[rows], k[rows]), 1))
+            queries, new = rotated[:, : q.shape[1]], rotated[:, q.shape[1] :]
+            keys, values = singles.append(index, new, v[rows])
             unseen = singles.unseen(index, layer.window)
-            out[rows], weights = attend_singles(singles.rotated(q[rows]), keys, values, unseen, scale=scale)
+            out[rows], weights = attend_singles(queries, keys, values, unseen, scale=scale)
             singles.observe(index, weights)
         for feed, rows in sets.apart:
             mine = (t[rows].transpose(0, 1) for t in (q, k, v))
