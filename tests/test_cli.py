@@ -24,7 +24,8 @@ import minseek
 from minseek.batch.plan import DEFAULT_POLICY
 from minseek.cache.policies import POLICIES
 from minseek.cli import main
-from minseek.models import FORMATS, VERIFIED, alias_file
+from minseek.models import FORMATS, VERIFIED, alias_file, hardware
+from minseek.models.hardware import Placement
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -262,6 +263,16 @@ def test_env_tells_what_was_chosen_and_why(command: Ask) -> None:
     assert (ran.code, ran.err) == (0, "")
     for what in (minseek.__version__, torch.__version__, "device", "dtype", "decoding step", "because"):
         assert what in ran.out
+
+
+@pytest.mark.parametrize(("graphs", "kind"), [("1", "PyTorch, in CUDA graphs"), ("0", "PyTorch")])
+def test_the_environment_with_a_gpu(command: Ask, monkeypatch: pytest.MonkeyPatch, graphs: str, kind: str) -> None:
+    monkeypatch.setenv("MINSEEK_CUDA_GRAPHS", graphs)
+    monkeypatch.setenv("COLUMNS", "200")
+    placed = Placement(torch.device("cuda", 1), torch.bfloat16, "asked for", "asked for")
+    monkeypatch.setattr(hardware, "place", lambda: placed)
+    (row,) = (line for line in command("env").out.splitlines() if "decoding step" in line)
+    assert [cell.strip() for cell in row.split("│")] == ["decoding step", kind, "the weights are not in main memory"]
 
 
 @pytest.mark.parametrize("args", [["--help"], ["reason", "--help"], ["models", "--help"], ["env", "-h"]])

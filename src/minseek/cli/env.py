@@ -24,6 +24,7 @@ class EnvCommand:
 
         from minseek import __version__
         from minseek.models.hardware import place
+        from minseek.models.recordings import records_on
         from minseek.native import cache_folder, native_status
 
         placement = place()
@@ -38,7 +39,8 @@ class EnvCommand:
             status = native_status(placement.dtype)
             table.add_row("decoding step", "C" if status.library else "PyTorch", status.reason)
         else:
-            table.add_row("decoding step", "PyTorch", "the weights are not in main memory")
+            kind = "PyTorch, in CUDA graphs" if records_on(placement.device) else "PyTorch"
+            table.add_row("decoding step", kind, "the weights are not in main memory")
         table.add_row("kept files", str(cache_folder()), "MINSEEK_CACHE, else the user's cache folder")
         Console().print(table)
         return 0

@@ -23,9 +23,14 @@ class RecordingError(RuntimeError):
     """A pass could not be recorded; it has not been carried out."""
 
 
+def records_on(device: torch.device) -> bool:
+    """Whether passes are recorded there. ``MINSEEK_CUDA_GRAPHS=0`` turns it off."""
+    return device.type == "cuda" and os.environ.get("MINSEEK_CUDA_GRAPHS") != "0"
+
+
 def recorder(device: torch.device) -> Record | None:
-    """What records on a device; None where nothing would be gained. ``MINSEEK_CUDA_GRAPHS=0`` turns it off."""
-    return cuda_graphs(device) if device.type == "cuda" and os.environ.get("MINSEEK_CUDA_GRAPHS") != "0" else None
+    """What records on a device; None where passes are not recorded."""
+    return cuda_graphs(device) if records_on(device) else None
 
 
 def cuda_graphs(device: torch.device) -> Record:
