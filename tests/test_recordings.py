@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from test_many import tokens
 
 import minseek
 from minseek.batch import Engine, Generation, Job
-from minseek.cache import Rotary, SlotPool, ThoughtCache
+from minseek.cache import Rotary, Slot, SlotPool, ThoughtCache
 from minseek.cache.policies import POLICIES
 from minseek.errors import MinseekWarning
 from minseek.models import decoder as decoder_module
@@ -32,6 +32,7 @@ from minseek.models.model import Model
 from minseek.models.parts import DecoderParts
 from minseek.models.recordings import Record, Recordings, recorder
 from minseek.reasoning.jobs import ThinkingJob
+from minseek.tune.memory import LiveTensors
 
 LENGTHS = (150, 1, 30, 90, 7, 129, 2, 61)
 pytestmark = pytest.mark.filterwarnings("error::minseek.MinseekWarning")
@@ -282,6 +283,11 @@ def on_meta(parts: DecoderParts) -> DecoderParts:
     return replace(parts, layers=layers, rotary=rotary, **others)
 
 
+def weights_of(parts: DecoderParts) -> list[torch.Tensor]:
+    every = [given for layer in parts.layers for given in vars(layer).values()] + list(vars(parts).values())
+    return [given for given in every if isinstance(given, torch.Tensor)]
+
+
 @pytest.mark.parametrize(
     ("variant", "policy"),
     [
@@ -311,6 +317,45 @@ def test_passes_and_evictions_stay_on_their_device(variant: str, policy: str, tm
     assert pool.slots[1].divided
     pool.slots[1].reencode()
     thoughts.drop(3, 10)
+
+
+@pytest.mark.parametrize("policy", ["novel-values", "expected-attention", None])
+@pytest.mark.parametrize(
+    ("variant", "dtype", "sizes"),
+    [
+        ("llama", "float32", {}),
+        ("qwen3", "bfloat16", {"hidden_size": 192, "intermediate_size": 640, "head_dim": 32, "vocab_size": 3000}),
+        ("mistral-window", "bfloat16", {"num_key_value_heads": 6, "vocab_size": 3000}),
+        ("mistral-window", "float32", {}),
+    ],
+)
+def test_the_plan_counts_what_a_pass_makes(
+    variant: str, dtype: str, sizes: Any, policy: str | None, tmp_path: Path
+) -> None:
+    """Of passes that read in full slots, and of single tokens in all or nearly all slots."""
+    folder = save(tmp_path, variant, max_position_embeddings=4096, **sizes)
+    model = minseek.load(str(folder), device="cpu", dtype=dtype)
+    plan = minseek.plan(model, kv_budget="1GB", cap=900, block=128, policy=policy, sequences=24)
+    parts = on_meta(model.parts)
+    decoder, pool = Decoder(parts), SlotPool(plan.slot, parts.rotary, plan.slots, device="meta")
+    held = [*weights_of(parts), *(t for t in vars(pool).values() if isinstance(t, torch.Tensor))]
+    for feeds in (
+        [Feed([1] * 128, slot, 1) for slot in pool.slots[:4]],
+        [Feed([1], slot, 1) for slot in pool.slots],
+        [Feed([1], slot, 1) for slot in pool.slots[1:]],
+    ):
+        for feed in feeds:
+            slot = cast("Slot", feed.cache)
+            for stack in slot.stacks:
+                stack.length = stack.capacity - len(feed.tokens)
+            slot.seen = slot.position = slot.fresh = slot.length
+        with LiveTensors() as live:
+            for tensor in held:
+                live.note(tensor)
+            before = live.live
+            decoder.feed_many(feeds)
+        needed = decoder.pass_bytes(sum(len(f.tokens) for f in feeds), plan.slot.largest, len(feeds))
+        assert 0 < live.peak - before <= needed
 
 
 # The tape

@@ -41,11 +41,13 @@ class TorchForward:
         """Bytes that a pass of so many tokens needs, `singles` of them alone; the longest sequence has `longest`."""
         parts, blueprint, size = self._parts, self._parts.blueprint, self._parts.shape.dtype.itemsize
         width = (4 * parts.hidden + 3 * parts.inner + 4 * blueprint.query_heads * blueprint.head_dim) * size
-        weights = 2 * blueprint.query_heads * longest * 4  # of one token's attention
-        fetched = 2 * blueprint.heads * longest * blueprint.head_dim * size  # keys and values for it
-        together = singles * (weights + fetched)
+        # Of one token's attention: weights twice and in the model's dtype, and for each head who is not attended to.
+        weights = longest * (blueprint.query_heads * (8 + size) + 5 * blueprint.heads)
+        pairs = 2 * longest * blueprint.head_dim * size  # of one head, where they are fetched, or repeated for a group
+        together = singles * (weights + blueprint.heads * pairs)
+        apart = min(columns, 128) * weights + blueprint.query_heads * pairs
         recorded = together + singles * (width + (parts.vocabulary + parts.hidden) * 4) if self.record else 0
-        return columns * width + max(min(columns, 128) * weights, together) + recorded
+        return columns * width + max(apart, together) + recorded
 
     def forward(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
         """Append the tokens of each feed to its cache.
