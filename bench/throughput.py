@@ -157,7 +157,7 @@ def step(model: minseek.Model) -> dict[str, Any]:
         def once(slots: list[Slot] = slots, lengths: list[int] = lengths, seen: int = seen) -> None:
             for slot in slots:
                 slot.seen = slot.position = seen
-                slot.fresh = slot.pool.shape.block // 2
+                slot.fresh = slot.store.shape.block // 2
                 for stack, length in zip(slot.stacks, lengths, strict=True):
                     stack.length = length
             model.feed_many([Feed([7], slot, 1) for slot in slots])

@@ -78,7 +78,7 @@ def test_passes_of_few_tokens_give_the_same_bits(
     def given(count: int) -> list[torch.Tensor]:
         held = slots(model, count, hidden=model.parts.hidden)
         logits = [model.feed_many([Feed([7 * i + step], slot, 1) for i, slot in enumerate(held)])[0] for step in (0, 1)]
-        return [*logits, held[0].pool.ahead]
+        return [*logits, held[0].store.ahead]
 
     most = given(17)
     for count in (1, 2, 4, 5, 8, 9, 16):
@@ -101,7 +101,7 @@ def test_what_a_sequence_gives_does_not_depend_on_its_company(dtype: str, tmp_pa
             feeds.insert(company // 2, Feed(ids[start:stop], mine, stop - start))
             got.append(model.feed_many(feeds)[0])
         counted = torch.stack([*mine.received, *mine.latest])[..., :60].flatten()
-        return torch.cat([*(g.flatten() for g in got), counted, mine.pool.surprise[0, :60], mine.pool.ahead[0]])
+        return torch.cat([*(g.flatten() for g in got), counted, mine.store.surprise[0, :60], mine.store.ahead[0]])
 
     alone = logits(0)
     for company in (1, 5, 17):
@@ -120,7 +120,7 @@ def test_numbers_that_are_none_stay_with_the_sequence_that_had_them(
         return model.feed_many([Feed([7], held[0], 1), Feed([8], held[1], 1)])[0]
 
     used = slots(model, 2)
-    for tensor in (used[0].pool.keys, used[0].pool.values):
+    for tensor in (used[0].store.keys, used[0].store.values):
         tensor.fill_(torch.nan)
     for slot in used:
         slot.clear()
@@ -177,8 +177,8 @@ def test_surprise_is_how_far_a_token_lies_below_the_mean_logit(
     for ids, slot in zip(texts, asking, strict=True):
         logits = reference(torch.tensor([ids])).logits[0, :-1]
         wanted = logits.mean(-1) - logits.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-        torch.testing.assert_close(slot.pool.surprise[slot.index, 1:60].cpu(), wanted, atol=3e-4, rtol=3e-4)
-        assert slot.pool.surprise[slot.index, 0] == 0  # nothing was expected yet, if the head has no bias
+        torch.testing.assert_close(slot.store.surprise[slot.index, 1:60].cpu(), wanted, atol=3e-4, rtol=3e-4)
+        assert slot.store.surprise[slot.index, 0] == 0  # nothing was expected yet, if the head has no bias
 
 
 def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
@@ -202,7 +202,7 @@ def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
         slot.reencode()
         assert slot.position == 64
         more, _ = model.feed_many([Feed(ids[80:90], slot, 10)])
-        given.append((logits.cpu(), more.cpu(), slot.pool.received.cpu()))
+        given.append((logits.cpu(), more.cpu(), slot.store.received.cpu()))
     for ours, theirs in zip(*given, strict=True):
         torch.testing.assert_close(ours, theirs, atol=3e-4, rtol=3e-4)
 
@@ -214,4 +214,4 @@ def test_a_slot_that_is_taken_again_remembers_nothing(tiny: minseek.Model) -> No
     used.clear()
     first, second = (tiny.feed_many([Feed(ids, slot, 40)])[0] for slot in (fresh, used))
     assert torch.equal(first, second)
-    assert torch.equal(fresh.pool.received, used.pool.received)
+    assert torch.equal(fresh.store.received, used.store.received)

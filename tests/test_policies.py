@@ -570,8 +570,8 @@ def test_surprising_words_stay_as_well() -> None:
     torch.manual_seed(0)
     values = torch.randn(12, 2, 1, 8).expand(-1, -1, 160, -1) + 0.5 * torch.randn(12, 2, 160, 8)
     slot = filled(NovelValues(), values, 80, 80)
-    slot.pool.surprise[0] = torch.randn(160)
-    slot.pool.surprise[0, 60:72] += 6
+    slot.store.surprise[0] = torch.randn(160)
+    slot.store.surprise[0, 60:72] += 6
     for surprise, kept in ((2.0, True), (0.0, False)):
         slot.memory.clear()
         chosen = NovelValues(latest=0.2, surprise=surprise).choose(Candidates(slot), 80)
@@ -587,8 +587,8 @@ def test_novel_stretches_take_no_more_than_their_limits(limits: dict[str, float]
     torch.manual_seed(0)
     policy = NovelValues(latest=0, neighbours=1, spread=1, rarity=0.5, surprise=1e6, **limits)
     slot = filled(policy, torch.randn(2, 2, 640, 8), 512, 128)
-    slot.pool.surprise[0] = 0
-    slot.pool.surprise[0, torch.randperm(640)[:200]] = 1
+    slot.store.surprise[0] = 0
+    slot.store.surprise[0, torch.randperm(640)[:200]] = 1
     scores = policy.score(Candidates(slot))
     assert (scores >= 2 + policy.weight).sum(-1).eq(most).all()
 
@@ -645,7 +645,7 @@ def test_novelty_by_hand(recent: int) -> None:
     policy = NovelValues(neighbours=5, spread=3, depth=0.5, surprise=1.5, recent=recent)
     values, surprise = torch.randn(4, 3, 100, 8), torch.randn(100)
     slot = filled(policy, values[:, :, :60], 40, 20)
-    pool, cosines, notes = slot.pool, np.empty(0), np.empty(0)
+    pool, cosines, notes = slot.store, np.empty(0), np.empty(0)
     unit = values[:2].numpy().astype(np.float64)
     unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
     settled, edge = 0, 3  # of the last tokens not all neighbours have come

@@ -21,7 +21,7 @@ from test_many import tokens
 
 import minseek
 from minseek.batch import Engine, Generation, Job
-from minseek.cache import Rotary, Slot, SlotPool, ThoughtCache
+from minseek.cache import Rotary, Slot, SlotPool, SlotStore, ThoughtCache
 from minseek.cache.policies import POLICIES
 from minseek.errors import MinseekWarning
 from minseek.models import decoder as decoder_module
@@ -81,10 +81,10 @@ def generations(model: Model, prompts: list[list[int]], new: int, **options: Any
     return [Generation(model, prompt, max_new_tokens=new, sampling=GREEDY, **options) for prompt in prompts]
 
 
-def run(model: Model, plan: minseek.BatchPlan, jobs: Sequence[Job]) -> SlotPool:
+def run(model: Model, plan: minseek.BatchPlan, jobs: Sequence[Job]) -> SlotStore:
     engine = Engine(model, plan)
     assert len(list(engine.run(jobs))) == len(jobs)
-    return engine.pool
+    return engine.pool.store
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -171,15 +171,15 @@ def test_a_run_within_a_budget_is_recorded(variant: str, device: str, load: Any,
                 given.append((result.tokens, result.answer, [(t.tokens, t.kept) for t in result.thoughts], stats))
                 assert (counted.replayed > before) == bool(record and budget)
     assert given[:4] == given[4:]
-    assert counted.replayed > counted.recorded > 0
+    assert counted.replayed >= counted.recorded > 0
 
 
-def test_few_kinds_are_remembered(device: str, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that were taken last; one that comes again is recorded again."""
+def test_few_kinds_are_remembered(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were taken last; one that comes again is recorded again. The first recording is only of memory."""
     monkeypatch.setattr(recordings_module, "_KINDS", 2)
     counted, carried = Counted(device), list[int]()
     place = torch.zeros(4, 2, device=device)
-    recordings = Recordings(counted, place, place.clone())
+    recordings = Recordings(counted, place, place.clone(), 1000)
 
     def double(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         carried.append(len(numbers))
@@ -187,15 +187,15 @@ def test_few_kinds_are_remembered(device: str, load: Any, tmp_path: Path, monkey
 
     for kind, recorded, replayed in (
         ("a", 0, 0),  # carried out as it is
-        ("a", 1, 1),
-        ("a", 1, 2),
-        ("b", 1, 2),
-        ("a", 1, 3),
-        ("c", 1, 3),  # b goes
-        ("b", 1, 3),  # a goes
-        ("c", 2, 4),
-        ("a", 2, 4),
-        ("c", 2, 5),
+        ("a", 2, 1),
+        ("a", 2, 2),
+        ("b", 2, 2),
+        ("a", 2, 3),
+        ("c", 2, 3),  # b goes
+        ("b", 2, 3),  # a goes
+        ("c", 3, 4),
+        ("a", 3, 4),
+        ("c", 3, 5),
     ):
         rows = [[len(carried), 7], [recorded, replayed]]
         logits, hidden = recordings.carry_out(kind, rows, double)
@@ -209,7 +209,10 @@ def test_who_cannot_record_is_told_once_and_goes_on(device: str, load: Any, tmp_
 
     def failing(run: Callable[[], None]) -> Callable[[], None]:
         asked.append(run)
-        raise RuntimeError("no such operation\nand many words more")
+        try:
+            raise RuntimeError("no such operation\nand many words more")
+        finally:  # as CUDA does when the recording is ended
+            raise RuntimeError("an error came before")
 
     save(tmp_path, "llama")
     given = []
@@ -229,15 +232,23 @@ def test_who_cannot_record_is_told_once_and_goes_on(device: str, load: Any, tmp_
 
 
 def test_recordings_end_with_their_slots(device: str, load: Any, tmp_path: Path) -> None:
-    model = load(save(tmp_path, "llama"), recorder(torch.device(device)) or (lambda run: run))
+    model = load(save(tmp_path, "llama"), recorder(torch.device(device)) or tape)
     plan = minseek.plan(model, kv_budget="10MB", cap=60, block=16, sequences=2)
     engine = Engine(model, plan)
     list(engine.run(generations(model, PROMPTS, 5)))
     held = model._decoder._plain._recordings
-    assert list(held) == [engine.pool]
-    del engine
-    gc.collect()
-    assert device == "cpu" or not held
+    assert list(held) == [engine.pool.store]
+    collects = gc.isenabled()
+    gc.disable()  # nothing waits for a collection
+    try:
+        del engine
+        assert not held
+        limits = minseek.Limits(kv_budget=300 * model.token_bytes())
+        minseek.reason(model, "Why?", strategy=minseek.MinSeek(2), sampling=GREEDY, limits=limits)
+        assert not held
+    finally:
+        if collects:
+            gc.enable()
 
 
 def test_slots_of_two_pools_share_a_pass_that_is_not_recorded(device: str, load: Any, tmp_path: Path) -> None:
@@ -249,7 +260,7 @@ def test_slots_of_two_pools_share_a_pass_that_is_not_recorded(device: str, load:
         ours, _ = model.feed_many([Feed([token], pool.slots[0], 1) for pool in pools[:2]])
         alone, _ = model.feed_many([Feed([token], pools[2].slots[0], 1)])
         torch.testing.assert_close(ours, alone.expand_as(ours), atol=1e-4, rtol=1e-4)
-    assert (counted.recorded, counted.replayed) == (1, 4)
+    assert (counted.recorded, counted.replayed) == (2, 4)
 
 
 def test_only_gpus_record_and_can_be_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,16 +272,24 @@ def test_only_gpus_record_and_can_be_told_not_to(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_batch_on_a_gpu_stays_within_its_plan(tmp_path: Path) -> None:
-    model = minseek.load(str(save(tmp_path, "llama", num_hidden_layers=6)), device="cuda", dtype="bfloat16")
-    plan = minseek.plan(model, kv_budget="40MB", cap=120, block=32)
-    prompts = [tokens(400, seed) for seed in range(2 * plan.slots)]
+@pytest.mark.parametrize("policy", ["novel-values", None])
+def test_a_batch_on_a_gpu_stays_within_its_plan(policy: str | None, tmp_path: Path) -> None:
+    """All that is reserved, since graphs keep what they take."""
+    folder = save(tmp_path, "llama", num_hidden_layers=12, vocab_size=30_000, max_position_embeddings=2048)
+    model = minseek.load(str(folder), device="cuda", dtype="bfloat16")
+    plan = minseek.plan(model, kv_budget="600MB", cap=800, block=128, policy=policy, sequences=64)
+    prompts = [tokens(500, seed) for seed in range(2 * plan.slots)]
+    gc.collect()
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    run(model, plan, generations(model, prompts, 80, ignore_end=True))
-    assert torch.cuda.max_memory_allocated() <= plan.total_bytes + 64 * 2**20  # libraries' workspaces
+    before = torch.cuda.memory_reserved()
+    run(model, plan, generations(model, prompts, 300, ignore_end=True))
+    workspaces = 128 * 2**20  # of libraries, one for each stream, and what is rounded up
+    assert torch.cuda.max_memory_reserved() - before <= plan.kv_bytes + plan.pass_bytes + workspaces
 
 
-# Without a GPU: the device "meta" refuses, as a GPU does, tensors of main memory, and all reading of what was computed
+# Without a GPU: the device "meta" refuses most of what a GPU does, as computing with tensors of main memory; and it
+# refuses what a GPU makes wait for, all reading of what was computed
 
 
 def on_meta(parts: DecoderParts) -> DecoderParts:
@@ -338,7 +357,7 @@ def test_the_plan_counts_what_a_pass_makes(
     plan = minseek.plan(model, kv_budget="1GB", cap=900, block=128, policy=policy, sequences=24)
     parts = on_meta(model.parts)
     decoder, pool = Decoder(parts), SlotPool(plan.slot, parts.rotary, plan.slots, device="meta")
-    held = [*weights_of(parts), *(t for t in vars(pool).values() if isinstance(t, torch.Tensor))]
+    held = [*weights_of(parts), *(t for t in vars(pool.store).values() if isinstance(t, torch.Tensor))]
     for feeds in (
         [Feed([1] * 128, slot, 1) for slot in pool.slots[:4]],
         [Feed([1], slot, 1) for slot in pool.slots],

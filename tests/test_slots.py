@@ -73,8 +73,8 @@ def test_the_arithmetic_gives_the_bytes_that_are_allocated(
     layers, heads, half, cap, block = sizes
     shape = SlotShape(CacheShape(layers, heads, 2 * half, dtype), cap, block, evicts, heads * group, hidden)
     pool = SlotPool(shape, Rotary(torch.ones(half)), slots)
-    tensors = [value for value in vars(pool).values() if isinstance(value, Tensor)]
-    assert sum(t.untyped_storage().nbytes() for t in tensors) == pool.nbytes == slots * shape.nbytes
+    tensors = [value for value in vars(pool.store).values() if isinstance(value, Tensor)]
+    assert sum(t.untyped_storage().nbytes() for t in tensors) == pool.store.nbytes == slots * shape.nbytes
     assert shape.capacity == cap + block
     assert pool.slots[-1].keys[-1].shape == (heads, cap + block, 2 * half)
 
@@ -92,7 +92,7 @@ def copies(pool: SlotPool) -> dict[str, Tensor]:
     stacked = {
         name: torch.stack([getattr(slot.stacks[0], name) for slot in pool.slots], 1) for name in (*MOVED, "latest")
     }
-    return {**stacked, "queries": pool.queries.clone()}
+    return {**stacked, "queries": pool.store.queries.clone()}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -102,7 +102,7 @@ def test_keep_leaves_what_a_list_would(path: str, dtype: torch.dtype, device: st
         pool = make_pool(dtype=dtype, device=device)
         for slot in pool.slots:
             fill(slot, CAP + BLOCK, chance)
-        pool.notes.copy_(torch.rand(pool.notes.shape, generator=chance))
+        pool.store.notes.copy_(torch.rand(pool.store.notes.shape, generator=chance))
         before, mine = copies(pool), pool.slots[index % 3]
         chosen = random_choice(kept, CAP + BLOCK, chance)
         mine.keep([chosen.to(device)])
@@ -189,7 +189,7 @@ def test_reencoded_keys_are_those_of_the_new_positions(device: str) -> None:
         slot.keep([chosen])
         raw = raw.gather(2, chosen[..., None].expand(-1, -1, -1, DIM))
         raw = torch.cat((raw, fill(slot, BLOCK, chance)), dim=2)
-    old, untouched = slot.position, pool.keys[0].clone()
+    old, untouched = slot.position, pool.store.keys[0].clone()
     slot.reencode()
     positions = torch.arange(CAP + BLOCK)
     for layer in range(LAYERS):
@@ -198,7 +198,7 @@ def test_reencoded_keys_are_those_of_the_new_positions(device: str) -> None:
     got = torch.stack(slot.keys)
     torch.testing.assert_close(got.cpu().double(), wanted, atol=5e-5, rtol=0)
     assert (slot.position, slot.reencodings, slot.seen) == (CAP + BLOCK, 1, old)
-    assert torch.equal(pool.keys[0], untouched)
+    assert torch.equal(pool.store.keys[0], untouched)
     slot.reencode()  # they stand there already
     assert torch.equal(torch.stack(slot.keys), got)
     slot.keep([random_choice(CAP, CAP + BLOCK, chance).to(device)])
@@ -229,13 +229,13 @@ def test_a_cleared_slot_is_like_a_new_one() -> None:
         slot.keep([random_choice(CAP, CAP + BLOCK, chance)])
         slot.reencode()
     fill(used, 3, chance)
-    others = other.pool.received[2].clone()
+    others = other.store.received[2].clone()
     used.clear()
     assert (used.length, used.stacks[0].survived, used.seen, used.fresh, used.position, used.asked) == (0,) * 6
     assert (used.evictions, used.reencodings, used.room) == (0, 0, CAP + BLOCK)
-    for tensor in (pool.received, pool.latest, pool.notes):
+    for tensor in (pool.store.received, pool.store.latest, pool.store.notes):
         assert not tensor[1].any()
-    assert torch.equal(pool.received[2], others)
+    assert torch.equal(pool.store.received[2], others)
     raw = fill(used, 5, chance)
     assert torch.equal(used.arrivals_of(0)[0], torch.arange(5, dtype=torch.int32))
     wanted = turned(raw, torch.arange(5).expand(LAYERS, HEADS, -1))
@@ -292,7 +292,7 @@ def test_a_thought_cache_lives_in_a_slots_memory() -> None:
     untouched = copies(pool)
     slot = pool.slots[1]
     over = ThoughtCache.over(slot)
-    own = ThoughtCache(pool.shape.shape, pool.rotary, max_tokens=CAP + BLOCK)
+    own = ThoughtCache(pool.store.shape.shape, pool.store.rotary, max_tokens=CAP + BLOCK)
     for count, start, stop in ((20, 5, 9), (10, 0, 3), (9, 30, 32), (2, 12, 32)):
         keys, values = (torch.randn(LAYERS, HEADS, count, DIM, generator=chance) for _ in range(2))
         for cache in (over, own):
@@ -306,7 +306,7 @@ def test_a_thought_cache_lives_in_a_slots_memory() -> None:
             assert torch.equal(slot.keys[layer][:, : own.length], own.keys[layer][:, : own.length])
             assert torch.equal(slot.values[layer][:, : own.length], own.values[layer][:, : own.length])
     assert [k.data_ptr() for k in over.keys] == [k.data_ptr() for k in slot.keys]
-    assert over.nbytes == over.peak_bytes == (CAP + BLOCK) * pool.shape.shape.token_bytes()
+    assert over.nbytes == over.peak_bytes == (CAP + BLOCK) * pool.store.shape.shape.token_bytes()
     over.reserve(over.capacity - over.length)
     with pytest.raises(CacheFullError, match=f"holds {CAP + BLOCK} tokens and {CAP + BLOCK + 1}"):
         over.reserve(over.capacity - over.length + 1)
@@ -382,7 +382,7 @@ def test_likeness_without_positions_equals_its_definition(dim: int, dtype: torch
         tolerance = 1e-5 if dtype == torch.float32 else 0.02
         torch.testing.assert_close(likeness(pairs.unrotated).double(), wanted, atol=tolerance, rtol=0)
         torch.testing.assert_close(pairs.unrotated_likeness().double(), wanted, atol=tolerance, rtol=0)
-        cos, sin = pool.rotary.at(0, n)
+        cos, sin = pool.store.rotary.at(0, n)
         native = unrotated_likeness(pairs.keys, pairs.positions, cos.contiguous(), sin.contiguous())
         assert (native is None) == (dim > 512)
         if native is not None:

@@ -90,14 +90,14 @@ def test_what_is_chosen_stays_wherever_it_is_moved(caps: list[int], block: int, 
 def test_stacks_share_a_slots_memory_and_no_byte_twice(caps: list[int], block: int) -> None:
     cap = -(-sum(caps) // len(caps))
     (slot,) = make_slots(tuple(caps), cap, block, count=1)
-    assert slot.pool.nbytes == slot.pool.shape.nbytes
-    assert slot.pool.shape.nbytes == make_slots((cap,) * len(caps), cap, block, count=1)[0].pool.nbytes
+    assert slot.store.nbytes == slot.store.shape.nbytes
+    assert slot.store.shape.nbytes == make_slots((cap,) * len(caps), cap, block, count=1)[0].store.nbytes
     for divided in (False, True):
         if divided:
             fill(slot, slot.room, torch.Generator().manual_seed(0))
             slot.keep(choices(slot, torch.Generator().manual_seed(1)))
         for name in (*FIELDS, "latest"):
-            whole = getattr(slot.pool, name)
+            whole = getattr(slot.store, name)
             whole.zero_()
             for stack in slot.stacks:
                 getattr(stack, name).add_(1)

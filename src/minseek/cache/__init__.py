@@ -3,12 +3,14 @@
 from minseek.cache.candidates import Candidates
 from minseek.cache.pairs import Pairs
 from minseek.cache.rotary import Rotary, rotate
-from minseek.cache.singles import Singles, numbers_of, slot_of
+from minseek.cache.singles import FIXED, Singles, numbers_of, slot_of
 from minseek.cache.slot_shape import SlotShape, caps_by_layer
+from minseek.cache.slot_store import SlotStore
 from minseek.cache.slots import Slot, SlotPool
 from minseek.cache.thought_cache import CacheFullError, CacheShape, KeyStorage, ThoughtCache
 
 __all__ = [
+    "FIXED",
     "CacheFullError",
     "CacheShape",
     "Candidates",
@@ -19,6 +21,7 @@ __all__ = [
     "Slot",
     "SlotPool",
     "SlotShape",
+    "SlotStore",
     "ThoughtCache",
     "caps_by_layer",
     "numbers_of",

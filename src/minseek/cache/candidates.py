@@ -56,17 +56,17 @@ class Candidates:
     def __init__(self, slot: Slot, stack: Stack | None = None) -> None:
         if stack is None:
             (stack,) = slot.stacks
-        pool, index, n = slot.pool, slot.index, stack.length
+        store, index, n = slot.store, slot.index, stack.length
         self._slot = slot
-        self.cap, self.mean_cap, self.memory = stack.cap, pool.shape.cap, slot.memory
+        self.cap, self.mean_cap, self.memory = stack.cap, store.shape.cap, slot.memory
         self.keys, self.values = stack.keys[:, :, :n], stack.values[:, :, :n]
         self.positions, self.arrivals = stack.positions[:, :, :n], stack.arrivals[:, :, :n]
         self.received, self.latest, self.notes = (t[:, :, :n] for t in (stack.received, stack.latest, stack.notes))
         self.seen, self.new, self.fresh = slot.seen, n - stack.survived, slot.fresh
-        asked = min(self.fresh, pool.shape.block)
+        asked = min(self.fresh, store.shape.block)
         layers = slice(None) if len(slot.stacks) == 1 else list(stack.layers)  # a slice copies nothing
-        self.queries = pool.queries[layers, index, :, :asked] if pool.shape.query_heads else None
-        self.surprise = pool.surprise[index, : self.fresh] if pool.shape.hidden else None
+        self.queries = store.queries[layers, index, :, :asked] if store.shape.query_heads else None
+        self.surprise = store.surprise[index, : self.fresh] if store.shape.hidden else None
 
     def first_values(self, layers: int) -> Tensor:
         """[layers, H, fresh, D]: values of the tokens since the last eviction, in the first layers of the model."""
@@ -87,7 +87,7 @@ class Candidates:
     @property
     def layers(self) -> int:
         """Layers of the whole model."""
-        return self._slot.pool.shape.shape.layers
+        return self._slot.store.shape.shape.layers
 
     def unrotated_likeness(self) -> Tensor:
         """[L, H, n]: the cosine of each key without its position with the mean of all normalised ones."""

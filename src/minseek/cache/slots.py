@@ -10,51 +10,24 @@ from torch import Tensor
 
 from minseek.cache.rotary import Rotary, rotate
 from minseek.cache.slot_shape import SlotShape
-from minseek.cache.stacks import FIELDS, Stack
+from minseek.cache.slot_store import FIELDS, SlotStore
+from minseek.cache.stacks import Stack
 from minseek.cache.thought_cache import CacheFullError, allocations
 
 
 class SlotPool:
-    """All slots of a run, allocated at once.
+    """All slots of a run.
 
     Attributes
     ----------
-    keys, values : Tensor
-        [slots, layers * H * (cap + block), D]: each slot's memory in one piece, which its stacks divide among them.
-    positions, arrivals : Tensor
-        [slots, layers * H * (cap + block)], int32: where a key stands; the how-manieth token of its sequence it was.
-    received, latest, notes : Tensor
-        The same shape, float32; see `minseek.cache.Pairs`, and for notes, which are the policy's, `Candidates`.
-    queries : Tensor
-        [layers, slots, query heads, block, D], float32.
-    surprise, ahead : Tensor
-        [slots, cap + block] and [slots, hidden], float32.
+    store : SlotStore
+        Their memory. Slots know it and not the pool, so that it is freed with the last who holds any of them.
+    slots : list of Slot
     """
 
     def __init__(self, shape: SlotShape, rotary: Rotary, slots: int, *, device: torch.device | str = "cpu") -> None:
-        self.shape, self.rotary = shape, rotary
-        layers, heads, dim = shape.shape.layers, shape.shape.heads, shape.shape.head_dim
-        rows = layers * heads * shape.capacity
-        # Zeros, not rubbish: a masked product with a NaN would be one.
-        self.keys = torch.zeros(slots, rows, dim, dtype=shape.shape.dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
-        noted = (slots, rows if shape.evicts else 0)
-        self.positions = torch.zeros(noted, dtype=torch.int32, device=device)
-        self.arrivals = torch.zeros_like(self.positions)
-        self.received = torch.zeros(noted, dtype=torch.float32, device=device)
-        self.latest = torch.zeros_like(self.received)
-        self.notes = torch.zeros_like(self.received)
-        asked = (layers, slots, shape.query_heads, shape.block, dim)
-        self.queries = torch.zeros(asked, dtype=torch.float32, device=device)
-        self.surprise = torch.zeros(slots, shape.capacity if shape.hidden else 0, dtype=torch.float32, device=device)
-        self.ahead = torch.zeros(slots, shape.hidden, dtype=torch.float32, device=device)
-        self.slots = [Slot(self, index) for index in range(slots)]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all slots."""
-        fields = (getattr(self, name) for name in FIELDS)
-        return sum(t.nbytes for t in (*fields, self.queries, self.surprise, self.ahead))
+        self.store = SlotStore(shape, rotary, slots, device=device)
+        self.slots = [Slot(self.store, index) for index in range(slots)]
 
 
 class Slot:
@@ -81,12 +54,12 @@ class Slot:
 
     raw_keys: Sequence[Tensor] = ()
 
-    def __init__(self, pool: SlotPool, index: int) -> None:
-        self.pool, self.index, self.rotary = pool, index, pool.rotary
-        self.stacks = [Stack(layers, cap, pool.shape.shape.heads) for cap, layers in pool.shape.stacks]
+    def __init__(self, store: SlotStore, index: int) -> None:
+        self.store, self.index, self.rotary = store, index, store.rotary
+        self.stacks = [Stack(layers, cap, store.shape.shape.heads) for cap, layers in store.shape.stacks]
         self._place = {layer: (stack, i) for stack in self.stacks for i, layer in enumerate(stack.layers)}
-        self.queries = pool.queries[:, index].unbind() if pool.shape.query_heads else ()
-        self.ahead = pool.ahead[index] if pool.shape.hidden else None
+        self.queries = store.queries[:, index].unbind() if store.shape.query_heads else ()
+        self.ahead = store.ahead[index] if store.shape.hidden else None
         self.window = 0
         self.memory: dict[str, Any] = {}
         self._lay_out(divided=False)
@@ -94,16 +67,16 @@ class Slot:
 
     def _lay_out(self, *, divided: bool) -> None:
         """Let the stacks lie one behind the other, with room for their caps or for as many pairs; nothing is moved."""
-        pool = self.pool
-        for stack, place in zip(self.stacks, pool.shape.layout(divided), strict=True):
-            stack.lie(pool, self.index, *place)
+        store = self.store
+        for stack, place in zip(self.stacks, store.shape.layout(divided), strict=True):
+            stack.lie(store, self.index, *place)
         self.divided = divided
         self.keys, self.values = self._by_layer("keys"), self._by_layer("values")
-        noted = pool.shape.evicts
+        noted = store.shape.evicts
         self.positions = self._by_layer("positions") if noted else ()
         self.received = self._by_layer("received") if noted else ()
         self.latest = self._by_layer("latest") if noted else ()
-        self.capacities = [self._place[layer][0].capacity for layer in range(pool.shape.shape.layers)]
+        self.capacities = [self._place[layer][0].capacity for layer in range(store.shape.shape.layers)]
         self.allocation = next(allocations)
 
     def _by_layer(self, field: str) -> Sequence[Tensor]:
@@ -119,9 +92,9 @@ class Slot:
         self.seen = self.fresh = self.position = 0
         self.evictions = self.reencodings = 0
         self.memory.clear()
-        self.pool.ahead[self.index] = 0
-        self.pool.values[self.index] = 0  # beyond a sequence's end weights are 0, and 0 times a NaN would be one
-        for tensor in (self.pool.received, self.pool.latest, self.pool.notes):
+        self.store.ahead[self.index] = 0
+        self.store.values[self.index] = 0  # beyond a sequence's end weights are 0, and 0 times a NaN would be one
+        for tensor in (self.store.received, self.store.latest, self.store.notes):
             tensor[self.index] = 0
 
     @property
@@ -160,7 +133,7 @@ class Slot:
     @property
     def asked(self) -> int:
         """Queries since the last eviction, modulo the block: where the next one is kept."""
-        return self.fresh % self.pool.shape.block
+        return self.fresh % self.store.shape.block
 
     def reserve(self, tokens: int) -> None:
         """Check that there is room."""
@@ -190,15 +163,15 @@ class Slot:
     def remember_queries(self, layer: int, queries: Tensor) -> None:
         """Keep queries without positions [H * G, T, D] of the tokens just appended, if the policy needs them."""
         if self.queries:
-            last = queries[:, -self.pool.shape.block :]
+            last = queries[:, -self.store.shape.block :]
             end = self.asked + queries.shape[1]
             at = torch.arange(end - last.shape[1], end, device=queries.device)
-            self.queries[layer][:, at % self.pool.shape.block] = last.float()
+            self.queries[layer][:, at % self.store.shape.block] = last.float()
 
     def advance(self, tokens: int) -> None:
         """Count tokens that have been written in every layer."""
         for stack in self.stacks:
-            if self.pool.shape.evicts:
+            if self.store.shape.evicts:
                 came = torch.arange(self.seen, self.seen + tokens, dtype=torch.int32, device=stack.arrivals.device)
                 stack.arrivals[:, :, stack.length : stack.length + tokens] = came
         self.count(tokens)
@@ -213,8 +186,8 @@ class Slot:
 
     def remember_surprise(self, surprise: Tensor, ahead: Tensor) -> None:
         """Keep the surprise of the newest tokens, and the state that tells what is expected next."""
-        self.pool.surprise[self.index, self.fresh - len(surprise) : self.fresh] = surprise
-        self.pool.ahead[self.index] = ahead
+        self.store.surprise[self.index, self.fresh - len(surprise) : self.fresh] = surprise
+        self.store.ahead[self.index] = ahead
 
     def keep(self, chosen: Sequence[Tensor | None]) -> None:
         """Evict all pairs but the chosen ones; a slot whose caps differ is divided by them now.

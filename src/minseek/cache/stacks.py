@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from minseek.cache.kernels import keep_pairs
-
-if TYPE_CHECKING:
-    from minseek.cache.slots import SlotPool
-
-FIELDS = ("keys", "values", "positions", "arrivals", "received", "latest", "notes")
+from minseek.cache.slot_store import FIELDS, SlotStore
 
 
 class Stack:
@@ -31,7 +26,7 @@ class Stack:
     keys, values : Tensor
         [layers, H, capacity, D].
     positions, arrivals, received, latest, notes : Tensor
-        [layers, H, capacity]; empty where nothing is evicted. See `SlotPool`.
+        [layers, H, capacity]; empty where nothing is evicted. See `SlotStore`.
     """
 
     keys: Tensor
@@ -51,13 +46,13 @@ class Stack:
         """Tokens that there is room for before an eviction is due."""
         return self.capacity - self.length
 
-    def lie(self, pool: SlotPool, index: int, first: int, capacity: int) -> None:
+    def lie(self, store: SlotStore, index: int, first: int, capacity: int) -> None:
         """Take room for so many pairs a head in a slot's memory, from the pair `first` on."""
         self.capacity = capacity
         sizes = (len(self.layers), self._heads, capacity)
         end = first + len(self.layers) * self._heads * capacity
         for field in FIELDS:
-            whole: Tensor = getattr(pool, field)[index]
+            whole: Tensor = getattr(store, field)[index]
             if len(whole):
                 setattr(self, field, whole[first:end].view(*sizes, *whole.shape[1:]))
             else:

@@ -93,7 +93,7 @@ class ThoughtCache:
     @classmethod
     def over(cls, slot: Slot) -> ThoughtCache:
         """A cache in the memory of an empty slot, of its size; the slot is told that pair i stands at position i."""
-        cache = cls(slot.pool.shape.shape, slot.rotary, max_tokens=0, device=slot.keys[0].device)
+        cache = cls(slot.store.shape.shape, slot.rotary, max_tokens=0, device=slot.keys[0].device)
         cache.slot = slot
         cache.keys, cache.values = list(slot.keys), list(slot.values)
         for positions in slot.positions:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minseek.cache import Singles, SlotPool, rotate
+from minseek.cache import Singles, SlotStore, rotate
 from minseek.errors import MinseekWarning
 from minseek.models.attention import attend, attend_counting, attend_singles
 from minseek.models.feed import Feed
@@ -35,19 +35,41 @@ class TorchForward:
 
     def __init__(self, parts: DecoderParts, surprise: Surprise, record: Record | None) -> None:
         self._parts, self._surprise, self.record = parts, surprise, record
-        self._recordings: WeakKeyDictionary[SlotPool, Recordings] = WeakKeyDictionary()
+        self._recordings: WeakKeyDictionary[SlotStore, Recordings] = WeakKeyDictionary()
 
     def memory(self, columns: int, longest: int, singles: int) -> int:
         """Bytes that a pass of so many tokens needs, `singles` of them alone; the longest sequence has `longest`."""
-        parts, blueprint, size = self._parts, self._parts.blueprint, self._parts.shape.dtype.itemsize
-        width = (4 * parts.hidden + 3 * parts.inner + 4 * blueprint.query_heads * blueprint.head_dim) * size
-        # Of one token's attention: weights twice and in the model's dtype, and for each head who is not attended to.
-        weights = longest * (blueprint.query_heads * (8 + size) + 5 * blueprint.heads)
-        pairs = 2 * longest * blueprint.head_dim * size  # of one head, where they are fetched, or repeated for a group
-        together = singles * (weights + blueprint.heads * pairs)
-        apart = min(columns, 128) * weights + blueprint.query_heads * pairs
-        recorded = together + singles * (width + (parts.vocabulary + parts.hidden) * 4) if self.record else 0
-        return columns * width + max(apart, together) + recorded
+        blueprint = self._parts.blueprint
+        apart = min(columns, 128) * self._weights(longest) + blueprint.query_heads * self._pairs(longest)
+        needed = columns * self._width + max(apart, self._together(longest, singles))
+        return needed + (self._recorded_memory(longest, singles) + self._given(singles) if self.record else 0)
+
+    def _recorded_memory(self, longest: int, singles: int) -> int:
+        """Of recorded passes together, which take turns with it: the largest one's."""
+        logits = singles * self._parts.vocabulary * self._parts.shape.dtype.itemsize
+        return singles * self._width + self._together(longest, singles) + logits + self._given(singles)
+
+    def _given(self, rows: int) -> int:
+        return 4 * rows * (self._parts.vocabulary + self._parts.hidden)
+
+    def _together(self, longest: int, singles: int) -> int:
+        return singles * (self._weights(longest) + self._parts.blueprint.heads * self._pairs(longest))
+
+    @property
+    def _width(self) -> int:
+        """Of one token's activations in a layer."""
+        parts, blueprint = self._parts, self._parts.blueprint
+        numbers = 4 * parts.hidden + 3 * parts.inner + 4 * blueprint.query_heads * blueprint.head_dim
+        return numbers * parts.shape.dtype.itemsize
+
+    def _weights(self, longest: int) -> int:
+        """Of one token's attention: weights twice and in the model's dtype, and for each head who is not looked at."""
+        blueprint, size = self._parts.blueprint, self._parts.shape.dtype.itemsize
+        return longest * (blueprint.query_heads * (8 + size) + 5 * blueprint.heads)
+
+    def _pairs(self, longest: int) -> int:
+        """Of one head's pairs, where they are fetched, or repeated for the query heads of a group."""
+        return 2 * longest * self._parts.blueprint.head_dim * self._parts.shape.dtype.itemsize
 
     def forward(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
         """Append the tokens of each feed to its cache.
@@ -73,26 +95,30 @@ class TorchForward:
         return logits, hidden
 
     def _recorded(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor] | None:
-        """Logits and states of all tokens of a pass over slots of one pool; None if it is to be carried out anew."""
-        pool, kinds = groups[0].pool, tuple(group.kind for group in groups)
-        if self.record is None or any(group.pool is not pool for group in groups):
+        """Logits and states of all tokens of a pass over slots of one store; None if it is to be carried out anew."""
+        store, kinds = groups[0].store, tuple(group.kind for group in groups)
+        if self.record is None or any(group.store is not store for group in groups):
             return None
 
         def run(numbers: Tensor) -> tuple[Tensor, Tensor]:
-            parts = torch.split(numbers, [count for _, count, _ in kinds])
-            singles = [Singles(pool, kind[0], part, kind[2]) for kind, part in zip(kinds, parts, strict=True)]
+            parts = torch.split(numbers, [kind.sequences for kind in kinds])
+            singles = [Singles(store, kind.divided, part, kind.within) for kind, part in zip(kinds, parts, strict=True)]
             return self._through(singles, (), None)
 
-        if pool not in self._recordings:
-            sizes, device = (self._parts.vocabulary, self._parts.hidden), self._parts.embedding.device
-            places = (torch.empty(len(pool.slots), size, dtype=torch.float32, device=device) for size in sizes)
-            self._recordings[pool] = Recordings(self.record, *places)
+        if store not in self._recordings:
+            device = self._parts.embedding.device
+            logits, hidden = (
+                torch.empty(store.count, size, dtype=torch.float32, device=device)
+                for size in (self._parts.vocabulary, self._parts.hidden)
+            )
+            room = self._recorded_memory(store.shape.largest, store.count)
+            self._recordings[store] = Recordings(self.record, logits, hidden, room)
         try:
-            return self._recordings[pool].carry_out(kinds, [own for group in groups for own in group.numbers], run)
+            return self._recordings[store].carry_out(kinds, [own for group in groups for own in group.numbers], run)
         except RecordingError as error:
             self.record = None
             self._recordings.clear()
-            told = f"decoding will be slow: its passes could not be recorded ({str(error).splitlines()[0]})"
+            told = f"decoding will be slow: its passes could not be recorded ({error})"
             warnings.warn(told, MinseekWarning, stacklevel=2)
             return None
 

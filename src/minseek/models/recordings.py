@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Hashable, Sequence
 
@@ -37,28 +38,51 @@ def cuda_graphs(device: torch.device) -> Record:
     """Records CUDA graphs, all in one memory pool: no two of them ever run at the same time."""
     with torch.cuda.device(device):
         stream, pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+    first: list[torch.cuda.CUDAGraph] = []
+
+    def capture(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+        gc.disable()  # a graph that is freed meanwhile would end the recording
+        try:
+            with (
+                torch.cuda.device(device),
+                torch.cuda.stream(torch.cuda.current_stream(device)),  # is taken again also if capturing fails
+                torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"),
+            ):
+                run()
+        finally:
+            if collects:
+                gc.enable()
+        return graph
 
     def record(run: Callable[[], None]) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
-            run()
-        return graph.replay
+        if not first:  # the pool is there as long as any graph in it, and must be there for the next one
+            first.append(capture(lambda: _fill(1, device)))
+        return capture(run).replay
 
     return record
 
 
+def _fill(size: int, device: torch.device) -> None:
+    torch.zeros(size, dtype=torch.uint8, device=device)
+
+
 class Recordings:
-    """Passes over slots of one pool: the first of a kind is carried out as it is, the second is recorded.
+    """Passes over slots of one store: the first of a kind is carried out as it is, the second is recorded.
 
     Parameters
     ----------
     record : Record
     logits, hidden : Tensor
         Float32, [slots, vocabulary] and [slots, hidden]: where a recorded pass writes what it gives.
+    room : int
+        Bytes that the largest pass makes on its way. Taken at once: small passes come first, and what each of them
+        took would be too small for the next.
     """
 
-    def __init__(self, record: Record, logits: Tensor, hidden: Tensor) -> None:
-        self._record, self._logits, self._hidden = record, logits, hidden
+    def __init__(self, record: Record, logits: Tensor, hidden: Tensor, room: int) -> None:
+        self._record, self._logits, self._hidden, self._room = record, logits, hidden, room
+        self._held: Callable[[], None] | None = None  # never replayed: the others share its memory
         self._kinds: dict[Hashable, tuple[Tensor, Callable[[], None]] | None] = {}  # None: not recorded yet
 
     def carry_out(self, kind: Hashable, numbers: Sequence[Sequence[int]], run: Pass) -> tuple[Tensor, Tensor]:
@@ -90,6 +114,11 @@ class Recordings:
             self._hidden[: len(hidden)].copy_(hidden)
 
         try:
+            if self._held is None:
+                self._held = self._record(lambda: _fill(self._room, self._logits.device))
             return numbers, self._record(whole)
         except RuntimeError as error:
-            raise RecordingError(str(error)) from error
+            cause: BaseException = error
+            while cause.__context__ is not None:  # the last one only says that there was one before
+                cause = cause.__context__
+            raise RecordingError(str(cause).partition("\n")[0]) from error
