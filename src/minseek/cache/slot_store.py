@@ -6,6 +6,7 @@ import torch
 
 from minseek.cache.rotary import Rotary
 from minseek.cache.slot_shape import SlotShape
+from minseek.native.pages import huge_zeros
 
 FIELDS = ("keys", "values", "positions", "arrivals", "received", "latest", "notes")
 
@@ -33,17 +34,16 @@ class SlotStore:
         self.shape, self.rotary, self.count = shape, rotary, slots
         layers, heads, dim = shape.shape.layers, shape.shape.heads, shape.shape.head_dim
         rows = layers * heads * shape.capacity
+        pairs, noted = (slots, rows), (slots, rows if shape.evicts else 0)
         # Zeros, not rubbish: a masked product with a NaN would be one.
-        self.keys = torch.zeros(slots, rows, dim, dtype=shape.shape.dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
-        noted = (slots, rows if shape.evicts else 0)
-        self.positions = torch.zeros(noted, dtype=torch.int32, device=device)
-        self.arrivals = torch.zeros_like(self.positions)
-        self.received = torch.zeros(noted, dtype=torch.float32, device=device)
-        self.latest = torch.zeros_like(self.received)
-        self.notes = torch.zeros_like(self.received)
-        asked = (layers, slots, shape.query_heads, shape.block, dim)
-        self.queries = torch.zeros(asked, dtype=torch.float32, device=device)
+        self.keys = huge_zeros((*pairs, dim), shape.shape.dtype, device)
+        self.values = huge_zeros((*pairs, dim), shape.shape.dtype, device)
+        self.positions = huge_zeros(noted, torch.int32, device)
+        self.arrivals = huge_zeros(noted, torch.int32, device)
+        self.received = huge_zeros(noted, torch.float32, device)
+        self.latest = huge_zeros(noted, torch.float32, device)
+        self.notes = huge_zeros(noted, torch.float32, device)
+        self.queries = huge_zeros((layers, slots, shape.query_heads, shape.block, dim), torch.float32, device)
         self.surprise = torch.zeros(slots, shape.capacity if shape.hidden else 0, dtype=torch.float32, device=device)
         self.ahead = torch.zeros(slots, shape.hidden, dtype=torch.float32, device=device)
 

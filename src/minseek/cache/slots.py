@@ -170,10 +170,12 @@ class Slot:
 
     def advance(self, tokens: int) -> None:
         """Count tokens that have been written in every layer."""
-        for stack in self.stacks:
-            if self.store.shape.evicts:
-                came = torch.arange(self.seen, self.seen + tokens, dtype=torch.int32, device=stack.arrivals.device)
-                stack.arrivals[:, :, stack.length : stack.length + tokens] = came
+        for stack in self.stacks if self.store.shape.evicts else ():
+            came = stack.arrivals.narrow(2, stack.length, tokens)
+            if tokens == 1:  # most often: in one operation
+                came.fill_(self.seen)
+            else:
+                came.copy_(torch.arange(self.seen, self.seen + tokens, dtype=torch.int32, device=came.device))
         self.count(tokens)
 
     def count(self, tokens: int) -> None:

@@ -84,21 +84,19 @@ class Decoder:
         return self._plain.forward(feeds) if self._native is None else self._feed_native(self._native, feeds)
 
     def _feed_native(self, native: NativeForward, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
-        asked, known = list[int](), list[int]()
+        asked, known, asking = list[int](), list[int](), list[tuple[Feed, range]]()
         columns = 0
         for feed in feeds:
             end = columns + len(feed.tokens)
             asked += range(end - feed.wanted, end)
             if feed.cache.ahead is not None:
                 known += range(columns, end - feed.wanted)
+                asking.append((feed, range(columns, end)))
             columns = end
         logits, hidden = native.forward(feeds, asked, known)
-        if any(feed.cache.ahead is not None for feed in feeds):
-            states, row = hidden[torch.tensor((*asked, *known)).argsort()], 0
-            for feed in feeds:
-                count = feed.wanted if feed.cache.ahead is None else len(feed.tokens)
-                self._surprise.note(feed, states[row : row + count])
-                row += count
+        row = {column: row for row, column in enumerate((*asked, *known))}
+        states = hidden[[row[column] for _, own in asking for column in own]]
+        self._surprise.note([feed for feed, _ in asking], states)
         return logits, hidden[: len(asked)]
 
     def pass_bytes(self, tokens: int, longest: int, wanted: int) -> int:

@@ -145,7 +145,8 @@ class TorchForward:
                 own.remember_surprise(self._surprise.of(own.tokens, before), last[rows].float())
         for feed, rows in sets.apart:
             feed.cache.advance(len(feed.tokens))
-            self._surprise.note(feed, last[rows])
+            if feed.cache.ahead is not None:
+                self._surprise.note([feed], last[rows])
         if wanted is not None:
             last = last[wanted]
         return F.linear(last, parts.head, parts.head_bias).float(), last.float()

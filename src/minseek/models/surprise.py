@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -32,14 +34,19 @@ class Surprise:
             surprise += self._mean_bias - self._bias[tokens].float()
         return surprise
 
-    def note(self, feed: Feed, states: Tensor) -> None:
-        """Tell a cache that asks for it how surprising its new tokens were.
+    def note(self, feeds: Sequence[Feed], states: Tensor) -> None:
+        """Tell caches that ask for it how surprising their new tokens were.
 
-        states: their last hidden states, [T, hidden].
+        feeds: whose caches ask. states: the last hidden states of all their tokens, in that order, [T, hidden].
         """
-        if feed.cache.ahead is None:
+        if not feeds:
             return
+        counts = [len(feed.tokens) for feed in feeds]
+        firsts = [end - count for end, count in zip(accumulate(counts), counts, strict=True)]
         states = states.float()
-        before = torch.cat((feed.cache.ahead[None], states[:-1]))
-        tokens = torch.tensor(feed.tokens, device=states.device)
-        feed.cache.remember_surprise(self.of(tokens, before), states[-1])
+        before = states.roll(1, 0)
+        before[firsts] = torch.stack([feed.cache.ahead for feed in feeds if feed.cache.ahead is not None])
+        tokens = torch.tensor([token for feed in feeds for token in feed.tokens], device=states.device)
+        surprise = self.of(tokens, before)
+        for feed, own, first, count in zip(feeds, surprise.split(counts), firsts, counts, strict=True):
+            feed.cache.remember_surprise(own, states[first + count - 1])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,3 +25,10 @@ def huge_bytes(count: int) -> Tensor:
         advise = ctypes.CDLL(None).madvise  # advice: where it isn't taken, pages are small
         advise(ctypes.c_void_p(room.data_ptr() + start), ctypes.c_size_t(count), ctypes.c_int(_MADV_HUGEPAGE))
     return room[start : start + count]
+
+
+def huge_zeros(sizes: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """Zeros of that shape; on huge pages, too, where they lie in main memory."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(sizes, dtype=dtype, device=device)
+    return huge_bytes(math.prod(sizes) * dtype.itemsize).zero_().view(dtype).view(sizes)

@@ -35,7 +35,7 @@ static inline __attribute__((always_inline)) void weigh(const weight *values, in
     for (int j = 0; j < n; j++) {
         vec v[2][2];
         for (int i = 0; i < wide; i++) {
-            __builtin_prefetch(next + (size_t)j * dim + k + 32 * i); /* as many bytes as are read here */
+            __builtin_prefetch(next + (size_t)j * dim + k + 32 * i, 0, 2); /* as many bytes as are read here */
             load_wide(values + (size_t)j * dim + k + 32 * i, &v[i][0], &v[i][1]);
         }
         for (int g = 0; g < heads; g++) {

@@ -146,8 +146,9 @@ static void score(const weight *keys, const weight *values, int seen, int whole,
         }
         float *c[4] = {d->scores[0] + (size_t)j * LANES, d->scores[1] + (size_t)j * LANES,
                        d->scores[0] + (size_t)(j + LANES) * LANES, d->scores[1] + (size_t)(j + LANES) * LANES};
+        const weight *v = values + (size_t)j * dim;
         product(tiles, a[0], LANES, a[1], LANES, dim, AS_THEY_ARE, q[0], strips > 1 ? q[1] : NULL, dim, 0, c,
-                (const char *)(values + (size_t)j * dim), values ? 16 * (int)sizeof(weight) : 0);
+                values ? fetching_rows(v, v + (size_t)LANES * dim, dim, 0, 1) : NOTHING);
     }
 }
 
@@ -264,7 +265,7 @@ static void attend_head(const decoder *m, const layer_weights *w, int layer, int
                            d->column + (size_t)(k + LANES) * LANES, d->scores[0] + (size_t)(k + LANES) * LANES};
             product(tiles, d->turned + (size_t)k * padded, dim - k < LANES ? dim - k : LANES,
                     left > 0 ? d->turned + (size_t)(k + LANES) * padded : NULL, left < LANES ? left : LANES, padded,
-                    AS_THEY_ARE, d->weights[0], strips > 1 ? d->weights[1] : NULL, reach, 0, c, NULL, 0);
+                    AS_THEY_ARE, d->weights[0], strips > 1 ? d->weights[1] : NULL, reach, 0, c, NOTHING);
         }
         for (int i = 0; i < strips; i++) {
             float *x = i ? d->scores[0] : d->column;

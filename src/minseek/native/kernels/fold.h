@@ -91,8 +91,7 @@ static inline float *row_of(float *c0, int rows0, float *c1, int rows1, int r) {
 
 static inline __attribute__((always_inline)) void product_folded_by(const float *wide, int rows0, int rows1,
                                                                     const packed *x, int k, int add, float *c0,
-                                                                    float *c1, const int fold, const char *ahead,
-                                                                    int lines) {
+                                                                    float *c1, const int fold, fetching *ahead) {
     const int groups = ((rows1 ? LANES + rows1 : rows0) + fold - 1) / fold;
     for (int first = 0; first < groups; first += TOGETHER) {
         const float *from[TOGETHER];
@@ -113,7 +112,7 @@ static inline __attribute__((always_inline)) void product_folded_by(const float 
             memcpy(sum[g], &begin, sizeof begin);
         }
         for (int i = 0; i < k; i += PER_PACKED) {
-            if (i % 32 == 0) fetch(&ahead, lines);
+            if (i % 32 == 0) fetch(ahead);
             part b[PER_PACKED][PARTS];
             for (int p = 0; p < PARTS; p++) {
                 const part_bits pairs = *(const part_bits_u *)(x + packed_at(i) + p * WIDTH);
@@ -140,14 +139,14 @@ static inline __attribute__((always_inline)) void product_folded_by(const float 
 }
 
 /* rows0 rows of folded factors, and rows1 from row 16 on, times a block that is spread out, into c0 and c1 [16][16], or
- * added to them; meanwhile `lines` cache lines from `ahead` are fetched for each 32 of k. */
+ * added to them; some of `ahead` is fetched for each 32 of k. */
 static void product_folded(const float *wide, int rows0, int rows1, const packed *x, int k, int add, float *c0, float *c1,
-                           int fold, const char *ahead, int lines) {
-    const int rounds = (2 * LANES / fold + TOGETHER - 1) / TOGETHER; /* for 32 rows */
+                           int fold, fetching ahead) {
+    ahead.lines /= (2 * LANES / fold + TOGETHER - 1) / TOGETHER; /* so often are all k gone through for 32 rows */
     if (fold == 2)
-        product_folded_by(wide, rows0, rows1, x, k, add, c0, c1, 2, ahead, lines / rounds);
+        product_folded_by(wide, rows0, rows1, x, k, add, c0, c1, 2, &ahead);
     else
-        product_folded_by(wide, rows0, rows1, x, k, add, c0, c1, 4, ahead, lines / rounds);
+        product_folded_by(wide, rows0, rows1, x, k, add, c0, c1, 4, &ahead);
 }
 #endif
 #endif

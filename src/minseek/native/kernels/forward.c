@@ -85,16 +85,14 @@ static void multiply(int tiles, const matrix *ms, int count, int k, const packed
         const int first = (p - at) * 32, left = ms[i].rows - first;
         const weight *a0 = ms[i].w + (size_t)first * k, *a1 = left > LANES ? a0 + (size_t)LANES * k : NULL;
         const int rows0 = left < LANES ? left : LANES, rows1 = left - LANES < LANES ? left - LANES : LANES;
-        const char *ahead = (const char *)(p + 1 == last ? next : left > 32 ? a0 + (size_t)32 * k : ms[i + 1].w);
-        const int lines = (32 * (int)sizeof(weight) / 2 + pairs - 1) / pairs;
+        const weight *ahead = p + 1 == last ? next : left > 32 ? a0 + (size_t)32 * k : ms[i + 1].w;
         const panel rows = open_panel(a0, rows0, a1, rows1, k, fold, room);
         for (int b = 0; b < blocks; b += 2) {
             float *c[4];
             for (int j = 0; j < 4; j++)
                 c[j] = out + ((size_t)(b + j % 2) * features + ms[i].offset + first + j / 2 * LANES) * LANES;
             product(tiles, a0, rows0, a1, rows1, k, rows, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k,
-                    add, c, ahead, lines);
-            ahead += (size_t)lines * 64 * (k / 32);
+                    add, c, fetching_rows(ahead, ahead + (size_t)LANES * k, k, b / 2, pairs));
             if (ms[i].bias)
                 for (int j = b; j < b + 2 && j < blocks; j++)
                     for (int r = first; r < first + 32 && r < ms[i].rows; r++) {
@@ -113,20 +111,16 @@ static void gated(int tiles, const decoder *m, const layer_weights *w, const pac
     const size_t block = packed_at(k);
     float square[4][SQUARE];
     float *c[4] = {square[0], square[1], square[2], square[3]};
-    const int lines = (LANES * (int)sizeof(weight) / 2 + pairs - 1) / pairs;
     x = spread_out(x, k, fold, room);
     for (int p = (int)((int64_t)panels * t / n), last = (int)((int64_t)panels * (t + 1) / n); p < last; p++) {
         const int first = p * LANES, rows = m->inner - first < LANES ? m->inner - first : LANES;
         const weight *g = w->gate + (size_t)first * k, *u = w->up + (size_t)first * k;
         const panel both = open_panel(g, rows, u, rows, k, fold, room);
+        const weight *ahead = p + 1 < last ? g + (size_t)LANES * k : next;
+        const weight *other = p + 1 < last ? u + (size_t)LANES * k : next + (size_t)LANES * k;
         for (int b = 0; b < blocks; b += 2) {
-            size_t done = (size_t)b / 2 * lines * 64 * (k / 32);
-            const int more = p + 1 < last;
-            const char *ahead = (const char *)(more ? g + (size_t)LANES * k : next) + done;
             product(tiles, g, rows, u, rows, k, both, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k, 0,
-                    c, ahead, lines);
-            const char *other = (const char *)(more ? u + (size_t)LANES * k : next + (size_t)LANES * m->inner) + done;
-            for (int l = 0; l < lines * (k / 32); l++) __builtin_prefetch(other + (size_t)l * 64, 0, 2);
+                    c, fetching_rows(ahead, other, k, b / 2, pairs));
             for (int j = 0; j < 2 && b + j < blocks; j++) {
                 packed *o = act + (size_t)(b + j) * packed_at(m->inner) + packed_at(first);
                 for (int r = 0; r < rows; r += 2) {
@@ -193,8 +187,8 @@ static void head(int tiles, const decoder *m, room *r, const int32_t *wanted, in
         const panel rows = open_panel(a0, rows0, a1, rows1, k, fold, room);
         for (int b = 0; b < blocks; b += 2) {
             product(tiles, a0, rows0, a1, rows1, k, rows, x + b * packed_at(k),
-                    b + 1 < blocks ? x + (b + 1) * packed_at(k) : NULL, k, 0, c, (const char *)(a0 + (size_t)32 * k),
-                    b ? 0 : 16 * (int)sizeof(weight));
+                    b + 1 < blocks ? x + (b + 1) * packed_at(k) : NULL, k, 0, c,
+                    b ? NOTHING : fetching_rows(a0 + (size_t)32 * k, a0 + (size_t)48 * k, k, 0, 1));
             for (int j = 0; j < 4; j++) {
                 const int from = first + j / 2 * LANES, column = (b + j % 2) * LANES;
                 for (int l = 0; l < LANES && column + l < asked; l++)

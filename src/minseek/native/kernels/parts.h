@@ -51,10 +51,24 @@ typedef float factor; /* what vectors multiply by: rows as they are, or widened 
 typedef weight factor;
 #endif
 
-/* Fetch so many cache lines, and be behind them. */
-static inline void fetch(const char **ahead, int lines) {
-    for (int p = 0; p < lines; p++) __builtin_prefetch(*ahead + (size_t)p * 64, 0, 2);
-    *ahead += (size_t)lines * 64;
+/* Two places that are fetched while something else is computed, so many cache lines of each at a time. They come into
+ * the second cache: the first one can wait for 10 to 16 lines only, too few to keep memory busy. */
+typedef struct {
+    const char *at[2];
+    int lines;
+} fetching;
+static const fetching NOTHING = {{NULL, NULL}, 0};
+/* 32 rows of k weights from `first` on, by halves; the next products, for each 32 of k, fetch the part-th of `parts`. */
+static inline fetching fetching_rows(const weight *first, const weight *second, int k, int part, int parts) {
+    const int lines = (LANES * (int)sizeof(weight) / 2 + parts - 1) / parts;
+    const size_t done = (size_t)part * lines * 64 * (k / 32);
+    return (fetching){{(const char *)first + done, (const char *)second + done}, lines};
+}
+static inline void fetch(fetching *f) {
+    for (int p = 0; p < f->lines; p++, f->at[0] += 64, f->at[1] += 64) {
+        __builtin_prefetch(f->at[0], 0, 2);
+        __builtin_prefetch(f->at[1], 0, 2);
+    }
 }
 
 /* A product's sums stay in registers: vectors as wide as the processor's (compilers take wider ones apart in memory), so

@@ -22,11 +22,11 @@
 #define SQUARE (LANES * LANES)
 
 /* rows <= 16 rows of A times `wide` blocks, known when this is compiled, into C [16][16] each, or added to it. A column's
- * products are summed up in the order of k, however many blocks there are. Meanwhile, for each 32 of k, `lines` cache
- * lines from `ahead` are fetched for every TOGETHER rows. */
+ * products are summed up in the order of k, however many blocks there are. `ahead` is fetched meanwhile, some of it for
+ * each 32 of k and every TOGETHER rows. */
 static inline __attribute__((always_inline)) void product_of(const factor *a, size_t stride, int rows,
                                                              const packed *const *b, int k, int add, float *const *c,
-                                                             const int wide, const char *ahead, int lines) {
+                                                             const int wide, fetching *ahead) {
     for (int first = 0; first < rows; first += TOGETHER) {
         const factor *row[TOGETHER];
         part sum[ABREAST][TOGETHER][PARTS];
@@ -40,7 +40,7 @@ static inline __attribute__((always_inline)) void product_of(const factor *a, si
                 }
         }
         for (int i = 0; i < k; i += PER_PACKED) {
-            if (i % 32 == 0) fetch(&ahead, lines);
+            if (i % 32 == 0) fetch(ahead);
 #if defined(WEIGHT_BF16) && !WIDENS
             __m512bh pairs[ABREAST];
             for (int w = 0; w < wide; w++) pairs[w] = (__m512bh)*(const part_bits_u *)(b[w] + packed_at(i));
@@ -80,15 +80,16 @@ static inline __attribute__((always_inline)) void product_of(const factor *a, si
 
 /* The same of one block or two; b1 may be NULL. */
 static void product_in_vectors(const factor *a, size_t stride, int rows, const packed *b0, const packed *b1, int k,
-                               int add, float *c0, float *c1, const char *ahead, int lines) {
+                               int add, float *c0, float *c1, fetching *ahead) {
     const packed *b[2] = {b0, b1};
     float *c[2] = {c0, c1};
     if (ABREAST > 1 && b1) {
-        product_of(a, stride, rows, b, k, add, c, ABREAST, ahead, lines);
+        product_of(a, stride, rows, b, k, add, c, ABREAST, ahead);
         return;
     }
-    product_of(a, stride, rows, b, k, add, c, 1, ahead, lines);
-    if (b1) product_of(a, stride, rows, b + 1, k, add, c + 1, 1, NULL, 0);
+    product_of(a, stride, rows, b, k, add, c, 1, ahead);
+    fetching nothing = NOTHING;
+    if (b1) product_of(a, stride, rows, b + 1, k, add, c + 1, 1, &nothing);
 }
 
 #if WIDENS
@@ -179,13 +180,10 @@ static void tiles_begin(int allowed) {
 static void tiles_end(int allowed) {
     if (allowed) _tile_release();
 }
-#define AHEAD                                                                                                         \
-    for (int p = 0; p < lines; p++) _mm_prefetch(ahead + (size_t)p * 64, _MM_HINT_T0);                                  \
-    ahead += (size_t)lines * 64;
 /* 16 or 32 rows (a1 may be NULL) times one or two blocks (b1 may be NULL), into c[0] = a0 b0, c[1] = a0 b1, c[2] = a1 b0,
- * c[3] = a1 b1; meanwhile `lines` cache lines from `ahead` are fetched in each of the K/32 steps. */
+ * c[3] = a1 b1; some of `ahead` is fetched in each of the K/32 steps. */
 static void product_in_tiles(const weight *a0, const weight *a1, size_t stride, const packed *b0, const packed *b1, int k,
-                             int add, float *const *c, const char *ahead, int lines) {
+                             int add, float *const *c, fetching ahead) {
     const size_t bytes = stride * sizeof(weight);
     if (add) {
         _tile_loadd(0, c[0], 64);
@@ -208,7 +206,7 @@ static void product_in_tiles(const weight *a0, const weight *a1, size_t stride, 
             _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
-            AHEAD
+            fetch(&ahead);
         }
     else if (a1)
         for (int i = 0; i < k; i += 32) {
@@ -217,7 +215,7 @@ static void product_in_tiles(const weight *a0, const weight *a1, size_t stride, 
             _tile_loadd(6, b0 + packed_at(i), 64);
             _tile_dpbf16ps(0, 4, 6);
             _tile_dpbf16ps(2, 5, 6);
-            AHEAD
+            fetch(&ahead);
         }
     else if (b1)
         for (int i = 0; i < k; i += 32) {
@@ -226,14 +224,14 @@ static void product_in_tiles(const weight *a0, const weight *a1, size_t stride, 
             _tile_loadd(7, b1 + packed_at(i), 64);
             _tile_dpbf16ps(0, 4, 6);
             _tile_dpbf16ps(1, 4, 7);
-            AHEAD
+            fetch(&ahead);
         }
     else
         for (int i = 0; i < k; i += 32) {
             _tile_loadd(4, a0 + i, bytes);
             _tile_loadd(6, b0 + packed_at(i), 64);
             _tile_dpbf16ps(0, 4, 6);
-            AHEAD
+            fetch(&ahead);
         }
     _tile_stored(0, c[0], 64);
     if (b1) _tile_stored(1, c[1], 64);
@@ -250,32 +248,31 @@ static void tiles_end(int allowed) { (void)allowed; }
  * gave for them, or AS_THEY_ARE. */
 static void product(int tiles, const weight *a0, int rows0, const weight *a1, int rows1, size_t stride,
                     panel rows, const packed *b0, const packed *b1, int k, int add, float *const *c,
-                    const char *ahead, int lines) {
+                    fetching ahead) {
 #ifdef TILES
     if (tiles && rows0 == LANES && (!a1 || rows1 == LANES) && k % 32 == 0) {
-        product_in_tiles(a0, a1, stride, b0, b1, k, add, c, ahead, lines);
+        product_in_tiles(a0, a1, stride, b0, b1, k, add, c, ahead);
         return;
     }
 #endif
     (void)tiles;
-    const int some = lines / (a1 ? 2 * LANES / TOGETHER : LANES / TOGETHER); /* with many blocks none: time enough */
-    const char *then = ahead + (size_t)some * (LANES / TOGETHER) * ((k + 31) / 32) * 64;
 #if WIDENS
     if (!rows.wide) {
         float piece[LANES * WIDE_K];
+        fetching nothing = NOTHING;
         for (int from = 0; from < k; from += WIDE_K) {
             const int length = k - from < WIDE_K ? k - from : WIDE_K;
             const packed *p0 = b0 + packed_at(from), *p1 = b1 ? b1 + packed_at(from) : NULL;
             widen_rows(a0 + from, stride, rows0, length, piece, WIDE_K);
-            product_in_vectors(piece, WIDE_K, rows0, p0, p1, length, add || from, c[0], c[1], NULL, 0);
+            product_in_vectors(piece, WIDE_K, rows0, p0, p1, length, add || from, c[0], c[1], &nothing);
             if (!a1) continue;
             widen_rows(a1 + from, stride, rows1, length, piece, WIDE_K);
-            product_in_vectors(piece, WIDE_K, rows1, p0, p1, length, add || from, c[2], c[3], NULL, 0);
+            product_in_vectors(piece, WIDE_K, rows1, p0, p1, length, add || from, c[2], c[3], &nothing);
         }
         return;
     }
     if (rows.fold > 1) {
-        product_folded(rows.wide, rows0, a1 ? rows1 : 0, b0, k, add, c[0], c[2], rows.fold, ahead, lines);
+        product_folded(rows.wide, rows0, a1 ? rows1 : 0, b0, k, add, c[0], c[2], rows.fold, ahead);
         return;
     }
     const factor *f0 = rows.wide, *f1 = a1 ? rows.wide + (size_t)LANES * k : NULL;
@@ -284,7 +281,8 @@ static void product(int tiles, const weight *a0, int rows0, const weight *a1, in
     (void)rows;
     const factor *f0 = a0, *f1 = a1;
 #endif
-    product_in_vectors(f0, stride, rows0, b0, b1, k, add, c[0], c[1], ahead, some);
-    if (f1) product_in_vectors(f1, stride, rows1, b0, b1, k, add, c[2], c[3], then, some);
+    ahead.lines /= a1 ? 2 * LANES / TOGETHER : LANES / TOGETHER; /* with many blocks none: time enough */
+    product_in_vectors(f0, stride, rows0, b0, b1, k, add, c[0], c[1], &ahead);
+    if (f1) product_in_vectors(f1, stride, rows1, b0, b1, k, add, c[2], c[3], &ahead);
 }
 #endif
