@@ -10,7 +10,16 @@ from torch import Tensor
 
 from minseek.cache import CacheFullError, CacheShape, Candidates, Rotary, Slot, SlotPool, SlotShape, ThoughtCache
 from minseek.cache import kernels as kernels_module
-from minseek.cache.kernels import highest, keep_pairs, likeness, ranks, unrotated_likeness, weighed_distance
+from minseek.cache.kernels import (
+    highest,
+    keep_pairs,
+    likeness,
+    likeness_so_far,
+    raise_highest,
+    ranks,
+    unrotated_likeness,
+    weighed_distance,
+)
 
 LAYERS, HEADS, DIM, CAP, BLOCK = 3, 2, 8, 20, 12
 INV_FREQ = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
@@ -354,6 +363,53 @@ def test_zero_has_no_sign(path: str) -> None:
 def test_ranks_of_infinities_and_of_a_view(path: str) -> None:
     scores = torch.tensor([[3.0, -torch.inf, torch.inf, 0.0, 0.0, 1.0]]).repeat(2, 1).T.contiguous().T
     assert ranks(scores).tolist()[1] == pytest.approx([0.8, 0.0, 1.0, 0.2, 0.4, 0.6])
+
+
+def test_ranks_are_added_onto_other_scores(path: str, device: str) -> None:
+    chance = torch.Generator().manual_seed(15)
+    scores, onto = (torch.randn(2, 3, 17, generator=chance).to(device) for _ in range(2))
+    wanted = onto + 0.5 * ranks(scores)
+    got = ranks(scores, 0.5, onto=onto)
+    assert got is onto
+    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(ranks(scores, 3.0), 3 * ranks(scores))
+
+
+def test_scores_with_the_highest_notes_are_raised(path: str, device: str) -> None:
+    """If they are high enough; of a slot whose notes lie among others'."""
+    chance = torch.Generator().manual_seed(16)
+    for n, count in ((1, 1), (17, 5), (17, 17), (200, 60)):
+        whole = torch.randint(0, 9, (2, 3, n + 4), generator=chance) / 4  # many are equal
+        notes, scores = whole[:, :, :n], torch.randn(2, 3, n, generator=chance)
+        got = scores.to(device, copy=True)
+        raise_highest(got, whole.to(device)[:, :, :n], count, least=1.0, more=2.5)
+        for layer in range(2):
+            for head in range(3):
+                note = notes[layer, head].tolist()
+                order = sorted(range(n), key=lambda i: (note[i], i))[n - count :]
+                wanted = scores[layer, head].clone()
+                for i in order:
+                    wanted[i] += 2.5 if note[i] > 1.0 else 0
+                torch.testing.assert_close(got[layer, head].cpu(), wanted)
+
+
+@pytest.mark.parametrize("dim", [2, 16, 34, 64, 514])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_likeness_so_far_is_with_the_direction_of_all_that_came(
+    path: str, dim: int, dtype: torch.dtype, device: str
+) -> None:
+    chance = torch.Generator().manual_seed(17)
+    total = torch.zeros(2, 3, dim, device=device)
+    came = torch.zeros(2, 3, 0, dim, dtype=torch.float64)
+    for n in (1, 7, 20):
+        new = torch.randn(2, 3, n, dim, generator=chance).to(device, dtype)
+        came = torch.cat((came, torch.nn.functional.normalize(new.cpu().double(), dim=-1)), 2)
+        direction = torch.nn.functional.normalize(came.sum(2), dim=-1)
+        got = likeness_so_far(new, total)
+        torch.testing.assert_close(
+            got.cpu().double(), (came[:, :, -n:] @ direction[..., None])[..., 0], atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(total.cpu().double(), came.sum(2), atol=1e-4, rtol=0)
 
 
 def naive_likeness(keys: Tensor) -> Tensor:

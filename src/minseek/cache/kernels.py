@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import c_int32, c_int64, c_void_p
+from ctypes import c_float, c_int32, c_int64, c_void_p
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +13,38 @@ from torch import Tensor
 from minseek.native import native_status
 
 
-def ranks(scores: Tensor) -> Tensor:
-    """Each score's rank among the last dimension's, from 0 to 1: what makes two signals comparable."""
+def ranks(scores: Tensor, weight: float = 1.0, onto: Tensor | None = None) -> Tensor:
+    """Each score's rank among the last dimension's, from 0 to `weight`: what makes two signals comparable.
+
+    onto: what they are added to, and where they are left, [same shape], float32.
+    """
     library, n = _library(scores), scores.shape[-1]
-    if library is not None:
+    if library is not None and (onto is None or onto.is_contiguous()):
         scores = scores.float().contiguous()
-        out = torch.empty_like(scores)
-        library.rank_rows(_at(scores), c_int32(scores.numel() // n), c_int32(n), _threads(), _at(out))
+        out = torch.empty_like(scores) if onto is None else onto
+        rows, add = c_int32(scores.numel() // n), c_int32(onto is not None)
+        library.rank_rows(_at(scores), rows, c_int32(n), _threads(), c_float(weight), add, _at(out))
         return out
     order = scores.argsort(dim=-1, stable=True)
-    places = torch.linspace(0, 1, n, device=scores.device).expand_as(scores)
-    return torch.empty_like(scores, dtype=torch.float32).scatter_(-1, order, places)
+    places = (torch.linspace(0, 1, n, device=scores.device) * weight).expand_as(scores)
+    given = torch.empty_like(scores, dtype=torch.float32).scatter_(-1, order, places)
+    return given if onto is None else onto.add_(given)
+
+
+def raise_highest(scores: Tensor, notes: Tensor, count: int, least: float, more: float) -> None:
+    """Add `more` to scores [L, H, n] whose note [L, H, n] is above `least` and among the `count` highest of its head.
+
+    Of equal notes the later is the higher.
+    """
+    library, (layers, heads, n) = _library(scores), scores.shape
+    if library is None:
+        places = highest(notes, count)
+        scores.scatter_add_(-1, places, more * (notes.gather(-1, places) > least).float())
+        return
+    library.raise_rows(
+        *(_at(scores), _at(notes), c_int32(layers), c_int64(notes.stride(0)), c_int32(heads)),
+        *(c_int32(notes.stride(1)), c_int32(n), c_int32(count), c_float(least), c_float(more), _threads()),
+    )
 
 
 def highest(scores: Tensor, count: int) -> Tensor:
@@ -45,18 +66,41 @@ def likeness(keys: Tensor) -> Tensor:
     return (keys @ F.normalize(keys.mean(2), dim=-1)[..., None])[..., 0]
 
 
+def likeness_so_far(values: Tensor, total: Tensor) -> Tensor:
+    """The same of values, with the direction of all that there have been so far.
+
+    total: float32 [L, H, D], the sum of the normalised ones, to which these are added.
+    """
+    if _takes(values):
+        return _likeness(values.contiguous(), None, None, None, total)
+    values = F.normalize(values.float(), dim=-1)
+    total += values.sum(2)
+    return (values @ F.normalize(total, dim=-1)[..., None])[..., 0]
+
+
 def unrotated_likeness(keys: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
     """The same of keys [L, H, n, D] without their positions [L, H, n], computed in C; None where that can't be.
 
     cos, sin: float32 [positions, D/2].
     """
+    return None if keys.shape[-1] % 2 or not _takes(keys) else _likeness(keys, positions, cos, sin, None)
+
+
+def _takes(rows: Tensor) -> bool:
+    """Whether the kernels in C take rows [..., D] of this kind."""
+    known = rows.dtype in (torch.float32, torch.bfloat16) and rows.shape[-1] <= 512
+    return known and _library(rows) is not None
+
+
+def _likeness(
+    keys: Tensor, positions: Tensor | None, cos: Tensor | None, sin: Tensor | None, total: Tensor | None
+) -> Tensor:
     library, (layers, heads, n, dim) = _library(keys), keys.shape
-    if library is None or dim % 2 or dim > 512 or keys.dtype not in (torch.float32, torch.bfloat16):
-        return None
+    assert library is not None
     out = torch.empty(layers, heads, n)
     library.key_likeness(
-        *(_at(keys), _at(positions), _at(cos), _at(sin), c_int32(layers), c_int64(positions.stride(0))),
-        *(c_int32(heads), c_int32(positions.stride(1)), c_int32(n), c_int32(dim), _threads(), _at(out)),
+        *(_at(keys), _at(positions), _at(cos), _at(sin), c_int32(layers), c_int64(keys.stride(0) // dim)),
+        *(c_int32(heads), c_int32(keys.stride(1) // dim), c_int32(n), c_int32(dim), _threads(), _at(total), _at(out)),
     )
     return out
 
@@ -64,7 +108,7 @@ def unrotated_likeness(keys: Tensor, positions: Tensor, cos: Tensor, sin: Tensor
 def weighed_distance(weights: Tensor, values: Tensor) -> Tensor:
     """Weights [L, H, n] times the distance of each value [L, H, n, D] from the weighted mean of all."""
     library, (layers, heads, n, dim) = _library(values), values.shape
-    if library is None or dim > 512 or values.dtype not in (torch.float32, torch.bfloat16):
+    if library is None or not _takes(values):
         total = weights.sum(-1)[..., None, None]
         mean = (weights[..., None, :] @ values.float()) / total.clamp_min(torch.finfo(torch.float32).tiny)
         given: Tensor = weights * (values.float() - mean).norm(dim=-1)
@@ -101,8 +145,8 @@ def _library(tensor: Tensor) -> ctypes.CDLL | None:
     return native_status(torch.bfloat16 if tensor.dtype == torch.bfloat16 else torch.float32).library
 
 
-def _at(tensor: Tensor) -> c_void_p:
-    return c_void_p(tensor.data_ptr())
+def _at(tensor: Tensor | None) -> c_void_p:
+    return c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def _threads() -> c_int32:

@@ -48,5 +48,5 @@ class Surprise:
         before[firsts] = torch.stack([feed.cache.ahead for feed in feeds if feed.cache.ahead is not None])
         tokens = torch.tensor([token for feed in feeds for token in feed.tokens], device=states.device)
         surprise = self.of(tokens, before)
-        for feed, own, first, count in zip(feeds, surprise.split(counts), firsts, counts, strict=True):
+        for feed, own, first, count in zip(feeds, torch.split(surprise, counts), firsts, counts, strict=True):
             feed.cache.remember_surprise(own, states[first + count - 1])

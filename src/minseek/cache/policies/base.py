@@ -58,8 +58,7 @@ class Policy(ABC):
 
     def choose(self, pairs: Candidates, cap: int) -> Tensor:
         """Indices [L, H, cap], ascending, of the pairs that stay."""
-        scores = self.score(pairs).clone()
-        scores[pairs.arrivals < self.sinks] = torch.inf
+        scores = self.score(pairs).masked_fill(pairs.arrivals < self.sinks, torch.inf)
         if self.recent:
             scores[..., -self.recent :] = torch.inf
         return highest(scores, cap)

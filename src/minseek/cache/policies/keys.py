@@ -126,4 +126,5 @@ class RankSum(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """What is looked at, and what is unlike the rest."""
-        return ranks(pairs.received / pairs.asked) + self.weight * ranks(-pairs.unrotated_likeness())
+        looked_at = ranks(pairs.received / pairs.asked)
+        return ranks(-pairs.unrotated_likeness(), self.weight, onto=looked_at)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
-from minseek.cache.kernels import ranks, weighed_distance
+from minseek.cache.kernels import likeness_so_far, raise_highest, ranks, weighed_distance
 from minseek.cache.policies.base import Policy, check_odd, check_share
 from minseek.errors import InputError
 
@@ -95,12 +95,11 @@ class NovelValues(Policy):
             self._note_novelty(pairs)
             pairs.memory["seen"] = pairs.seen
         loss = weighed_distance(pairs.received / pairs.asked, pairs.values)
-        scores = ranks(loss) + self.weight * ranks(-pairs.unrotated_likeness())
+        scores = ranks(-pairs.unrotated_likeness(), self.weight, onto=ranks(loss))
         longest = self.stretches * pairs.cap / math.sqrt(pairs.mean_cap)
         most = int(min(self.share * pairs.cap, longest, pairs.count))
         if most:
-            novelty, places = pairs.notes.topk(most, dim=-1)
-            scores.scatter_add_(-1, places, (2 + self.weight) * (novelty > self.rarity).float())
+            raise_highest(scores, pairs.notes, most, least=self.rarity, more=2 + self.weight)
         latest = int(self.latest * pairs.cap)
         if latest:
             scores[..., -latest:] += 2 * (2 + self.weight)
@@ -136,7 +135,7 @@ class NovelValues(Policy):
     def _unlikeness(self, pairs: Candidates) -> Tensor:
         """[new]: how unlike the mean direction of the sequence so far each new token's values are, from -1 to 1."""
         layers = max(1, round(self.depth * pairs.layers))
-        new = F.normalize(pairs.first_values(layers).float(), dim=-1)
-        total = new.sum(2) + pairs.memory.get("values", 0)
-        pairs.memory["values"] = total
-        return -(new @ F.normalize(total, dim=-1)[..., None])[..., 0].mean((0, 1))
+        new = pairs.first_values(layers)
+        if "values" not in pairs.memory:
+            pairs.memory["values"] = new.new_zeros((*new.shape[:2], new.shape[3]), dtype=torch.float32)
+        return -likeness_so_far(new, pairs.memory["values"]).mean((0, 1))

@@ -126,13 +126,10 @@ static void gated(int tiles, const decoder *m, const layer_weights *w, const pac
                 for (int r = 0; r < rows; r += 2) {
                     vec y[2];
                     for (int e = 0; e < 2; e++) {
-                        float bias = w->gate_bias ? widen(w->gate_bias[first + r + e]) : 0;
-                        vec a = loadf(square[j] + (r + e) * LANES) + bias;
-                        bias = w->up_bias ? widen(w->up_bias[first + r + e]) : 0;
-                        vec low = splat(-80.0f);
-                        ivec deep = a < low; /* exp(80) is still a number */
-                        vec held = (vec)(((ivec)low & deep) | ((ivec)a & ~deep));
-                        y[e] = a / (1.0f + vexp(-held)) * (loadf(square[j + 2] + (r + e) * LANES) + bias);
+                        vec a = loadf(square[j] + (r + e) * LANES), b = loadf(square[j + 2] + (r + e) * LANES);
+                        if (w->gate_bias) a += widen(w->gate_bias[first + r + e]);
+                        if (w->up_bias) b += widen(w->up_bias[first + r + e]);
+                        y[e] = silu(a) * b;
                     }
                     pack(o + packed_at(r), y[0], y[1]);
                 }

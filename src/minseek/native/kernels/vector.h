@@ -118,4 +118,15 @@ static inline vec vexp_weight(vec x, vec top) {
 #endif
 }
 
+/* x / (1 + exp(-x)), as exact as what is rounded to the model's dtype need be. */
+static inline vec silu(vec x) {
+    const vec held = vmax(x, splat(-80.0f)); /* exp(80) is still a number */
+#if defined(__AVX512DQ__) && defined(WEIGHT_BF16)
+    const vec d = 1.0f + vexp_weight(-held, splat(0)), r = (vec)_mm512_rcp14_ps((__m512)d);
+    return x * (r * (2.0f - d * r));
+#else
+    return x / (1.0f + vexp(-held));
+#endif
+}
+
 #endif
