@@ -148,7 +148,7 @@ static void score(const weight *keys, const weight *values, int seen, int whole,
                        d->scores[0] + (size_t)(j + LANES) * LANES, d->scores[1] + (size_t)(j + LANES) * LANES};
         const weight *v = values + (size_t)j * dim;
         product(tiles, a[0], LANES, a[1], LANES, dim, AS_THEY_ARE, q[0], strips > 1 ? q[1] : NULL, dim, 0, c,
-                values ? fetching_rows(v, v + (size_t)LANES * dim, dim, 0, 1) : NOTHING);
+                values ? fetching_rows(v, v + (size_t)LANES * dim, dim, dim / 32, 0, 1) : NOTHING);
     }
 }
 

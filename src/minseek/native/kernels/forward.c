@@ -70,14 +70,25 @@ static const weight *begins(const weight *w, int rows, int panel, int k, int t, 
     return w + (size_t)((int64_t)((rows + panel - 1) / panel) * t / n) * panel * k;
 }
 
+/* How many factors of a row are multiplied at a time. A panel in tiles is to stay in the first cache for all blocks, which
+ * pays if they are many and come from the second one. */
+#define FIRST_CACHE 400     /* factors of 32 rows, beside as many of 32 columns */
+#define SECOND_CACHE (1024 * 1024) /* bytes of all blocks */
+static int piece_of(int tiles, int blocks, int k) {
+    if (!tiles || k % 32 || blocks < 16 || (size_t)blocks * LANES * k * sizeof(weight) > SECOND_CACHE) return k;
+    const int pieces = (k + FIRST_CACHE - 1) / FIRST_CACHE;
+    return (int)up_to((k + pieces - 1) / pieces, 32);
+}
+
 /* This thread's share of the rows of several matrices [rows, k], panel by panel of 32; each panel is fetched while the
  * one before it is multiplied, and `next`, where the next phase begins, with the last. */
 static void multiply(int tiles, const matrix *ms, int count, int k, const packed *x, int columns, int add, float *out,
                      int features, const weight *next, float *room, int t, int n) {
-    const int blocks = (columns + LANES - 1) / LANES, fold = fold_of(columns, k);
+    const int blocks = (columns + LANES - 1) / LANES, fold = fold_of(columns, k), pairs = (blocks + 1) / 2;
+    const int piece = piece_of(tiles, blocks, k), pieces = (k + piece - 1) / piece;
     int panels = 0;
     for (int i = 0; i < count; i++) panels += (ms[i].rows + 31) / 32;
-    const int last = (int)((int64_t)panels * (t + 1) / n), pairs = (blocks + 1) / 2;
+    const int last = (int)((int64_t)panels * (t + 1) / n);
     const size_t block = packed_at(k);
     x = spread_out(x, k, fold, room);
     for (int p = (int)((int64_t)panels * t / n), at = 0, i = 0; p < last; p++) {
@@ -87,13 +98,15 @@ static void multiply(int tiles, const matrix *ms, int count, int k, const packed
         const int rows0 = left < LANES ? left : LANES, rows1 = left - LANES < LANES ? left - LANES : LANES;
         const weight *ahead = p + 1 == last ? next : left > 32 ? a0 + (size_t)32 * k : ms[i + 1].w;
         const panel rows = open_panel(a0, rows0, a1, rows1, k, fold, room);
-        for (int b = 0; b < blocks; b += 2) {
+        for (int part = 0; part < pieces * pairs; part++) {
+            const int from = part / pairs * piece, some = k - from < piece ? k - from : piece, b = part % pairs * 2;
+            const packed *b0 = x + b * block + packed_at(from), *b1 = b + 1 < blocks ? b0 + block : NULL;
             float *c[4];
             for (int j = 0; j < 4; j++)
                 c[j] = out + ((size_t)(b + j % 2) * features + ms[i].offset + first + j / 2 * LANES) * LANES;
-            product(tiles, a0, rows0, a1, rows1, k, rows, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k,
-                    add, c, fetching_rows(ahead, ahead + (size_t)LANES * k, k, b / 2, pairs));
-            if (ms[i].bias)
+            product(tiles, a0 + from, rows0, a1 ? a1 + from : NULL, rows1, k, rows, b0, b1, some, add || from, c,
+                    fetching_rows(ahead, ahead + (size_t)LANES * k, k, some / 32, part, pieces * pairs));
+            if (ms[i].bias && from + some == k)
                 for (int j = b; j < b + 2 && j < blocks; j++)
                     for (int r = first; r < first + 32 && r < ms[i].rows; r++) {
                         float *o = out + ((size_t)j * features + ms[i].offset + r) * LANES;
@@ -120,7 +133,7 @@ static void gated(int tiles, const decoder *m, const layer_weights *w, const pac
         const weight *other = p + 1 < last ? u + (size_t)LANES * k : next + (size_t)LANES * k;
         for (int b = 0; b < blocks; b += 2) {
             product(tiles, g, rows, u, rows, k, both, x + b * block, b + 1 < blocks ? x + (b + 1) * block : NULL, k, 0,
-                    c, fetching_rows(ahead, other, k, b / 2, pairs));
+                    c, fetching_rows(ahead, other, k, k / 32, b / 2, pairs));
             for (int j = 0; j < 2 && b + j < blocks; j++) {
                 packed *o = act + (size_t)(b + j) * packed_at(m->inner) + packed_at(first);
                 for (int r = 0; r < rows; r += 2) {
@@ -185,7 +198,7 @@ static void head(int tiles, const decoder *m, room *r, const int32_t *wanted, in
         for (int b = 0; b < blocks; b += 2) {
             product(tiles, a0, rows0, a1, rows1, k, rows, x + b * packed_at(k),
                     b + 1 < blocks ? x + (b + 1) * packed_at(k) : NULL, k, 0, c,
-                    b ? NOTHING : fetching_rows(a0 + (size_t)32 * k, a0 + (size_t)48 * k, k, 0, 1));
+                    b ? NOTHING : fetching_rows(a0 + (size_t)32 * k, a0 + (size_t)48 * k, k, k / 32, 0, 1));
             for (int j = 0; j < 4; j++) {
                 const int from = first + j / 2 * LANES, column = (b + j % 2) * LANES;
                 for (int l = 0; l < LANES && column + l < asked; l++)

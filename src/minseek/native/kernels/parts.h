@@ -58,11 +58,12 @@ typedef struct {
     int lines;
 } fetching;
 static const fetching NOTHING = {{NULL, NULL}, 0};
-/* 32 rows of k weights from `first` on, by halves; the next products, for each 32 of k, fetch the part-th of `parts`. */
-static inline fetching fetching_rows(const weight *first, const weight *second, int k, int part, int parts) {
-    const int lines = (LANES * (int)sizeof(weight) / 2 + parts - 1) / parts;
-    const size_t done = (size_t)part * lines * 64 * (k / 32);
-    return (fetching){{(const char *)first + done, (const char *)second + done}, lines};
+/* 16 rows of k weights from `first` and from `second` on: what the part-th of `parts` products fetches, `steps` times. */
+static inline fetching fetching_rows(const weight *first, const weight *second, int k, int steps, int part, int parts) {
+    const size_t bytes = (size_t)LANES * k * sizeof(weight), each = (size_t)(steps < 1 ? 1 : steps) * 64;
+    const int lines = (int)((bytes + each * parts - 1) / (each * parts));
+    const size_t done = (size_t)part * lines * each;
+    return done < bytes ? (fetching){{(const char *)first + done, (const char *)second + done}, lines} : NOTHING;
 }
 static inline void fetch(fetching *f) {
     for (int p = 0; p < f->lines; p++, f->at[0] += 64, f->at[1] += 64) {
