@@ -145,7 +145,7 @@ static void attend_one(const decoder *m, const layer_weights *w, int layer, int 
     }
     for (int i = 0; i < dim; i += 2) pack(d->queries + packed_at(i), loadf(x + i * LANES), loadf(x + (i + 1) * LANES));
 
-    score(keys, values, n, whole, dim, 1, d, tiles);
+    score(keys, values, n, whole, dim, 1, d, tiles, 0, NULL);
     for (int j = 0; j < n; j++)
         for (int g = 0; g < group; g++) rows[(size_t)g * padded + j] = d->scores[0][(size_t)j * LANES + g];
     soften_rows(rows, group, n, padded, at, s->position, w->window);

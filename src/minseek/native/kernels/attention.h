@@ -63,19 +63,18 @@ static void remember(const decoder *m, const layer_weights *w, int layer, int he
                      const float *cosine, const float *sine, desk *d) {
     const int dim = m->head_dim, kv = m->kv_heads * dim, width = m->query_heads * dim, features = width + 2 * kv;
     const size_t base = ((size_t)head * s->capacity[layer] + s->length[layer]) * dim;
-    float *x = d->column, *angles = d->column + dim * LANES;
+    float *own = d->column, *angles = d->column + dim * LANES;
     for (int t = 0; t < s->rows; t += LANES) {
         int columns[LANES], count = s->rows - t < LANES ? s->rows - t : LANES;
         for (int l = 0; l < LANES; l++) columns[l] = l < count ? s->first + t + l : -1;
-        gather(qkv, features, width + head * dim, dim, columns, x);
-        if (w->k_norm) norm_columns(x, w->k_norm, m->eps, dim);
+        const float *x = gather(qkv, features, width + head * dim, dim, columns, own);
+        if (w->k_norm) norm_columns(x, w->k_norm, m->eps, dim, own), x = own;
         if (s->raw)
             leave_rows(x, dim, count, s->raw[layer] + base + (size_t)t * dim);
-        gather(cosine, dim / 2, 0, dim / 2, columns, angles);
-        gather(sine, dim / 2, 0, dim / 2, columns, angles + dim / 2 * LANES);
-        rotate_columns(x, angles, angles + dim / 2 * LANES, dim);
-        leave_rows(x, dim, count, s->keys[layer] + base + (size_t)t * dim);
-        gather(qkv, features, width + kv + head * dim, dim, columns, x);
+        const float *c = gather(cosine, dim / 2, 0, dim / 2, columns, angles);
+        rotate_columns(x, c, gather(sine, dim / 2, 0, dim / 2, columns, angles + dim / 2 * LANES), dim, own);
+        leave_rows(own, dim, count, s->keys[layer] + base + (size_t)t * dim);
+        x = gather(qkv, features, width + kv + head * dim, dim, columns, own);
         leave_rows(x, dim, count, s->values[layer] + base + (size_t)t * dim);
     }
     if (s->positions)
@@ -97,10 +96,12 @@ static strip ask(const decoder *m, const layer_weights *w, int layer, int head, 
                  const float *qkv, const float *cosine, const float *sine, desk *d, packed *q) {
     const int dim = m->head_dim, group = m->query_heads / m->kv_heads, width = m->query_heads * dim;
     const int features = width + 2 * m->kv_heads * dim, queries = group * s->rows;
-    float *x = d->column, *angles = d->column + dim * LANES;
+    float *own = d->column, *angles = d->column + dim * LANES;
+    const float *x = own;
     strip r = {.furthest = 0, .any_late = 0};
-    for (int l = 0; l < LANES; l++) {
-        int c = first + l, g = c / s->rows, t = c % s->rows, is = c < queries;
+    for (int l = 0, g = first / s->rows, t = first % s->rows; l < LANES; l++, t++) {
+        if (t == s->rows) t = 0, g++;
+        const int is = first + l < queries;
         r.column[l] = is ? s->first + t : -1;
         r.head[l] = is ? head * group + g : -1;
         r.sees[l] = s->length[layer] + t; /* of a lane without a query too: no softmax is over nothing */
@@ -110,14 +111,14 @@ static strip ask(const decoder *m, const layer_weights *w, int layer, int head, 
         r.any_late |= r.late[l];
     }
     if (r.head[0] == r.head[LANES - 1])
-        gather(qkv, features, r.head[0] * dim, dim, r.column, x);
+        x = gather(qkv, features, r.head[0] * dim, dim, r.column, own);
     else
         for (int l = 0; l < LANES; l++) {
             const int c = r.column[l];
             const float *a = c < 0 ? qkv : qkv + ((size_t)(c / LANES) * features + r.head[l] * dim) * LANES + c % LANES;
-            for (int k = 0; k < dim; k++) x[k * LANES + l] = c < 0 ? 0 : a[(size_t)k * LANES];
+            for (int k = 0; k < dim; k++) own[k * LANES + l] = c < 0 ? 0 : a[(size_t)k * LANES];
         }
-    if (w->q_norm) norm_columns(x, w->q_norm, m->eps, dim);
+    if (w->q_norm) norm_columns(x, w->q_norm, m->eps, dim, own), x = own;
     if (s->queries)
         for (int l = 0; l < LANES; l++)
             if (r.column[l] >= 0) {
@@ -125,19 +126,24 @@ static strip ask(const decoder *m, const layer_weights *w, int layer, int head, 
                 float *kept = s->queries[layer] + ((size_t)r.head[l] * s->block + row) * dim;
                 for (int k = 0; k < dim; k++) kept[k] = x[k * LANES + l];
             }
-    gather(cosine, dim / 2, 0, dim / 2, r.column, angles);
-    gather(sine, dim / 2, 0, dim / 2, r.column, angles + dim / 2 * LANES);
-    rotate_columns(x, angles, angles + dim / 2 * LANES, dim);
+    const float *c = gather(cosine, dim / 2, 0, dim / 2, r.column, angles);
+    rotate_columns(x, c, gather(sine, dim / 2, 0, dim / 2, r.column, angles + dim / 2 * LANES), dim, own);
     for (int k = 0; k < dim; k += 2)
-        pack(q + packed_at(k), loadf(x + k * LANES) * m->scale, loadf(x + (k + 1) * LANES) * m->scale);
+        pack(q + packed_at(k), loadf(own + k * LANES) * m->scale, loadf(own + (k + 1) * LANES) * m->scale);
     return r;
 }
 
-/* Scores [seen][16] of one or two strips of queries. The last keys, from `whole` on, lie in d->tail. Values, if given,
- * are fetched meanwhile. */
-static void score(const weight *keys, const weight *values, int seen, int whole, int dim, int strips, desk *d,
-                  int tiles) {
+static inline vec highest_of(const float *scores, int from, int to, vec top) {
+    for (int j = from; j < to; j++) top = vmax(top, loadf(scores + (size_t)j * LANES));
+    return top;
+}
+
+/* Scores [seen][16] of one or two strips of queries, and in `top` the highest of each query's first `plain`. The last keys,
+ * from `whole` on, lie in d->tail. Values, if given, are fetched meanwhile. */
+static void score(const weight *keys, const weight *values, int seen, int whole, int dim, int strips, desk *d, int tiles,
+                  int plain, vec *top) {
     packed *q[2] = {d->queries, d->queries + packed_at(dim)};
+    int compared = 0;
     for (int j = 0; j < seen; j += 2 * LANES) {
         const weight *a[2];
         for (int i = 0; i < 2; i++) {
@@ -149,20 +155,24 @@ static void score(const weight *keys, const weight *values, int seen, int whole,
         const weight *v = values + (size_t)j * dim;
         product(tiles, a[0], LANES, a[1], LANES, dim, AS_THEY_ARE, q[0], strips > 1 ? q[1] : NULL, dim, 0, c,
                 values ? fetching_rows(v, v + (size_t)LANES * dim, dim, dim / 32, 0, 1) : NOTHING);
+        if (j && j <= plain) { /* of the product before, which is done and still in the first cache */
+            for (int i = 0; i < strips; i++) top[i] = highest_of(d->scores[i], compared, j, top[i]);
+            compared = j;
+        }
     }
+    for (int i = 0; i < strips && compared < plain; i++) top[i] = highest_of(d->scores[i], compared, plain, top[i]);
 }
 
 /* Exponentials of one strip of scores [n][16], each query's over the pairs that it sees, none further back than the
- * window, packed up to `padded`. Returns what they are to be multiplied by. */
-static vec soften(float *scores, int n, int padded, int length, const strip *r, const int *at, int window,
+ * window, packed up to `padded`. The first `plain` are seen by all; top: the highest of them. Returns what exponentials
+ * are to be multiplied by. */
+static vec soften(float *scores, int n, int padded, int plain, vec top, const strip *r, const int *at, int window,
                   packed *weights) {
     ivec limit, mine;
     memcpy(&limit, r->sees, sizeof limit);
     memcpy(&mine, r->stands, sizeof mine);
     const vec never = splat(NEVER);
-    vec top = never, total = splat(0);
-    const int plain = window ? 0 : length < n ? length : n;
-    for (int j = 0; j < plain; j++) top = vmax(top, loadf(scores + (size_t)j * LANES));
+    vec total = splat(0);
     for (int j = plain; j < n; j++) {
         ivec visible = j <= limit;
         if (window) visible &= mine - (at ? at[j] : j) < window;
@@ -255,9 +265,11 @@ static void attend_head(const decoder *m, const layer_weights *w, int layer, int
             if (r[i].furthest >= seen) seen = r[i].furthest + 1;
         }
         const int reach = (int)up_to(seen, 32);
-        score(keys, NULL, seen, whole, dim, strips, d, tiles);
+        const int plain = w->window ? 0 : s->length[layer];
+        vec top[2] = {splat(NEVER), splat(NEVER)};
+        score(keys, NULL, seen, whole, dim, strips, d, tiles, plain, top);
         for (int i = 0; i < strips; i++)
-            by[i] = soften(d->scores[i], seen, reach, s->length[layer], &r[i], at, w->window, d->weights[i]);
+            by[i] = soften(d->scores[i], seen, reach, plain, top[i], &r[i], at, w->window, d->weights[i]);
         if (counted) tally(d, reach, strips, r, by);
         for (int k = 0; k < dim; k += 2 * LANES) {
             const int left = dim - k - LANES;

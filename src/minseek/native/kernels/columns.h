@@ -3,26 +3,34 @@
 #define MINSEEK_COLUMNS_H
 #include "vector.h"
 
-/* Up to 16 columns of features from..from + count of activations [block][features][16], as [count][16]. */
-static void gather(const float *act, int features, int from, int count, const int *columns, float *out) {
-    if (columns[0] >= 0 && columns[0] % LANES == 0 && columns[LANES - 1] == columns[0] + LANES - 1) {
-        memcpy(out, act + ((size_t)columns[0] / LANES * features + from) * LANES, sizeof(float) * count * LANES);
-        return;
-    }
+/* Where 16 columns lie side by side among activations [block][features][16], from feature `from` on; NULL if they don't. */
+static inline const float *side_by_side(const float *act, int features, int from, const int *columns) {
+    const int first = columns[0];
+    if (first < 0 || first % LANES || columns[LANES - 1] != first + LANES - 1) return NULL;
+    return act + ((size_t)first / LANES * features + from) * LANES;
+}
+
+/* Up to 16 columns of features from..from + count of activations [block][features][16], as [count][16]: where they lie, or
+ * in `room`. */
+static const float *gather(const float *act, int features, int from, int count, const int *columns, float *room) {
+    const float *there = side_by_side(act, features, from, columns);
+    if (there) return there;
     for (int l = 0; l < LANES; l++) {
         if (columns[l] < 0) {
-            for (int i = 0; i < count; i++) out[i * LANES + l] = 0;
+            for (int i = 0; i < count; i++) room[i * LANES + l] = 0;
             continue;
         }
         const float *a = act + ((size_t)(columns[l] / LANES) * features + from) * LANES + columns[l] % LANES;
-        for (int i = 0; i < count; i++) out[i * LANES + l] = a[(size_t)i * LANES];
+        for (int i = 0; i < count; i++) room[i * LANES + l] = a[(size_t)i * LANES];
     }
+    return room;
 }
 
 /* The reverse of gather, for lanes that have a column. */
 static void scatter(const float *in, int features, int from, int count, const int *columns, float *act) {
-    if (columns[0] >= 0 && columns[0] % LANES == 0 && columns[LANES - 1] == columns[0] + LANES - 1) {
-        memcpy(act + ((size_t)columns[0] / LANES * features + from) * LANES, in, sizeof(float) * count * LANES);
+    float *there = (float *)side_by_side(act, features, from, columns);
+    if (there) {
+        memcpy(there, in, sizeof(float) * count * LANES);
         return;
     }
     for (int l = 0; l < LANES; l++) {
@@ -32,25 +40,25 @@ static void scatter(const float *in, int features, int from, int count, const in
     }
 }
 
-/* Divide 16 columns [n][16] by their root mean square and multiply by w. */
-static void norm_columns(float *x, const weight *w, float eps, int n) {
+/* 16 columns [n][16] divided by their root mean square and multiplied by w. */
+static void norm_columns(const float *x, const weight *w, float eps, int n, float *out) {
     vec s = splat(0);
     for (int i = 0; i < n; i++) s += loadf(x + i * LANES) * loadf(x + i * LANES);
     float r[LANES];
     storef(r, s / (float)n + eps);
     for (int l = 0; l < LANES; l++) r[l] = 1.0f / sqrtf(r[l]);
     vec by = loadf(r);
-    for (int i = 0; i < n; i++) storef(x + i * LANES, loadf(x + i * LANES) * by * widen(w[i]));
+    for (int i = 0; i < n; i++) storef(out + i * LANES, loadf(x + i * LANES) * by * widen(w[i]));
 }
 
-/* Rotate 16 columns [D][16] by their own angles [D/2][16]. */
-static void rotate_columns(float *x, const float *cosine, const float *sine, int dim) {
+/* 16 columns [D][16] rotated by their own angles [D/2][16]; out may be x. */
+static void rotate_columns(const float *x, const float *cosine, const float *sine, int dim, float *out) {
     int half = dim / 2;
     for (int i = 0; i < half; i++) {
         vec a = loadf(x + i * LANES), b = loadf(x + (i + half) * LANES);
         vec c = loadf(cosine + i * LANES), s = loadf(sine + i * LANES);
-        storef(x + i * LANES, a * c - b * s);
-        storef(x + (i + half) * LANES, b * c + a * s);
+        storef(out + i * LANES, a * c - b * s);
+        storef(out + (i + half) * LANES, b * c + a * s);
     }
 }
 

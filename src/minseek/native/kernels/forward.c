@@ -177,8 +177,7 @@ static void head(int tiles, const decoder *m, room *r, const int32_t *wanted, in
         int columns[LANES];
         for (int l = 0; l < LANES; l++) columns[l] = b * LANES + l < count ? wanted[b * LANES + l] : -1;
         float *x = r->out + (size_t)b * m->hidden * LANES; /* free by now */
-        gather(r->x, k, 0, k, columns, x);
-        norm_columns(x, m->norm, m->eps, k);
+        norm_columns(gather(r->x, k, 0, k, columns, x), m->norm, m->eps, k, x);
         for (int l = 0; l < LANES; l++)
             if (columns[l] >= 0)
                 for (int i = 0; i < k; i++) hidden[((size_t)b * LANES + l) * k + i] = x[i * LANES + l];
