@@ -38,10 +38,15 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit that is measured, "-dirty" if files differ from it; None outside a clone."""
-    command = ["git", "describe", "--always", "--dirty"]
+    """The commit that is measured, "-dirty" if files differ from it other than results; None outside a clone."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        return subprocess.run(command, cwd=RESULTS, capture_output=True, text=True, check=True).stdout.strip()
+        changed = git("status", "--porcelain", "--", ":/", f":!{RESULTS.name}")
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

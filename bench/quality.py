@@ -187,8 +187,8 @@ def main() -> None:
         figures = kept("quality")
     except FileNotFoundError:
         figures = {"policies": {}}
-    about = machine()  # before the first row: the commit may change while they are measured
-    figures["machine"], figures["default"] = about, DEFAULT_POLICY
+    about = {**machine(), "dtype": str(model.placement.dtype)}  # before the first row: the commit may change meanwhile
+    figures["default"] = DEFAULT_POLICY
     chief = ["full cache", DEFAULT_POLICY]
     for name in dict.fromkeys(args.only if args.only is not None else [*chief, *POLICIES]):
         began = time.perf_counter()
