@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from minseek.cache import CacheFullError, CacheShape, Rotary, ThoughtCache
-from minseek.cache.thought_cache import KeyStorage
+from minseek.cache.cache_shape import KeyStorage
 from minseek.errors import InputError
 
 LAYERS, HEADS, DIM = 2, 2, 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minseek.cache.thought_cache import CacheShape
+from minseek.cache.cache_shape import CacheShape
 
 _NOTES = 20  # bytes beside a pair that may be evicted: position, arrival (int32), attention received twice, a note
 

@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from minseek.cache.allocation import CacheFullError, allocations
+from minseek.cache.cache_shape import CacheShape, KeyStorage
 from minseek.cache.rotary import Rotary, rotate
-from minseek.errors import InputError
 
 if TYPE_CHECKING:
     from minseek.cache.slots import Slot
-
-KeyStorage = Literal["re-rotated", "unrotated"]
-
-
-@dataclass(frozen=True)
-class CacheShape:
-    """What one token costs: a key and a value for each of H heads of D dimensions in each of L layers."""
-
-    layers: int
-    heads: int
-    head_dim: int
-    dtype: torch.dtype
-
-    def token_bytes(self, key_storage: KeyStorage = "re-rotated") -> int:
-        """Bytes of one token's keys and values; *unrotated* storage holds a second copy of the keys."""
-        if key_storage not in get_args(KeyStorage):
-            raise InputError(f"keys can be stored {' or '.join(get_args(KeyStorage))}, not {key_storage!r}")
-        copies = 3 if key_storage == "unrotated" else 2
-        return self.layers * self.heads * self.head_dim * copies * self.dtype.itemsize
-
-
-class CacheFullError(RuntimeError):
-    """More tokens were appended than the cache may hold; the reasoning loop ends a thought before this happens."""
-
-
-allocations = count()  # unique over all caches: whoever holds addresses can tell when they are stale
 
 
 class ThoughtCache:
