@@ -34,7 +34,7 @@ def ranks(scores: Tensor, weight: float = 1.0, onto: Tensor | None = None) -> Te
 def raise_highest(scores: Tensor, notes: Tensor, count: int, least: float, more: float) -> None:
     """Add `more` to scores [L, H, n] whose note [L, H, n] is above `least` and among the `count` highest of its head.
 
-    Of equal notes the later is the higher.
+    Of equal notes the later is the higher. Scores are float32, in one piece.
     """
     library, (layers, heads, n) = _library(scores), scores.shape
     if library is None:
@@ -81,7 +81,7 @@ def likeness_so_far(values: Tensor, total: Tensor) -> Tensor:
 def unrotated_likeness(keys: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
     """The same of keys [L, H, n, D] without their positions [L, H, n], computed in C; None where that can't be.
 
-    cos, sin: float32 [positions, D/2].
+    positions: they lie as the keys do, pair by pair. cos, sin: float32 [positions, D/2].
     """
     return None if keys.shape[-1] % 2 or not _takes(keys) else _likeness(keys, positions, cos, sin, None)
 
