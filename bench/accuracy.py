@@ -30,7 +30,7 @@ from minseek.evaluation.picture import draw
 from minseek.evaluation.points import Point, Record, points_of
 from minseek.evaluation.records import read_results
 from minseek.evaluation.summary import Cell, summarise
-from minseek.reasoning.answers import final_answer
+from minseek.reasoning.answer_extraction import final_answer
 
 ROOT = Path(__file__).parent.parent
 GATHERED = ROOT / "build" / "accuracy"

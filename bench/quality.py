@@ -21,12 +21,12 @@ from common import kept, machine, table, write
 from needles import REPORT, needle, text
 
 import minseek
-from minseek.batch import Engine, Generation
-from minseek.batch.plan import DEFAULT_POLICY
 from minseek.cache import SlotPool
 from minseek.cache.policies import POLICIES, Policy
 from minseek.decode import Sampling
-from minseek.models.feed import Feed
+from minseek.engine import Engine, Generation
+from minseek.engine.plan import DEFAULT_POLICY
+from minseek.models.forward.chunk import Feed
 
 KINDS = {  # haystack, facts hidden in it, tokens, cap: an eighth
     "filler, one": ("filler1", 1, 2000, 256),

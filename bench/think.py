@@ -23,8 +23,8 @@ from transformers.generation.streamers import BaseStreamer
 
 import minseek
 from minseek.models import alias_file
-from minseek.models.gguf import dense_folder
-from minseek.models.prompts import encode_prompt, render_prompt
+from minseek.models.chat.prompts import encode_prompt, render_prompt
+from minseek.models.loading.gguf import dense_folder
 
 QUESTION = "A farmer has 17 sheep and buys 25 more. Then 9 run away. How many are left? Think it through."
 LENGTH = 200  # tokens of every thought

@@ -27,12 +27,12 @@ from common import RESULTS, bandwidth, kept, machine, median_seconds, settle, ta
 from needles import text
 
 import minseek
-from minseek.batch import Engine, Generation
 from minseek.cache import Slot, SlotPool
 from minseek.decode import Sampling
+from minseek.engine import Engine, Generation
 from minseek.models import alias_file
-from minseek.models.feed import Feed
-from minseek.models.gguf import dense_folder
+from minseek.models.forward.chunk import Feed
+from minseek.models.loading.gguf import dense_folder
 from minseek.native import cache_folder
 
 BUDGET = 192_000_000

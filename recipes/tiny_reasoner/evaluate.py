@@ -13,8 +13,8 @@ from pathlib import Path
 
 import minseek
 from minseek.evaluation.intervals import wilson
-from minseek.models.prompts import render_prompt
-from minseek.reasoning.answers import final_answer
+from minseek.models.chat.prompts import render_prompt
+from minseek.reasoning.answer_extraction import final_answer
 from recipes.tiny_reasoner.kinds import KINDS
 from recipes.tiny_reasoner.problems import DIFFICULTIES, tasks
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
-from minseek.models.aliases import TINY
-from minseek.models.blueprint import describe
-from minseek.models.gguf import BLUEPRINT
+from minseek.models.config import describe
+from minseek.models.loading.aliases import TINY
+from minseek.models.loading.gguf import BLUEPRINT
 
 _MOST = 16_000_000  # bytes
 _FILES = (

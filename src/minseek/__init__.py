@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minseek.batch import BatchPlan, Completion, generate, plan
     from minseek.decode import Sampling
+    from minseek.engine import BatchPlan, Completion, generate, plan
     from minseek.models import FORMATS, PLAIN, THINK, Model, ThinkingFormat, load
     from minseek.reasoning import (
         AnswerToken,
@@ -34,7 +34,7 @@ from minseek.errors import InputError, MinseekWarning
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "minseek.batch": ("BatchPlan", "Completion", "generate", "plan"),
+    "minseek.engine": ("BatchPlan", "Completion", "generate", "plan"),
     "minseek.decode": ("Sampling",),
     "minseek.models": ("FORMATS", "PLAIN", "THINK", "Model", "ThinkingFormat", "load"),
     "minseek.reasoning": (

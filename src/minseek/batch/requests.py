@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 
-from minseek.batch.fields import (
+from minseek.decode import Sampling
+from minseek.protocol.fields import (
     LIMIT_NAMES,
     SAMPLING_NAMES,
     FieldError,
@@ -21,7 +22,6 @@ from minseek.batch.fields import (
     stops_of,
     text_of,
 )
-from minseek.decode import Sampling
 
 DEFAULT_NEW_TOKENS = 256
 """Tokens that a request writes at most where neither it nor the command says how many."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from minseek.cache.kernels import likeness, unrotated_likeness
+from minseek.cache.layer_groups import Stack
 from minseek.cache.rotary import rotate
 from minseek.cache.slots import Slot
-from minseek.cache.stacks import Stack
 
 
 class Candidates:

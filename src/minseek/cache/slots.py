@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minseek.cache.allocation import CacheFullError, allocations
+from minseek.cache.base import CacheFullError, allocations
+from minseek.cache.layer_groups import Stack
 from minseek.cache.rotary import Rotary, rotate
+from minseek.cache.slot_memory import FIELDS, SlotStore
 from minseek.cache.slot_shape import SlotShape
-from minseek.cache.slot_store import FIELDS, SlotStore
-from minseek.cache.stacks import Stack
 
 
 class SlotPool:

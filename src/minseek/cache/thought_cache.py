@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from minseek.cache.allocation import CacheFullError, allocations
+from minseek.cache.base import CacheFullError, allocations
 from minseek.cache.cache_shape import CacheShape, KeyStorage
 from minseek.cache.rotary import Rotary, rotate
 

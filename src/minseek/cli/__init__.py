@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from minseek import __version__
 from minseek.cli.batch import BatchCommand
 from minseek.cli.batch_plan import PlanCommand
-from minseek.cli.bench import BenchCommand
 from minseek.cli.env import EnvCommand
+from minseek.cli.eval import BenchCommand
 from minseek.cli.models import ModelsCommand
 from minseek.cli.reason import ReasonCommand
 from minseek.cli.serve import ServeCommand

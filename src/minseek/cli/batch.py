@@ -24,11 +24,11 @@ from minseek.errors import InputError
 from minseek.units import format_bytes
 
 if TYPE_CHECKING:
-    from minseek.batch import BatchPlan, Engine
-    from minseek.batch.attempts import Attempt, Load
-    from minseek.batch.outfile import Earlier, Results
+    from minseek.batch.request_jobs import Attempt, Load
     from minseek.batch.requests import Defaults, Refusal, Request
+    from minseek.batch.result_file import Earlier, Results
     from minseek.cli.view_batch import BatchView
+    from minseek.engine import BatchPlan, Engine
     from minseek.models import Model
 
 _NAMED = 5  # ids that a message names before it only counts
@@ -72,8 +72,8 @@ class BatchCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Work the file off."""
         _check_flags(args)
-        from minseek.batch.attempts import measure
-        from minseek.batch.infile import RequestFile
+        from minseek.batch.request_file import RequestFile
+        from minseek.batch.request_jobs import measure
         from minseek.batch.requests import read_requests
         from minseek.models import load
 
@@ -102,7 +102,7 @@ class BatchCommand:
 
 def _check_flags(args: argparse.Namespace) -> None:
     """Refuse what can be refused before anything is loaded."""
-    from minseek.batch.outfile import is_stream
+    from minseek.batch.result_file import is_stream
 
     parse_cap(args.cap)
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
@@ -138,7 +138,7 @@ def _defaults(args: argparse.Namespace) -> Defaults:
 
 def _earlier(args: argparse.Namespace) -> Earlier:
     """What an earlier run has left."""
-    from minseek.batch.outfile import Earlier, is_stream, read_earlier
+    from minseek.batch.result_file import Earlier, is_stream, read_earlier
 
     path = Path(args.output)
     if args.overwrite or is_stream(args.output) or not path.exists():
@@ -159,7 +159,7 @@ def _tell_earlier(output: str, earlier: Earlier) -> None:
 
 
 def _check_memory(plan: BatchPlan, model: Model) -> None:
-    from minseek.models.hardware import memory_bytes
+    from minseek.models.device import memory_bytes
 
     there = memory_bytes(model.placement.device)
     if plan.kv_bytes > there:
@@ -178,8 +178,8 @@ def _work_off(
     measured: Load,
 ) -> int:
     """Run what has no result yet; 130 after Ctrl-C."""
-    from minseek.batch.records import error_record, result_record
     from minseek.batch.requests import Refusal
+    from minseek.batch.results import error_record, result_record
     from minseek.cli.view_batch import BatchView
 
     # The slots first: where they cannot be had, nothing is written.
@@ -212,10 +212,10 @@ def _attempts(
     model: Model, plan: BatchPlan | None, items: Iterable[Request | Refusal], out: Results, view: BatchView
 ) -> Iterator[Attempt]:
     """Requests made ready one by one, whenever a slot is free; those that are refused get their line on the way."""
-    from minseek.batch.attempts import attempt
-    from minseek.batch.records import error_record
+    from minseek.batch.reasoning_jobs import thinking_attempt
+    from minseek.batch.request_jobs import attempt
     from minseek.batch.requests import Refusal
-    from minseek.cli.thinking import thinking_attempt
+    from minseek.batch.results import error_record
 
     for item in items:
         made: Attempt | Refusal
@@ -232,7 +232,7 @@ def _attempts(
 
 
 def _engine(model: Model, plan: BatchPlan) -> Engine:
-    from minseek.batch import Engine
+    from minseek.engine import Engine
 
     try:
         return Engine(model, plan)
@@ -244,7 +244,7 @@ def _engine(model: Model, plan: BatchPlan) -> Engine:
 
 
 def _results(args: argparse.Namespace, earlier: Earlier) -> AbstractContextManager[Results]:
-    from minseek.batch.outfile import ResultFile, ResultStream, is_stream
+    from minseek.batch.result_file import ResultFile, ResultStream, is_stream
 
     if args.output == "-":
         return ResultStream(None)
@@ -254,7 +254,7 @@ def _results(args: argparse.Namespace, earlier: Earlier) -> AbstractContextManag
 
 def _hint(args: argparse.Namespace) -> str:
     """How to go on."""
-    from minseek.batch.outfile import is_stream
+    from minseek.batch.result_file import is_stream
 
     if is_stream(args.output):
         return ""

@@ -10,8 +10,8 @@ from minseek.cli.view import loading
 from minseek.errors import InputError
 
 if TYPE_CHECKING:
-    from minseek.batch import BatchPlan
     from minseek.cache.policies.base import Policy
+    from minseek.engine import BatchPlan
     from minseek.models import Model
 
 
@@ -50,10 +50,10 @@ class PlanCommand:
             longest = None if lengths is None else _positive(int(lengths))
             show_batch_plan(_filled(args, model, policy, longest), as_json=args.json)
             return 0
-        from minseek.batch.attempts import measure
-        from minseek.batch.infile import RequestFile
-        from minseek.batch.outfile import Earlier
+        from minseek.batch.request_file import RequestFile
+        from minseek.batch.request_jobs import measure
         from minseek.batch.requests import Defaults, read_requests
+        from minseek.batch.result_file import Earlier
         from minseek.decode import Sampling
 
         with RequestFile(lengths) as file:
@@ -90,7 +90,7 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--policy",
         metavar="NAME",
-        # The default stands in minseek.batch.plan, which would import torch only to print this.
+        # The default stands in minseek.engine.plan, which would import torch only to print this.
         help="which pairs survive an eviction, as 'minseek models' lists them; 'none' never evicts (novel-values)",
     )
     group.add_argument(
@@ -100,8 +100,8 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
 
 def chosen_policy(name: str | None) -> Policy | None:
     """The policy that ``--policy`` names."""
-    from minseek.batch.plan import DEFAULT_POLICY
     from minseek.cache.policies import make_policy
+    from minseek.engine.plan import DEFAULT_POLICY
 
     return make_policy(None if name == "none" else DEFAULT_POLICY if name is None else name)
 
@@ -146,7 +146,7 @@ def _plan(
     longest: int | None,
     sequences: int | None,
 ) -> BatchPlan:
-    from minseek.batch import plan
+    from minseek.engine import plan
 
     return plan(
         model,

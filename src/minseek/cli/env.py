@@ -23,8 +23,8 @@ class EnvCommand:
         from rich.table import Column, Table
 
         from minseek import __version__
-        from minseek.models.hardware import place
-        from minseek.models.recordings import records_on
+        from minseek.models.device import place
+        from minseek.models.forward.cuda_graphs import records_on
         from minseek.native import cache_folder, native_status
 
         placement = place()

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from minseek.batch import Engine
+    from minseek.engine import Engine
 
 
 @contextmanager

@@ -19,8 +19,8 @@ class ModelsCommand:
         from rich.console import Console
         from rich.table import Column, Table
 
-        from minseek.batch.plan import DEFAULT_POLICY
         from minseek.cache.policies import POLICIES
+        from minseek.engine.plan import DEFAULT_POLICY
         from minseek.models import ALIASES, FORMATS, VERIFIED, alias_file
 
         console = Console()

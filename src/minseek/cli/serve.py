@@ -18,7 +18,7 @@ from minseek.units import format_bytes
 if TYPE_CHECKING:
     import socket
 
-    from minseek.batch import BatchPlan
+    from minseek.engine import BatchPlan
     from minseek.models import Model
     from minseek.reasoning import Strategy
     from minseek.serve.server import Server
@@ -179,7 +179,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _strategy(args: argparse.Namespace) -> Strategy | None:
-    from minseek.reasoning.fields import strategy_of
+    from minseek.protocol.thinking import strategy_of
 
     names = ("thoughts", "keep", "rule")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}

@@ -132,7 +132,7 @@ class ReasoningView:
             ThoughtStarted,
             ThoughtToken,
         )
-        from minseek.reasoning.answers import final_answer
+        from minseek.reasoning.answer_extraction import final_answer
 
         if isinstance(event, ThoughtToken):
             self._tokens += event.token is not None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from minseek.cli.live import LiveLine
 
 if TYPE_CHECKING:
-    from minseek.batch.engine import Progress
+    from minseek.engine.engine import Progress
 
 _LOG_SECONDS = 30.0  # between lines where there is no terminal, so that a log shows that the run goes on
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minseek.cluster.engine import Engine, empties
+from minseek.cluster.backends import Engine, empties
 
 _FINEST = 2.0**-46  # of the loss: what double precision can tell apart in a sum of divergences, with a margin
 

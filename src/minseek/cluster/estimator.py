@@ -15,14 +15,14 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from minseek.cluster.backends import Array, Engine, any_engine
 from minseek.cluster.certificate import Certificate, certify
 from minseek.cluster.checks import check_finite, check_weights
 from minseek.cluster.divergences import Divergence, divergence_of
-from minseek.cluster.engine import Array, Engine, any_engine
+from minseek.cluster.init import STARTS, near_together, start_centres
 from minseek.cluster.native import GROUP
 from minseek.cluster.problem import Problem, merge_equal, nearest_centres, prepare
 from minseek.cluster.search import ALGORITHMS, Search
-from minseek.cluster.starts import STARTS, near_together, start_centres
 from minseek.errors import InputError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minseek.cluster.engine import Array, Labels, Scan, rounding_noise
+from minseek.cluster.backends import Array, Labels, Scan, rounding_noise
 from minseek.cluster.points import Points
 from minseek.cluster.work import Work, describe, survey
 

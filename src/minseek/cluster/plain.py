@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from minseek.cluster.backends import Array, Labels, Scan, rounding_noise
 from minseek.cluster.divergences import Divergence
-from minseek.cluster.engine import Array, Labels, Scan, rounding_noise
 from minseek.cluster.points import Points
 
 _BLOCK = 4096  # points a sweep looks through before any of them moves

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from minseek.cluster.backends import Array, Labels, any_engine
 from minseek.cluster.checks import check_domain, check_finite
 from minseek.cluster.divergences import Divergence, SquaredEuclidean
-from minseek.cluster.engine import Array, Labels, any_engine
 from minseek.cluster.points import Points, merged
 from minseek.cluster.work import distinct, kernels_for
 from minseek.errors import InputError

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minseek.cluster.backends import Array, Engine, empties
 from minseek.cluster.certificate import tolerance_for
-from minseek.cluster.engine import Array, Engine, empties
 
 _CHECK = 32  # passes of Lloyd's in which the loss must have fallen
 

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn.utils import check_array
 
+from minseek.cluster.backends import any_engine
 from minseek.cluster.certificate import Certificate, certify
 from minseek.cluster.checks import check_weights
 from minseek.cluster.divergences import Divergence, divergence_of
-from minseek.cluster.engine import any_engine
 from minseek.cluster.problem import merge_equal, prepare
 from minseek.errors import InputError, check_type
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from minseek.cluster.backends import Array
 from minseek.cluster.build import library_for
-from minseek.cluster.engine import Array
 from minseek.cluster.points import Points
 
 # In the order of kernels/work.h.

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from minseek.evaluation.tasks import letters
 from minseek.evaluation.verifier import Verifier
-from minseek.reasoning.answers import final_answer
+from minseek.reasoning.answer_extraction import final_answer
 
 _LONGEST = 500  # characters of an answer that is read as an expression
 _VERIFIER = Verifier()
@@ -24,7 +24,7 @@ _SAID = re.compile(r"(?i:answer)(?:\s+is)?[\s:*(]*([A-Z])\b")
 def is_right(answer: str, expected: str, choices: int = 0) -> bool:
     """Whether an answer is the expected one; it never raises.
 
-    What counts is the content of the last ``\\boxed{…}``, else what `minseek.reasoning.answers.final_answer` finds.
+    What counts is the content of the last ``\\boxed{…}``, else what `minseek.reasoning.answer_extraction.final_answer` finds.
     Equal texts are right, apart from LaTeX that does not show, spaces, and the case of words, and so are equal numbers.
     Otherwise math-verify compares the two as mathematical expressions, unless one of them is words or numbers in a row:
     it would multiply the letters of "listen", and add up "1 2 3".

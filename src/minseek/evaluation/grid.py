@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from minseek.batch.fields import FieldError
 from minseek.errors import InputError
 from minseek.evaluation.tasks import Task
-from minseek.reasoning.fields import STRATEGIES, strategy_of
+from minseek.protocol.fields import FieldError
+from minseek.protocol.thinking import STRATEGIES, strategy_of
 from minseek.reasoning.strategies import Strategy
 
 Thoughts = int | None

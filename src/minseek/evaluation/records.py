@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from minseek.batch.outfile import Earlier, ResultFile
+from minseek.batch.result_file import Earlier, ResultFile
 from minseek.errors import InputError
 from minseek.evaluation.grid import Thoughts, Trial
 from minseek.evaluation.points import Point, Record

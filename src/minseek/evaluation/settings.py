@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from minseek.batch import BatchPlan, plan
 from minseek.decode import Sampling
+from minseek.engine import BatchPlan, plan
 from minseek.errors import InputError
 from minseek.evaluation.grid import Thoughts, shown
 from minseek.models import Model

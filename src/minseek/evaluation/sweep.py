@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 
-from minseek.batch import Engine
+from minseek.engine import Engine
 from minseek.evaluation.grid import Trial
 from minseek.evaluation.points import Record
 from minseek.evaluation.settings import Settings

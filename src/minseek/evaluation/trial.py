@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from minseek.batch import BatchPlan
 from minseek.cache import Slot, ThoughtCache
+from minseek.engine import BatchPlan
 from minseek.evaluation.checking import is_right
 from minseek.evaluation.grid import Thoughts, Trial, order
 from minseek.evaluation.points import Point, Record

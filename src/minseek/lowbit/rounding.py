@@ -12,7 +12,7 @@ from minseek.lowbit.formats import Format
 from minseek.lowbit.grid import ROUNDINGS, Grid, Rounding, grid_for
 from minseek.lowbit.native import library, round_native
 from minseek.lowbit.philox import SPAN, draw_seed
-from minseek.lowbit.plain import round_plain
+from minseek.lowbit.torch_rounding import round_plain
 from minseek.native.pages import huge_bytes
 
 __all__ = ["ROUNDINGS", "Rounded", "Rounding", "round_grid", "round_to"]

@@ -16,7 +16,7 @@ from minseek.lowbit.accumulate import accumulating, apply
 from minseek.lowbit.formats import Format
 from minseek.lowbit.grid import check_fits, grid_for
 from minseek.lowbit.rounding import Rounded, Rounding
-from minseek.lowbit.straight import map_tensors, straight_through
+from minseek.lowbit.straight_through import map_tensors, straight_through
 
 _RUNNING: list[_Simulation] = []
 

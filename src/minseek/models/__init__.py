@@ -1,9 +1,9 @@
 """Loading models and running their forward pass."""
 
-from minseek.models.aliases import ALIASES, alias_file, fitting_alias
-from minseek.models.blueprint import VERIFIED
-from minseek.models.formats import FORMATS, PLAIN, THINK, ThinkingFormat
-from minseek.models.load import load
+from minseek.models.chat.thinking_format import FORMATS, PLAIN, THINK, ThinkingFormat
+from minseek.models.config import VERIFIED
+from minseek.models.loading.aliases import ALIASES, alias_file, fitting_alias
+from minseek.models.loading.load import load
 from minseek.models.model import Model, Session, SessionStats, check_model
 
 __all__ = [

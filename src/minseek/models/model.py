@@ -11,12 +11,12 @@ from torch import Tensor
 
 from minseek.cache import KeyStorage, SlotPool, SlotShape, ThoughtCache
 from minseek.errors import InputError, check_type
-from minseek.models.copying import copying_layers
-from minseek.models.decoder import Decoder
-from minseek.models.feed import Feed
-from minseek.models.formats import ThinkingFormat, choose_format
-from minseek.models.hardware import Placement
-from minseek.models.parts import DecoderParts
+from minseek.models.chat.thinking_format import ThinkingFormat, choose_format
+from minseek.models.device import Placement
+from minseek.models.forward.chunk import Feed
+from minseek.models.forward.decoder import Decoder
+from minseek.models.induction import copying_layers
+from minseek.models.weights import DecoderParts
 from minseek.units import format_bytes
 
 
@@ -104,7 +104,7 @@ class Model:
 
     @cached_property
     def copying_layers(self) -> tuple[int, ...]:
-        """Layers that copy what was said before, found when first asked for; see `minseek.models.copying`."""
+        """Layers that copy what was said before, found when first asked for; see `minseek.models.induction`."""
         return copying_layers(self._decoder)
 
     @property
@@ -142,11 +142,11 @@ class Model:
         return Session(self._decoder, cache)
 
     def feed_many(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
-        """One pass over new tokens of several sequences; see `minseek.models.decoder.Decoder.feed_many`."""
+        """One pass over new tokens of several sequences; see `minseek.models.forward.decoder.Decoder.feed_many`."""
         return self._decoder.feed_many(feeds)
 
     def pass_bytes(self, tokens: int, longest: int, wanted: int) -> int:
-        """Bytes of a pass of that many tokens; see `minseek.models.decoder.Decoder.pass_bytes`."""
+        """Bytes of a pass of that many tokens; see `minseek.models.forward.decoder.Decoder.pass_bytes`."""
         return self._decoder.pass_bytes(tokens, longest, wanted)
 
     def encode(self, text: str) -> list[int]:

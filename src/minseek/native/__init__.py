@@ -1,8 +1,6 @@
 """Kernels in C, and what they need to know of the machine. Does not import torch."""
 
 from minseek.native.forward import native_status
-from minseek.native.library import Kernels, NativeStatus, loaded
-from minseek.native.processor import cpu_flags
-from minseek.native.storage import cache_folder
+from minseek.native.library import Kernels, NativeStatus, cache_folder, cpu_flags, loaded
 
 __all__ = ["Kernels", "NativeStatus", "cache_folder", "cpu_flags", "loaded", "native_status"]

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from minseek.native.processor import cpu_flags
-from minseek.native.storage import cache_folder
-
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-std=gnu11")
 
 
@@ -98,3 +95,20 @@ def _build(compiler: str, kernels: Kernels, path: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"it could not be built: {error}"
     return ""
+
+
+def cpu_flags() -> set[str]:
+    """Features of the processor as Linux names them; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+
+
+def cache_folder() -> Path:
+    """``$MINSEEK_CACHE``, else ``minseek`` in the user's cache folder; made by whoever writes into it."""
+    own = os.environ.get("MINSEEK_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minseek"

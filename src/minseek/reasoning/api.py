@@ -8,7 +8,7 @@ from minseek.cache import KeyStorage
 from minseek.decode import Sampling
 from minseek.errors import check_type
 from minseek.models import Model, check_model
-from minseek.models.prompts import Question
+from minseek.models.chat.prompts import Question
 from minseek.reasoning.events import Event, Finished, Result
 from minseek.reasoning.interim import AnswerAfter
 from minseek.reasoning.limits import Limits

@@ -9,8 +9,8 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from minseek.errors import InputError
-from minseek.reasoning.answering import Answer
-from minseek.reasoning.answers import final_answer
+from minseek.reasoning.answer import Answer
+from minseek.reasoning.answer_extraction import final_answer
 from minseek.reasoning.chain import Read, Steps
 from minseek.reasoning.strategies import Strategy
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from minseek.batch import BatchPlan
 from minseek.cache import Slot, ThoughtCache
 from minseek.decode import Sampling
+from minseek.engine import BatchPlan
 from minseek.models import Model
-from minseek.models.prompts import Question
+from minseek.models.chat.prompts import Question
 from minseek.reasoning.chain import Read
 from minseek.reasoning.events import Event, Finished, Result
 from minseek.reasoning.interim import AnswerAfter

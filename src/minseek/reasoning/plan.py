@@ -8,7 +8,7 @@ from typing import Literal
 from minseek.cache import KeyStorage
 from minseek.errors import InputError
 from minseek.models import Model
-from minseek.models.hardware import memory_bytes
+from minseek.models.device import memory_bytes
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.strategies import Strategy
 from minseek.units import format_bytes, parse_bytes

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from minseek.cache import KeyStorage
 from minseek.decode import Sampler, Sampling
 from minseek.models import Model, Session
-from minseek.models.formats import is_open
-from minseek.models.prompts import Question, as_messages, encode_prompt, render_messages, template_tail
-from minseek.reasoning.answering import Answer, Answerer
+from minseek.models.chat.prompts import Question, as_messages, encode_prompt, render_messages, template_tail
+from minseek.models.chat.thinking_format import is_open
+from minseek.reasoning.answer import Answer, Answerer
 from minseek.reasoning.chain import Chain, Read, Steps
 from minseek.reasoning.events import Event, Finished, InterimAnswer, Result, Stats
 from minseek.reasoning.interim import AnswerAfter, Interim, silent

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
 from minseek import __version__
-from minseek.batch import BatchPlan
+from minseek.engine import BatchPlan
 from minseek.models import Model
 from minseek.serve.bodies import ChatBody, CompletionBody
 from minseek.serve.chat import ROUTE as CHAT
@@ -22,7 +22,7 @@ from minseek.serve.chat import chat
 from minseek.serve.completions import ROUTE as COMPLETIONS
 from minseek.serve.completions import complete
 from minseek.serve.errors import HANDLERS
-from minseek.serve.guards import BodyGuard, HostGuard, KeyGuard, Watch
+from minseek.serve.middleware import BodyGuard, HostGuard, KeyGuard, Watch
 from minseek.serve.models import model_entry
 from minseek.serve.page_files import PAGE_PATHS, add_page
 from minseek.serve.replies import ChatReply, CompletionReply, ErrorReply, HealthReply, ModelReply, ModelsReply

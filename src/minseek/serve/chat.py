@@ -12,19 +12,19 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from minseek.batch.fields import FieldError
 from minseek.errors import InputError
+from minseek.protocol.fields import FieldError
 from minseek.reasoning.jobs import ThinkingJob
 from minseek.reasoning.plan import NoRoom
 from minseek.serve.bodies import ChatBody
-from minseek.serve.exchange import EventStream, Exchange, check_stream_options, unless_gone
-from minseek.serve.mailbox import Mailbox
+from minseek.serve.chat_stream import Piece, Turn
+from minseek.serve.event_channel import Mailbox
 from minseek.serve.replies import ChatChoice, ChatLogprobs, ChatMessage, ChatReply, MinseekReply, Usage
+from minseek.serve.request_stream import EventStream, Exchange, check_stream_options, unless_gone
 from minseek.serve.sampling import sampling_of
 from minseek.serve.service import Service
 from minseek.serve.thinking import thinking_of
 from minseek.serve.tokens import chat_logprobs
-from minseek.serve.turn import Piece, Turn
 
 ROUTE = "/v1/chat/completions"
 

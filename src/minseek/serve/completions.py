@@ -11,14 +11,14 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from minseek.batch import Generation
-from minseek.batch.fields import FieldError
 from minseek.decode import TokenLogprob
+from minseek.engine import Generation
+from minseek.protocol.fields import FieldError
 from minseek.reasoning import AnswerToken, Event
 from minseek.serve.bodies import CompletionBody
-from minseek.serve.exchange import EventStream, Exchange, check_stream_options, unless_gone
-from minseek.serve.mailbox import Mailbox
+from minseek.serve.event_channel import Mailbox
 from minseek.serve.replies import CompletionChoice, CompletionReply, FinishReason, Usage
+from minseek.serve.request_stream import EventStream, Exchange, check_stream_options, unless_gone
 from minseek.serve.sampling import sampling_of
 from minseek.serve.service import Service
 from minseek.serve.tokens import completion_logprobs

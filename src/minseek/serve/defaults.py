@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minseek.batch import BatchPlan
+from minseek.engine import BatchPlan
 from minseek.errors import InputError
 from minseek.models import Model
 from minseek.reasoning.jobs import ThinkingJob

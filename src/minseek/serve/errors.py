@@ -13,8 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from minseek.batch.fields import FieldError, shown
 from minseek.errors import InputError
+from minseek.protocol.fields import FieldError, shown
 from minseek.serve.bodies import NEUTRAL
 
 _CODES = {401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from minseek.batch import Engine
+from minseek.engine import Engine
 from minseek.reasoning import Result
-from minseek.serve.worker import Worker
+from minseek.serve.engine_thread import Worker
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from minseek.batch import BatchPlan
-from minseek.batch import plan as make_plan
+from minseek.engine import BatchPlan
+from minseek.engine import plan as make_plan
 from minseek.errors import InputError
 from minseek.models import Model
-from minseek.models.hardware import memory_bytes
+from minseek.models.device import memory_bytes
 from minseek.units import format_bytes, parse_bytes
 
 _SLOTS = 4  # that a server has at least, if the budget allows and nobody says how many

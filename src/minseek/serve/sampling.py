@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from minseek.batch.fields import SAMPLING_NAMES
 from minseek.decode import Sampling
+from minseek.protocol.fields import SAMPLING_NAMES
 from minseek.serve.bodies import Shared
 
 _SEEDS = 2**63

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from minseek.batch import BatchPlan, Engine
-from minseek.batch.fields import FieldError, shown
+from minseek.engine import BatchPlan, Engine
 from minseek.errors import InputError
 from minseek.models import Model
+from minseek.protocol.fields import FieldError, shown
 from minseek.serve.defaults import defaults_of
+from minseek.serve.engine_thread import Worker
 from minseek.serve.errors import ApiError
 from minseek.serve.metrics import Metrics
 from minseek.serve.settings import Settings
-from minseek.serve.worker import Worker
 
 T = TypeVar("T")
 _LOG = logging.getLogger("minseek.serve")

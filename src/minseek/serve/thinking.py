@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from minseek.batch.fields import FieldError, limit_of, shown
 from minseek.errors import InputError
+from minseek.protocol.fields import FieldError, limit_of, shown
+from minseek.protocol.thinking import strategy_of
 from minseek.reasoning import Limits, MinSeek, Standard, Strategy
-from minseek.reasoning.fields import strategy_of
 from minseek.serve.bodies import ChatBody
 
 BUDGETS = ("thinking_token_budget", "thinking_budget_tokens", "reasoning_budget_tokens")

@@ -1,6 +1,6 @@
 """Tuning a language model in place, inside a memory budget."""
 
-from minseek.tune.outcome import Entry, Outcome
+from minseek.tune.log import Entry, Outcome
 from minseek.tune.plan import TunePlan
 from minseek.tune.run import Tuning, tune
 from minseek.tune.settings import Settings

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from minseek.errors import InputError
-from minseek.models.transformers_quirks import quiet
+from minseek.models.loading.transformers_quirks import quiet
 from minseek.tune.weights import read_weights
 
 _WEIGHTS, _STATE = "model.safetensors", "state.pt"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minseek.errors import InputError, MinseekWarning
-from minseek.models.prompts import render_messages
+from minseek.models.chat.prompts import render_messages
 
 _SHAPES = '{"text": …}, {"prompt": …, "completion": …} or {"messages": […]}'
 

@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from minseek.errors import InputError
-from minseek.models.blueprint import check_config
-from minseek.models.gguf import dense_folder
-from minseek.models.load import find_source
-from minseek.models.transformers_quirks import quiet, readable_errors
+from minseek.models.config import check_config
+from minseek.models.loading.gguf import dense_folder
+from minseek.models.loading.load import find_source
+from minseek.models.loading.transformers_quirks import quiet, readable_errors
 from minseek.tune.weights import read_weights
 
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from minseek.errors import InputError
 from minseek.tune.batches import Batch
-from minseek.tune.layers import select_layers
 from minseek.tune.loss import add_gradients
 from minseek.tune.memory import LiveTensors
 from minseek.tune.model import build, checkpoint_layers
 from minseek.tune.settings import Settings
+from minseek.tune.trainable import select_layers
 from minseek.units import format_bytes
 
 STEP_BYTES = 16 * 2**20  # what an optimiser's step works with, piece by piece

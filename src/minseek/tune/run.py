@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 
 from minseek.errors import InputError, MinseekWarning
-from minseek.models.hardware import place
+from minseek.models.device import place
 from minseek.tune.batches import Order
-from minseek.tune.course import Course
 from minseek.tune.examples import Example, Examples, read_examples
 from minseek.tune.folder import RunFolder, check_folder
-from minseek.tune.layers import select_layers
+from minseek.tune.log import Entry, Outcome
+from minseek.tune.loop import Course
 from minseek.tune.memory import DeviceGauge, Gauge, ProcessGauge, give_memory_back
 from minseek.tune.model import checkpoint_layers, load_model, model_folder, read_config, read_tokenizer
-from minseek.tune.outcome import Entry, Outcome
 from minseek.tune.plan import TunePlan, check_budget, plan_tuning
 from minseek.tune.schedule import check_warmup
 from minseek.tune.settings import Settings
+from minseek.tune.trainable import select_layers
 from minseek.tune.trainer import Trainer
 from minseek.units import format_bytes, parse_bytes
 

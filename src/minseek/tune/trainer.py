@@ -13,7 +13,7 @@ from minseek.errors import InputError
 from minseek.tune.batches import Order, collate
 from minseek.tune.examples import Example
 from minseek.tune.loss import add_gradients, loss_sum
-from minseek.tune.optimisers import clip_gradients, make_optimiser
+from minseek.tune.optimizers import clip_gradients, make_optimiser
 from minseek.tune.schedule import learning_rate
 from minseek.tune.settings import Settings
 

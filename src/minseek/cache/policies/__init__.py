@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minseek.cache.policies.attention import HeavyHitters, LastQuery, ObservedAttention, Window
 from minseek.cache.policies.base import Policy
-from minseek.cache.policies.blind import Random, SinkRecent
+from minseek.cache.policies.baselines import Random, SinkRecent
 from minseek.cache.policies.keys import ExpectedAttention, KeyDifference, RankSum, RedundancyAware
 from minseek.cache.policies.novelty import NovelValues
 from minseek.errors import InputError

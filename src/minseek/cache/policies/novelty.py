@@ -53,7 +53,7 @@ class NovelValues(Policy):
     weight : float
         Of the rank of the key's difference, beside that of the loss.
     copying : float
-        The cap of layers that copy what was said before, in mean caps; see `minseek.models.copying`. What an eighth of
+        The cap of layers that copy what was said before, in mean caps; see `minseek.models.induction`. What an eighth of
         the cache loses is nearly all copying, and few layers do it. 1 gives every layer the same cap.
     """
 

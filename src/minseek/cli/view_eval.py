@@ -1,0 +1,125 @@
+"""What a user sees of an evaluation: a live line on standard error, and one table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from minseek.cli.live import LiveLine
+from minseek.units import format_bytes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from minseek.engine.engine import Progress
+    from minseek.evaluation.points import Record
+    from minseek.evaluation.summary import Cell, Interval
+
+_LOG_SECONDS = 30.0  # between lines where there is no terminal, so that a log shows that the run goes on
+_WIDTH = 170
+
+
+class BenchView(LiveLine):
+    """Counts trials and shows them with the engine's figures.
+
+    Parameters
+    ----------
+    total : int
+        Trials to run.
+    slots : int
+        Trials in flight at most.
+    progress : Progress
+        The engine's figures.
+    """
+
+    def __init__(self, total: int, slots: int, progress: Progress) -> None:
+        from rich.console import Console
+
+        console = Console(stderr=True, highlight=False)
+        super().__init__(console, wanted=console.is_terminal)
+        self._total, self._slots, self._progress = total, slots, progress
+        self.done = self.generated = self._right = 0
+        self._began = self._logged = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the sweep began."""
+        return time.perf_counter() - self._began
+
+    def wrote(self, record: Record) -> None:
+        """A record was written."""
+        self.done += 1
+        self.generated += record.generated
+        self._right += record.points[-1].right
+        if not self._live_wanted and time.perf_counter() - self._logged > _LOG_SECONDS:
+            self._logged = time.perf_counter()
+            print(f"minseek: {self._status()}", file=sys.stderr, flush=True)
+
+    def summary(self) -> str:
+        """The whole run in a sentence."""
+        speed = self.generated / max(self.seconds, 1e-9)
+        return f"{self.done} trials, {self.generated:,} tokens in {self.seconds:.1f} s ({speed:,.0f} tok/s)"
+
+    def _status(self) -> str:
+        speed = self._progress.written / max(self.seconds, 1e-9)
+        parts = [f"{self.done} of {self._total} trials"]
+        if self.done:
+            parts.append(f"{100 * self._right / self.done:.0f} % right at the end")
+        parts += [f"{self._progress.in_use} of {self._slots} slots in use", f"{speed:,.0f} tok/s"]
+        if self.done >= self._slots:  # the first ones to finish are the short ones
+            left = self.seconds * (self._total - self.done) / self.done
+            parts.append(f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
+        return " · ".join(parts)
+
+
+def print_table(cells: Sequence[Cell], title: str) -> None:
+    """Print the cells on standard output."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
+    console.print(_table(cells, title))
+
+
+def _table(cells: Sequence[Cell], title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("strategy", overflow="fold")
+    heads = ("thoughts", "accuracy % (95 %)", "gain over 0 (95 %)", "ratio to 0")
+    for head in (*heads, "tokens", "mean peak", "seconds", "reached", "cut short %", "tries"):
+        table.add_column(head, justify="right")
+    before = None
+    for cell in cells:
+        if before is not None and cell.strategy != before:
+            table.add_section()
+        table.add_row(
+            cell.strategy if cell.strategy != before else "",
+            "unbounded" if cell.thoughts is None else str(cell.thoughts),
+            f"{100 * cell.accuracy:.1f} {_shown(cell.interval)}",
+            _difference(cell),
+            "" if cell.normalised is None or cell.thoughts == 0 else f"{cell.normalised:.3f}",
+            f"{cell.tokens:,.0f}",
+            format_bytes(round(cell.kv_bytes_peak)),
+            f"{cell.seconds:.2f}",
+            f"{cell.reached:.1f}",
+            f"{100 * cell.cut_short:.0f}",
+            str(cell.tries),
+        )
+        before = cell.strategy
+    return table
+
+
+def _difference(cell: Cell) -> str:
+    if cell.difference is None or cell.difference_interval is None or cell.thoughts == 0:
+        return ""
+    return f"{100 * cell.difference:+.1f} {_shown(cell.difference_interval)}"
+
+
+def _shown(interval: Interval) -> str:
+    low, high = interval
+    return f"({100 * low:.1f} … {100 * high:.1f})"

@@ -1,0 +1,136 @@
+"""`generate`: many prompts at once, inside a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from minseek.cache.policies import Policy, make_policy
+from minseek.decode import Sampling, check_stop
+from minseek.engine.engine import Engine
+from minseek.engine.generation import Completion, Generation
+from minseek.engine.plan import DEFAULT_POLICY, BatchPlan
+from minseek.engine.plan import plan as make_plan
+from minseek.errors import InputError, check_type
+from minseek.models import Model, check_model
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    plan: BatchPlan | None = None,
+    policy: str | Policy | None = "default",
+    max_new_tokens: int = 64,
+    sampling: Sampling | Sequence[Sampling] | None = None,
+    stop: Sequence[str] = (),
+    ignore_end: bool = False,
+) -> list[Completion]:
+    """Continue many prompts.
+
+    Parameters
+    ----------
+    model : Model
+        From `minseek.load`.
+    prompts : sequence of str or of token ids
+        Texts as they stand: no chat template is put around them.
+    plan : BatchPlan, optional
+        From `minseek.plan`; without it, one that holds every prompt whole.
+    policy : str, Policy or None, optional
+        What an eviction leaves; the default is the plan's. None never evicts.
+    max_new_tokens : int
+        Tokens to write at most.
+    sampling : Sampling or sequence of Sampling, optional
+        How tokens are chosen, for all or for each prompt; the default is greedy.
+    stop : sequence of str
+        Texts that end a completion.
+    ignore_end : bool
+        Go on when the model ends its turn (for measuring).
+
+    Returns
+    -------
+    list of Completion
+        In the prompts' order.
+
+    Raises
+    ------
+    InputError
+        Before anything runs: an empty prompt, or one that nothing may be evicted from and that does not fit.
+    TypeError
+        If `model` was not loaded, or an argument is of a wrong type.
+    """
+    check_model(model)
+    if isinstance(prompts, str):
+        raise TypeError("prompts must be a sequence of texts, not one text: put it into a list")
+    check_type("prompts must be a sequence of texts or of token ids", prompts, Collection)
+    if plan is not None:
+        check_type("plan must be what minseek.plan returns", plan, BatchPlan, ": call minseek.plan first")
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens must be 1 or more, not {max_new_tokens!r}")
+    samplings, stop = _each(sampling, len(prompts)), check_stop(stop)
+    encoded = [_encode(model, index, prompt) for index, prompt in enumerate(prompts)]
+    if not encoded:
+        return []
+    lengths = [len(tokens) + max_new_tokens for tokens in encoded]
+    if plan is None:
+        rule = make_policy(None if policy == "default" else policy)
+        plan = make_plan(model, policy=rule, lengths=lengths)
+    elif policy != "default" and make_policy(policy) != plan.policy:
+        rule = make_policy(policy)
+        cap = plan.cap if rule is None else max(plan.cap, rule.sinks + rule.recent + 1)
+        block = max(1, min(plan.block, plan.slot.capacity - cap))
+        plan = make_plan(model, kv_budget=plan.kv_budget, cap=cap, block=block, policy=rule, sequences=plan.slots)
+    if plan.policy is None:
+        for index, length in enumerate(lengths):
+            if length > plan.slot.capacity:
+                raise InputError(
+                    f"prompt {index} of {length - max_new_tokens} tokens and {max_new_tokens} new ones do not fit into "
+                    f"a slot of {plan.slot.capacity}, and without a policy nothing is evicted: choose a policy or a "
+                    "larger cap"
+                )
+    jobs = [
+        Generation(
+            *(model, tokens),
+            max_new_tokens=max_new_tokens,
+            sampling=own,
+            stop=stop,
+            evicts=plan.policy is not None,
+            ignore_end=ignore_end,
+            continues=True,
+        )
+        for tokens, own in zip(encoded, samplings, strict=True)
+    ]
+    for _ in Engine(model, plan).run(jobs):
+        pass
+    return [job.completion() for job in jobs]
+
+
+def _encode(model: Model, index: int, prompt: str | Sequence[int]) -> list[int]:
+    """The tokens of a prompt."""
+    if isinstance(prompt, str):
+        tokens = model.encode(prompt)
+    elif isinstance(prompt, Sequence) and all(isinstance(token, int) for token in prompt):
+        tokens = [int(token) for token in prompt]
+    else:
+        raise TypeError(f"prompt {index} must be a text or a sequence of token ids, not {prompt!r}")
+    if not tokens:
+        raise InputError(f"prompt {index} is empty: there is nothing to continue")
+    rows = len(model.parts.embedding)
+    for token in tokens:
+        if not 0 <= token < rows:
+            raise InputError(f"the token {token} of prompt {index} has no place in a vocabulary of {rows}")
+    return tokens
+
+
+def _each(sampling: Sampling | Sequence[Sampling] | None, count: int) -> list[Sampling]:
+    if sampling is None:
+        sampling = Sampling(temperature=0)
+    if isinstance(sampling, Sampling):
+        return [sampling] * count
+    if not isinstance(sampling, Sequence) or not all(isinstance(one, Sampling) for one in sampling):
+        raise TypeError(f"sampling must be a Sampling, or one for each prompt, not {sampling!r:.80}")
+    if len(sampling) != count:
+        raise InputError(f"there are {count} prompts and {len(sampling)} samplings: give one, or one for each prompt")
+    return list(sampling)
+
+
+__all__ = ["DEFAULT_POLICY", "generate"]

@@ -1,0 +1,268 @@
+"""The memory arithmetic before a batch: how many slots of which size fit into the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from minseek.cache import SlotShape, caps_by_layer
+from minseek.cache.policies import Policy, make_policy
+from minseek.errors import InputError, check_type
+from minseek.models import Model, check_model
+from minseek.models.device import memory_bytes
+from minseek.units import format_bytes, parse_bytes
+
+DEFAULT_POLICY = "novel-values"
+LEAST_CAP = 256  # what cap="auto" does not go below as long as one slot of it fits: fewer slots come first
+PASS_TOKENS = 512  # tokens in one pass, of all sequences together
+_ROOM = 0.8  # of the memory, where no budget is given
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What a batch will take, to the byte.
+
+    Attributes
+    ----------
+    slot : SlotShape
+        The rectangle of one sequence.
+    slots : int
+        How many sequences are in flight at once.
+    kv_budget : int or None
+        What the slots had to fit into, bytes.
+    policy : Policy or None
+        What an eviction leaves; None never evicts.
+    weight_bytes, pass_bytes : int
+        Of the model, and of the activations and logits of one pass.
+    """
+
+    slot: SlotShape
+    slots: int
+    kv_budget: int | None
+    policy: Policy | None
+    weight_bytes: int
+    pass_bytes: int
+    model: str
+
+    @property
+    def cap(self) -> int:
+        """Pairs per head that survive an eviction, on average over the layers; `slot.caps` are those that differ."""
+        return self.slot.cap
+
+    @property
+    def block(self) -> int:
+        """Tokens between two evictions."""
+        return self.slot.block
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of all slots: allocated at once, before anything runs."""
+        return self.slots * self.slot.nbytes
+
+    @property
+    def total_bytes(self) -> int:
+        """Weights, slots and one pass."""
+        return self.weight_bytes + self.kv_bytes + self.pass_bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures, for JSON."""
+        return {
+            "model": self.model,
+            "policy": self.policy.name if self.policy else None,
+            "cap": self.cap,
+            "caps": list(self.slot.caps) or [self.cap] * self.slot.shape.layers,
+            "block": self.block,
+            "slots": self.slots,
+            "slot_bytes": self.slot.nbytes,
+            "kv_bytes": self.kv_bytes,
+            "kv_budget": self.kv_budget,
+            "weight_bytes": self.weight_bytes,
+            "pass_bytes": self.pass_bytes,
+            "total_bytes": self.total_bytes,
+        }
+
+    def __str__(self) -> str:
+        shape = self.slot.shape
+        sizes = f"{shape.layers} layers x {shape.heads} heads x {self.slot.capacity} pairs x {self.slot.pair_bytes} B"
+        rest = self.slot.nbytes - shape.layers * shape.heads * self.slot.capacity * self.slot.pair_bytes
+        if rest:
+            sizes += f" + {format_bytes(rest)} of {'queries' if self.slot.query_heads else 'surprise'}"
+        budget = "" if self.kv_budget is None else f", of {format_bytes(self.kv_budget)}"
+        rule = f"evicted by {self.policy.name}" if self.policy else "nothing is evicted"
+        rows = (
+            ("weights", format_bytes(self.weight_bytes), self.model),
+            ("a slot", format_bytes(self.slot.nbytes), f"{sizes}; cap {self.cap} + block {self.block}, {rule}"),
+            *(("", "", note) for note in self._by_layer()),
+            (f"{self.slots} slots", format_bytes(self.kv_bytes), f"allocated at once{budget}"),
+            ("a pass", format_bytes(self.pass_bytes), f"activations of {PASS_TOKENS} tokens, logits"),
+            ("in all", format_bytes(self.total_bytes), ""),
+        )
+        return "\n".join(f"{name:<10}{size:>10}  {note}".rstrip() for name, size, note in rows)
+
+    def _by_layer(self) -> list[str]:
+        """How layers share a slot, where their caps differ."""
+        if not self.slot.caps:
+            return []
+        *others, (large, copying) = self.slot.stacks
+        less, names = (", ".join(map(str, values)) for values in ([cap for cap, _ in others], copying))
+        return [f"cap {large} in the layers that copy ({names}), {less} in the others"]
+
+
+def plan(
+    model: Model,
+    *,
+    kv_budget: int | str | None = None,
+    cap: int | Literal["auto"] = "auto",
+    block: int = 128,
+    policy: str | Policy | None = DEFAULT_POLICY,
+    lengths: Sequence[int] = (),
+    sequences: int | None = None,
+    beyond_context: bool = False,
+) -> BatchPlan:
+    """How many slots fit, before anything runs.
+
+    Parameters
+    ----------
+    model : Model
+        From `minseek.load`.
+    kv_budget : int or str, optional
+        Bytes that all slots together may take, such as "192MB". Without it, what the sequences need, up to four fifths
+        of the memory.
+    cap : int or "auto"
+        Pairs per head that survive an eviction. *auto* makes it as large as lets `sequences` slots fit, but no larger
+        than the longest of `lengths` needs and no smaller than 256 (then fewer slots fit).
+    block : int
+        Tokens between two evictions.
+    policy : str, Policy or None
+        What an eviction leaves; None never evicts, and a slot is full at ``cap + block`` tokens.
+    lengths : sequence of int
+        Tokens of each sequence, prompt and output together.
+    sequences : int, optional
+        Sequences wanted in flight; the default is as many as `lengths`, or as fit.
+    beyond_context : bool
+        Let slots be longer than the model's context, if `lengths` are.
+
+    Raises
+    ------
+    InputError
+        If the budget does not hold one slot, or a slot is longer than the model's context.
+    TypeError
+        If `model` was not loaded, or an argument is of a wrong type.
+    """
+    check_model(model)
+    check_type("lengths must be a sequence of integers", lengths, Iterable)
+    rule = make_policy(policy)
+    budget = None if kv_budget is None else parse_bytes(kv_budget)
+    _check("block", block)
+    if sequences is not None:
+        _check("sequences", sequences)
+    for length in lengths:
+        _check("each of lengths", length)
+    longest = max(lengths, default=None)
+    context = max(model.max_positions, (longest or 0) if beyond_context else 0)
+    wanted = sequences or len(lengths) or None
+    queries = model.parts.blueprint.query_heads if rule is not None and rule.needs_queries else 0
+    hidden = model.parts.hidden if rule is not None and rule.needs_surprise else 0
+
+    def shape(size: int) -> SlotShape:
+        return SlotShape(model.parts.shape, size, block, rule is not None, queries, hidden)
+
+    room = _room(model) if budget is None else budget
+    least = _least_cap(rule)
+    if cap == "auto":
+        if rule is None and longest is not None:
+            block = min(block, max(1, longest - 1))  # nothing is evicted: a slot is as long as the longest sequence
+        cap = _fitting_cap(shape, room, wanted, longest, rule, block, context)
+    else:
+        if isinstance(cap, str):
+            raise InputError(f"cap must be a number of pairs or 'auto', not {cap!r}")
+        _check("cap", cap)
+        if cap < least:
+            raise InputError(f"cap {cap} is below the {least} pairs that the policy always protects: give more")
+    slot = shape(cap)
+    if slot.capacity > context:
+        raise InputError(
+            f"a slot of cap {cap} + block {block} is longer than the model's context of {model.max_positions} tokens: "
+            "give a smaller cap"
+        )
+    fitting = room // slot.nbytes
+    if fitting < 1:
+        size = format_bytes(max(room, 0))
+        told = f"memory that is left, {size}," if budget is None else f"KV budget of {size}"
+        raise InputError(
+            f"the {told} does not hold one slot: cap {cap} + block {block} take "
+            f"{format_bytes(slot.nbytes)}; give a larger budget or a smaller cap or block"
+        )
+    slots = min(fitting, wanted) if wanted else fitting
+    if rule is not None and rule.copying_caps > 1:
+        slot = replace(slot, caps=_caps(model, rule, cap, block, longest))
+    return BatchPlan(
+        slot=slot,
+        slots=slots,
+        kv_budget=budget,
+        policy=rule,
+        weight_bytes=model.weight_bytes,
+        pass_bytes=model.pass_bytes(PASS_TOKENS, slot.largest, min(slots, PASS_TOKENS)),
+        model=model.name,
+    )
+
+
+def _room(model: Model) -> int:
+    """Bytes for slots where no budget was given."""
+    there = int(_ROOM * memory_bytes(model.placement.device))
+    return there if model.placement.device.type == "cuda" else there - model.weight_bytes  # a GPU tells what is free
+
+
+def _caps(model: Model, policy: Policy, cap: int, block: int, longest: int | None) -> tuple[int, ...]:
+    """The caps of a model's layers: more pairs for those that copy, at the same bytes."""
+    most = min(model.max_positions, longest or model.max_positions) - block  # what a longer one would hold is nothing
+    least = max(_least_cap(policy), cap // 2)
+    if most < cap + block:
+        return ()
+    return caps_by_layer(
+        *(cap, model.parts.blueprint.layers, model.copying_layers),
+        times=policy.copying_caps,
+        block=block,
+        least=least,
+        most=most,
+    )
+
+
+def _least_cap(policy: Policy | None) -> int:
+    return 1 if policy is None else policy.sinks + policy.recent + 1
+
+
+def _fitting_cap(
+    shape: Callable[[int], SlotShape],
+    room: int,
+    wanted: int | None,
+    longest: int | None,
+    policy: Policy | None,
+    block: int,
+    context: int,
+) -> int:
+    """The largest useful cap with which the wanted number of slots fits; without a policy, what the longest needs."""
+    least = _least_cap(policy)
+    useful = context - block if longest is None else min(max(longest - block, least), context - block)
+    if useful < least:
+        raise InputError(f"block {block} leaves no cap within the model's context of {context} tokens: give less")
+    floor = useful if policy is None else min(useful, max(least, LEAST_CAP))
+
+    def fits(size: int, count: int) -> bool:
+        return bool(count * shape(size).nbytes <= room)
+
+    count = wanted or 1
+    if not fits(floor, count):
+        count = max(1, room // shape(floor).nbytes)
+    low, high = (floor, useful) if fits(floor, count) else (least, floor)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle, count) else (low, middle - 1)
+    return low
+
+
+def _check(name: str, value: int) -> None:
+    check_type(f"{name} must be an integer", value, int)
+    if value < 1:
+        raise InputError(f"{name} must be 1 or more, not {value}")

@@ -1,0 +1,79 @@
+"""Which feeds of a pass are computed together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from minseek.cache import FIXED, Singles, Slot, SlotStore, numbers_of, slot_of
+from minseek.models.forward.chunk import Feed
+
+
+class Kind(NamedTuple):
+    """Of a group: whether its slots are divided, how many sequences it has, and what `Singles` calls `within`."""
+
+    divided: bool
+    sequences: int
+    within: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Feeds of one token each, into slots of one store that are all divided or none.
+
+    Attributes
+    ----------
+    numbers : list of list of int
+        What `Singles` needs to know of each.
+    """
+
+    store: SlotStore
+    divided: bool
+    feeds: list[Feed] = field(default_factory=list)
+    numbers: list[list[int]] = field(default_factory=list)
+
+    @property
+    def within(self) -> list[int]:
+        """For each stack, pairs a head that the longest sequence has with its new token."""
+        return [1 + max(lengths) for lengths in zip(*(own[FIXED:] for own in self.numbers), strict=True)]
+
+    @property
+    def kind(self) -> Kind:
+        """What passes must have in common to be the same but for numbers; `within` is rounded up, so that many are."""
+        capacities = (capacity for _, capacity in self.store.shape.layout(self.divided))
+        steps = ((max(64, -(-capacity // 16)), capacity) for capacity in capacities)
+        rounded = (min(-(-n // step) * step, most) for n, (step, most) in zip(self.within, steps, strict=True))
+        return Kind(self.divided, len(self.feeds), tuple(rounded))
+
+    def singles(self, device: torch.device) -> Singles:
+        """For a pass that is carried out once."""
+        return Singles(self.store, self.divided, torch.tensor(self.numbers, device=device), self.within)
+
+
+def grouped(feeds: Sequence[Feed]) -> tuple[list[Group], list[Feed]]:
+    """Feeds of single tokens into slots, by slots; those into divided slots last. And feeds that are computed apart."""
+    alone, apart = list[tuple[Slot, Feed]](), list[Feed]()
+    for feed in feeds:
+        slot = slot_of(feed.cache) if len(feed.tokens) == 1 else None
+        if slot is None:
+            apart.append(feed)
+        else:
+            alone.append((slot, feed))
+    groups: dict[tuple[SlotStore, bool], Group] = {}
+    for slot, feed in sorted(alone, key=lambda pair: (pair[0].divided, pair[0].index)):
+        group = groups.setdefault((slot.store, slot.divided), Group(slot.store, slot.divided))
+        group.feeds.append(feed)
+        group.numbers.append(numbers_of(feed.tokens[0], feed.cache))
+    return list(groups.values()), apart
+
+
+def wanted_rows(feeds: Sequence[Feed], placed: Sequence[Feed]) -> list[int]:
+    """Where the wanted tokens stand, in the order of `feeds`, if all tokens stand in the order of `placed`."""
+    ends, end = {}, 0
+    for feed in placed:
+        end += len(feed.tokens)
+        ends[id(feed)] = end
+    return [row for feed in feeds for row in range(ends[id(feed)] - feed.wanted, ends[id(feed)])]

@@ -1,0 +1,116 @@
+"""The forward pass of one sequence: from new tokens and a cache to the next token's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from minseek.cache import Pairs
+from minseek.errors import InputError
+from minseek.models.forward.chunk import Feed
+from minseek.models.forward.cpu_backend import NativeForward
+from minseek.models.forward.cuda_graphs import recorder
+from minseek.models.forward.surprise import Surprise
+from minseek.models.forward.torch_backend import TorchForward
+from minseek.models.weights import DecoderParts
+from minseek.native import native_status
+
+_CHUNK = 512  # tokens read at once: enough for the products to be fast, and little memory for activations
+_BYTES_PER_THREAD = 4 * 2**20  # of weights: with less to read, threads cost more in meeting than they save
+_FEW = 2  # up to so many tokens of one sequence, single steps in C beat a pass
+
+
+class Decoder:
+    """Feeds tokens through a model's weights, with keys and values in a `ThoughtCache` or in `Slot`s.
+
+    transformers rotates keys before its cache sees them and takes several small operations where one does; owning
+    these lines is what makes keys movable and a step as fast as the memory. Logits are tested to equal those of the
+    unmodified model.
+    """
+
+    def __init__(self, parts: DecoderParts) -> None:
+        self.parts = parts
+        self._surprise = Surprise(parts)
+        self._native: NativeForward | None = None
+        self.step_kind = "PyTorch"
+        device = parts.embedding.device
+        self._plain = TorchForward(parts, self._surprise, recorder(device))
+        if device.type == "cpu":
+            status = native_status(parts.shape.dtype)
+            if status.library is not None:
+                threads = min(torch.get_num_threads(), 1 + parts.weight_bytes // _BYTES_PER_THREAD)
+                self._native = NativeForward(status.library, parts, threads)
+                self.step_kind = "C"
+
+    @property
+    def records(self) -> bool:
+        """Whether single tokens for caches in slots are fed in recorded passes."""
+        return self._native is None and self._plain.record is not None
+
+    def feed(self, tokens: Sequence[int], cache: Pairs) -> Tensor:
+        """Append tokens to the cache; the logits that follow the last one, float32, [vocabulary].
+
+        Raises
+        ------
+        CacheFullError
+            If the cache may not grow so far.
+        """
+        self._check(tokens)
+        cache.reserve(len(tokens))
+        if self._native is not None and len(tokens) <= _FEW and not cache.received:
+            for token in tokens[:-1]:
+                self._native.step(token, cache, logits=False)
+            logits = self._native.step(tokens[-1], cache, logits=True)
+            assert logits is not None
+            return logits
+        chunks = [tokens[start : start + _CHUNK] for start in range(0, len(tokens), _CHUNK)]
+        for chunk in chunks[:-1]:
+            self.feed_many([Feed(chunk, cache)])
+        return self.feed_many([Feed(chunks[-1], cache, wanted=1)])[0][0]
+
+    @torch.no_grad()
+    def feed_many(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+        """One pass over new tokens of several sequences, prompts and single steps side by side.
+
+        Returns
+        -------
+        logits, hidden : Tensor
+            Of the tokens that are wanted, in order: float32, [n, vocabulary] and [n, hidden] (after the last norm).
+        """
+        for feed in feeds:
+            self._check(feed.tokens)
+        return self._plain.forward(feeds) if self._native is None else self._feed_native(self._native, feeds)
+
+    def _feed_native(self, native: NativeForward, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+        asked, known, asking = list[int](), list[int](), list[tuple[Feed, range]]()
+        columns = 0
+        for feed in feeds:
+            end = columns + len(feed.tokens)
+            asked += range(end - feed.wanted, end)
+            if feed.cache.ahead is not None:
+                known += range(columns, end - feed.wanted)
+                asking.append((feed, range(columns, end)))
+            columns = end
+        logits, hidden = native.forward(feeds, asked, known)
+        row = {column: row for row, column in enumerate((*asked, *known))}
+        states = hidden[[row[column] for _, own in asking for column in own]]
+        self._surprise.note([feed for feed, _ in asking], states)
+        return logits, hidden[: len(asked)]
+
+    def pass_bytes(self, tokens: int, longest: int, wanted: int) -> int:
+        """Bytes of activations and logits of a pass; `longest` is how many pairs the longest sequence has then."""
+        given = wanted * self.parts.vocabulary * 4 + (tokens + 4 * 128) * self.parts.hidden * 4  # states tell surprise
+        if self._native is not None:
+            return self._native.memory(tokens, longest) + given
+        return self._plain.memory(tokens, longest, wanted) + given
+
+    def _check(self, tokens: Sequence[int]) -> None:
+        if not tokens:
+            raise ValueError("feed() needs at least one token")
+        rows = len(self.parts.embedding)
+        if not 0 <= min(tokens) <= max(tokens) < rows:
+            raise InputError(
+                f"the token {max(tokens)} has no place in an embedding of {rows}: the tokenizer does not fit"
+            )

@@ -1,0 +1,134 @@
+"""From a name to a model."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from minseek.errors import InputError
+from minseek.models.chat.thinking_format import ThinkingFormat, check_format_name
+from minseek.models.config import Blueprint, check_config, describe
+from minseek.models.device import Placement, place
+from minseek.models.loading.aliases import ALIASES, TINY, alias_file
+from minseek.models.loading.gguf import BLUEPRINT, dense_folder
+from minseek.models.loading.transformers_quirks import check_complete, quiet, readable_errors
+from minseek.models.model import Model
+from minseek.models.weights import DecoderParts, gather_weights, take_parts
+from minseek.native import native_status
+
+
+def load(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    thinking: str | ThinkingFormat | None = None,
+) -> Model:
+    """Load a model and its tokenizer.
+
+    Parameters
+    ----------
+    name : str
+        An alias (``tiny``, ``smollm2``), a directory, a ``.gguf`` file, or the id of a model on the Hugging Face Hub.
+    device : str
+        ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
+    dtype : str
+        ``auto`` (bfloat16 where the device or our C kernels are fast with it, else float32), ``bfloat16``, ``float16``
+        or ``float32``.
+    thinking : str, ThinkingFormat or None
+        How the model writes its thinking; None takes it from the chat template.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, it cannot be read, or its architecture is not supported (a `ValueError`).
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a model's name is a string, not {type(name).__name__}")
+    placement = place(device, dtype)
+    source = find_source(name)
+    if isinstance(thinking, str):
+        check_format_name(thinking)
+    if placement.device.type == "cpu":  # the C step is built, once on a machine, while the weights are read
+        threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
+    if source.is_file():
+        parts, tokenizer = _read_converted(dense_folder(source, placement.dtype), placement)
+    elif source == TINY:
+        parts, tokenizer = _read_converted(TINY, placement)
+    else:
+        parts, tokenizer = _read(name, source, placement)
+    return Model(name, parts, tokenizer, placement, thinking)
+
+
+def find_source(name: str) -> Path:
+    """What a model's name stands for: a directory, a GGUF file, or a Hub id in the shape of a path.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    if not name.strip():
+        raise InputError(
+            f"the model's name is empty, {name!r}: give an alias ({', '.join(ALIASES)}), a path or a Hub id"
+        )
+    if name in ALIASES:
+        file = alias_file(name)
+        if file is None:
+            raise InputError(f"the model {name!r} is not installed: run {ALIASES[name][1]}")
+        return file
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"the directory {name} holds no model: it has no config.json")
+        return path
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise InputError(f"the file {name} is not a model: give a .gguf file or a directory with a config.json")
+        return path
+    if name.endswith(".gguf") or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise InputError(
+            f"there is no model {name!r}: give an alias ({', '.join(ALIASES)}), a directory, a .gguf file "
+            "or a Hub id such as Qwen/Qwen3-0.6B"
+        )
+    return Path(name)
+
+
+def _read(name: str, source: Path, placement: Placement) -> tuple[DecoderParts, Any]:
+    """A directory or Hub id, through transformers; tensors are shared with its model, which is not kept."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    where, local = source.as_posix(), source.exists()  # a download shows its progress
+    with readable_errors(f"the model {name!r} could not be loaded"), quiet(bars=not local):
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+        check_config(config)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            where, config=config, dtype=placement.dtype, output_loading_info=True
+        )
+    check_complete(name, found)
+    blueprint, weights = describe(model), model.to(placement.device).state_dict()
+    del model  # its weights are freed one by one as they are gathered
+    return take_parts(blueprint, _settled(weights, placement)), tokenizer
+
+
+def _read_converted(folder: Path, placement: Placement) -> tuple[DecoderParts, Any]:
+    """A directory with a blueprint in it, without importing transformers' modelling code."""
+    from safetensors.torch import load_file
+    from transformers import PreTrainedTokenizerFast
+
+    with readable_errors(f"the converted model in {folder} is damaged: remove that folder"):
+        stored = load_file(folder / "model.safetensors", device=str(placement.device)).items()
+        weights = {name: tensor.to(placement.dtype) for name, tensor in stored}
+        del stored
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        return take_parts(Blueprint.read(folder / BLUEPRINT), _settled(weights, placement)), tokenizer
+
+
+def _settled(weights: dict[str, Tensor], placement: Placement) -> dict[str, Tensor]:
+    """Weights where every pass will read them."""
+    return gather_weights(weights) if placement.device.type == "cpu" else weights

@@ -1,0 +1,157 @@
+"""The weights of a decoder of the Llama family under names of our own, without copying."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minseek.cache import CacheShape, Rotary
+from minseek.errors import InputError
+from minseek.models.config import Blueprint
+from minseek.native.pages import huge_bytes
+
+_APART = 64  # bytes: every tensor begins at a cache line
+_NAMES = {
+    "norm1": "input_layernorm",
+    "norm2": "post_attention_layernorm",
+    **{name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")},
+    **{name: f"self_attn.{name}" for name in ("q_norm", "k_norm")},
+    **{name: f"mlp.{name}_proj" for name in ("gate", "up", "down")},
+}
+_OPTIONAL = ("q_norm", "k_norm", *(f"{name}_bias" for name in ("q", "k", "v", "o", "gate", "up", "down")))
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """Weights of one layer: matrices [out, in], biases and norms [out]; None where the model has none."""
+
+    norm1: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    o: Tensor
+    norm2: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+    q_bias: Tensor | None
+    k_bias: Tensor | None
+    v_bias: Tensor | None
+    o_bias: Tensor | None
+    gate_bias: Tensor | None
+    up_bias: Tensor | None
+    down_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    window: int | None
+
+
+@dataclass(frozen=True)
+class DecoderParts:
+    """All that a forward pass needs."""
+
+    blueprint: Blueprint
+    layers: list[LayerParts]
+    embedding: Tensor  # [vocabulary, hidden]
+    norm: Tensor  # [hidden]
+    head: Tensor  # [vocabulary, hidden]; may be the embedding itself
+    head_bias: Tensor | None
+    rotary: Rotary
+    shape: CacheShape
+
+    @property
+    def hidden(self) -> int:
+        return self.embedding.shape[1]
+
+    @property
+    def vocabulary(self) -> int:
+        return self.head.shape[0]
+
+    @property
+    def inner(self) -> int:
+        """Width of the feed-forward part."""
+        return self.layers[0].gate.shape[0]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all distinct weights; a decoding step reads each once, but for the rows of an untied embedding."""
+        tensors = [t for layer in self.layers for t in vars(layer).values() if isinstance(t, Tensor)]
+        tensors += [t for t in (self.embedding, self.norm, self.head, self.head_bias) if t is not None]
+        return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
+
+
+def take_parts(blueprint: Blueprint, weights: Mapping[str, Tensor]) -> DecoderParts:
+    """Name the tensors of a transformers state dict.
+
+    Raises
+    ------
+    InputError
+        If a tensor is missing or left over, or is not a dense float32, float16 or bfloat16 matrix.
+    """
+    left = {name: tensor.detach() for name, tensor in weights.items() if not name.endswith("rotary_emb.inv_freq")}
+
+    def take(name: str) -> Tensor:
+        if name not in left:
+            raise InputError(f"the model is not supported: it has no dense tensor {name!r}")
+        tensor = left.pop(name)
+        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise InputError(
+                f"the tensor {name!r} is stored as {tensor.dtype}: only dense float32, float16 and bfloat16 models "
+                "are supported"
+            )
+        return tensor.contiguous()
+
+    layers = []
+    for index, window in enumerate(blueprint.windows):
+        found: dict[str, Tensor | None] = dict.fromkeys(_OPTIONAL)
+        for name, path in _NAMES.items():
+            path = f"model.layers.{index}.{path}"
+            if name not in _OPTIONAL or f"{path}.weight" in left:
+                found[name] = take(f"{path}.weight")
+            if f"{path}.bias" in left:
+                found[f"{name}_bias"] = take(f"{path}.bias")
+        layers.append(LayerParts(**found, window=window))  # type: ignore[arg-type]
+    embedding = take("model.embed_tokens.weight")
+    norm = take("model.norm.weight")
+    head = take("lm_head.weight") if "lm_head.weight" in left else embedding
+    head_bias = take("lm_head.bias") if "lm_head.bias" in left else None
+    if left:
+        raise InputError(f"the model is not supported: nothing is known of its tensor {min(left)!r}")
+    inv_freq = torch.tensor(blueprint.inv_freq, dtype=torch.float32, device=embedding.device)
+    return DecoderParts(
+        blueprint=blueprint,
+        layers=layers,
+        embedding=embedding,
+        norm=norm,
+        head=head,
+        head_bias=head_bias,
+        rotary=Rotary(inv_freq, blueprint.rotary_scaling),
+        shape=CacheShape(blueprint.layers, blueprint.heads, blueprint.head_dim, embedding.dtype),
+    )
+
+
+def gather_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of CPU tensors, one behind the other on huge pages; tensors that share their memory still do.
+
+    The dictionary is emptied meanwhile, so that what nobody else holds is freed as soon as it is copied.
+    """
+    sizes = {_where(t): -(-t.nbytes // _APART) * _APART for t in weights.values()}
+    room, at = huge_bytes(sum(sizes.values())), 0
+    copies: dict[tuple[object, ...], Tensor] = {}
+    gathered = {}
+    for name in list(weights):
+        tensor = weights.pop(name)
+        where = _where(tensor)
+        if where not in copies:
+            copies[where] = room[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            copies[where].copy_(tensor)
+            at += sizes[where]
+        gathered[name] = copies[where]
+    return gathered
+
+
+def _where(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype

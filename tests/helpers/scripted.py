@@ -1,0 +1,26 @@
+"""A model whose words a test gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import minseek
+from minseek.reasoning.run import Run
+
+
+class Scripted:
+    """A model whose words are given: each text is what it writes from one feed of more than a token to the next."""
+
+    def __init__(self, model: minseek.Model, texts: list[str]) -> None:
+        self.model = model
+        self.tokens = [token for text in texts for token in model.encode(text)]
+
+    def run(self, strategy: Any, limits: minseek.Limits | None = None, all_of_it: bool = True) -> minseek.Result:
+        wanted = Run(
+            self.model, "hello", strategy=strategy, sampling=minseek.Sampling(), limits=limits or minseek.Limits()
+        )
+        wanted._sampler.pick = lambda logits, banned=(): self.tokens.pop(0) if self.tokens else 256  # type: ignore
+        *_, last = wanted.events()
+        assert isinstance(last, minseek.Finished)
+        assert not (all_of_it and self.tokens)
+        return last.result

@@ -1,0 +1,214 @@
+"""One pass over many sequences: logits, independence of the company, and the attention that is counted."""
+
+from __future__ import annotations
+
+import platform
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import minseek
+from minseek.cache import Slot, SlotPool, SlotShape
+from minseek.models.forward.chunk import Feed
+from minseek.native import cpu_flags
+from minseek.native import forward as native_forward
+from tests.helpers.loading import load
+from tests.helpers.prompts import tokens
+from tests.helpers.tiny_models import VARIANTS, make_reference, save
+
+LENGTHS = (70, 1, 33, 16, 47)
+
+
+def slots(model: minseek.Model, count: int, capacity: int = 80, evicts: bool = True, hidden: int = 0) -> list[Slot]:
+    shape = SlotShape(model.parts.shape, capacity - 16, 16, evicts, hidden=hidden)
+    pool = SlotPool(shape, model.parts.rotary, count, device=model.parts.embedding.device)
+    for slot in pool.slots:
+        slot.window = 5
+    return pool.slots
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_of_mixed_sequences_equal_transformers(
+    variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, reference = load(save(tmp_path, variant), device, step, monkeypatch), make_reference(variant)
+    chance = random.Random(7)
+    prompts = [tokens(n, seed) for seed, n in enumerate(LENGTHS)]
+    wanted = [reference(torch.tensor([ids])).logits[0] for ids in prompts]
+    for evicts in (False, True):
+        at = [0] * len(prompts)
+        held = slots(model, len(prompts), evicts=evicts)
+        while any(a < len(p) for a, p in zip(at, prompts, strict=True)):
+            feeds, expected = [], []
+            for index, ids in enumerate(prompts):
+                count = min(len(ids) - at[index], chance.choice([0, 1, 1, 2, 15, 16, 31]))
+                if count:
+                    asked = chance.randint(0, count)
+                    feeds.append(Feed(ids[at[index] : at[index] + count], held[index], asked))
+                    at[index] += count
+                    expected.append(wanted[index][at[index] - asked : at[index]])
+            if feeds:
+                logits, hidden = model.feed_many(feeds)
+                torch.testing.assert_close(logits.cpu(), torch.cat(expected), atol=3e-4, rtol=3e-4)
+                assert hidden.shape == (len(logits), model.parts.hidden)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds for processors of this kind")
+@pytest.mark.parametrize(("level", "needed"), [("x86-64", "sse2"), ("x86-64-v3", "avx2"), ("x86-64-v4", "avx512f")])
+@pytest.mark.parametrize("variant", ["qwen3", "llama-odd", "llama-biases"])
+def test_passes_of_few_tokens_give_the_same_bits(
+    variant: str, level: str, needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few columns are there, rows of weights share vectors: two, or four."""
+    if needed not in cpu_flags():
+        pytest.skip(f"this processor has no {needed}")
+    kernels = native_forward._KERNELS["bfloat16"]
+    own = replace(kernels, flags=(*kernels.flags, f"-march={level}"))
+    monkeypatch.setitem(native_forward._KERNELS, "bfloat16", own)
+    model = minseek.load(str(save(tmp_path, variant)), device="cpu", dtype="bfloat16")
+    assert model.step_kind == "C"
+
+    def given(count: int) -> list[torch.Tensor]:
+        held = slots(model, count, hidden=model.parts.hidden)
+        logits = [model.feed_many([Feed([7 * i + step], slot, 1) for i, slot in enumerate(held)])[0] for step in (0, 1)]
+        return [*logits, held[0].store.ahead]
+
+    most = given(17)
+    for count in (1, 2, 4, 5, 8, 9, 16):
+        for few, many in zip(given(count), most, strict=True):
+            assert torch.equal(few, many[:count])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_sequence_gives_does_not_depend_on_its_company(dtype: str, tmp_path: Path) -> None:
+    model = minseek.load(str(save(tmp_path, "qwen3")), device="cpu", dtype=dtype)
+    assert model.step_kind == "C"
+    ids = tokens(60, 1)
+
+    def logits(company: int) -> torch.Tensor:
+        held = slots(model, company + 1, hidden=model.parts.hidden)
+        mine, others = held[0], held[1:]
+        got = []
+        for start, stop in ((0, 32), (32, 33), (33, 60)):
+            feeds = [Feed(tokens(7, i), other) for i, other in enumerate(others) if other.length < 70]
+            feeds.insert(company // 2, Feed(ids[start:stop], mine, stop - start))
+            got.append(model.feed_many(feeds)[0])
+        counted = torch.stack([*mine.received, *mine.latest])[..., :60].flatten()
+        return torch.cat([*(g.flatten() for g in got), counted, mine.store.surprise[0, :60], mine.store.ahead[0]])
+
+    alone = logits(0)
+    for company in (1, 5, 17):
+        assert torch.equal(logits(company), alone)  # to the last bit
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+def test_numbers_that_are_none_stay_with_the_sequence_that_had_them(
+    step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(save(tmp_path, "llama"), device, step, monkeypatch)
+
+    def given(held: list[Slot]) -> torch.Tensor:
+        feeds = [Feed(tokens(5, 1), held[0]), Feed(tokens(60, 2), held[1])]
+        model.feed_many(feeds)
+        return model.feed_many([Feed([7], held[0], 1), Feed([8], held[1], 1)])[0]
+
+    used = slots(model, 2)
+    for tensor in (used[0].store.keys, used[0].store.values):
+        tensor.fill_(torch.nan)
+    for slot in used:
+        slot.clear()
+    torch.testing.assert_close(given(used), given(slots(model, 2)), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+def test_single_tokens_of_two_pools_and_of_a_thought_cache(
+    step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, reference = load(save(tmp_path, "qwen3"), device, step, monkeypatch), make_reference("qwen3")
+    held = [*slots(model, 2), *slots(model, 2, 100), *slots(model, 1, evicts=False), model.session()._cache]
+    texts = [tokens(10 + 5 * index, index) for index in range(len(held))]
+    model.feed_many([Feed(ids[:-1], cache) for ids, cache in zip(texts, held, strict=True)])
+    logits, _ = model.feed_many([Feed(ids[-1:], cache, 1) for ids, cache in zip(texts, held, strict=True)])
+    wanted = torch.stack([reference(torch.tensor([ids])).logits[0, -1] for ids in texts])
+    torch.testing.assert_close(logits.cpu(), wanted, atol=3e-4, rtol=3e-4)
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+@pytest.mark.parametrize("variant", ["llama", "qwen3", "mistral-window"])
+def test_attention_received_is_what_transformers_pays(
+    variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(save(tmp_path, variant), device, step, monkeypatch)
+    reference = make_reference(variant)
+    reference.set_attn_implementation("eager")
+    ids = tokens(80, 3)
+    paid = reference(torch.tensor([ids]), output_attentions=True).attentions
+    (slot,) = slots(model, 1)
+    for start, stop in ((0, 30), (30, 31), (31, 78), (78, 79), (79, 80)):
+        model.feed_many([Feed(ids[start:stop], slot)])
+    for layer, weights in enumerate(paid):
+        by_query = weights[0].view(2, 3, 80, 80).mean(1)
+        torch.testing.assert_close(slot.received[layer].cpu(), by_query.sum(1), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(slot.latest[layer].cpu(), by_query[:, -5:].sum(1), atol=1e-4, rtol=1e-4)
+    assert torch.equal(slot.positions[1].cpu(), torch.arange(80, dtype=torch.int32).expand(2, -1))
+
+
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_surprise_is_how_far_a_token_lies_below_the_mean_logit(
+    variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, reference = load(save(tmp_path, variant), device, step, monkeypatch), make_reference(variant)
+    asking = slots(model, 2, hidden=model.parts.hidden)
+    (other,) = slots(model, 1)
+    texts = [tokens(60, 8), tokens(60, 9)]
+    for start, stop, asked in ((0, 17, 0), (17, 18, 1), (18, 19, 0), (19, 50, 31), (50, 60, 2)):
+        feeds = [Feed(ids[start:stop], slot, asked) for ids, slot in zip(texts, asking, strict=True)]
+        feeds.insert(1, Feed(tokens(7, start), other, 3))
+        logits, hidden = model.feed_many(feeds)
+        assert len(logits) == len(hidden) == 2 * asked + 3
+    for ids, slot in zip(texts, asking, strict=True):
+        logits = reference(torch.tensor([ids])).logits[0, :-1]
+        wanted = logits.mean(-1) - logits.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        torch.testing.assert_close(slot.store.surprise[slot.index, 1:60].cpu(), wanted, atol=3e-4, rtol=3e-4)
+        assert slot.store.surprise[slot.index, 0] == 0  # nothing was expected yet, if the head has no bias
+
+
+def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both paths agree on what follows an eviction in which every head keeps its own pairs."""
+    save(tmp_path, "mistral-window")
+    ids = tokens(120, 4)
+    given = []
+    for step in ("C", "PyTorch"):
+        model = load(tmp_path, device, step, monkeypatch)
+        (slot,) = slots(model, 1)
+        chance = torch.Generator().manual_seed(1)
+        model.feed_many([Feed(ids[:80], slot)])
+        chosen = torch.rand(3, 2, 80, generator=chance).topk(64).indices.sort().values
+        slot.keep([chosen.to(device)])
+        assert slot.length == 64
+        assert torch.equal(slot.arrivals_of(1)[0].cpu(), chosen[1, 0].int())
+        logits, _ = model.feed_many([Feed(ids[80:96], slot, 16)])
+        slot.keep([torch.arange(64, device=device).expand(3, 2, -1)])
+        slot.reencode()
+        assert slot.position == 64
+        more, _ = model.feed_many([Feed(ids[80:90], slot, 10)])
+        given.append((logits.cpu(), more.cpu(), slot.store.received.cpu()))
+    for ours, theirs in zip(*given, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=3e-4, rtol=3e-4)
+
+
+def test_a_slot_that_is_taken_again_remembers_nothing(tiny: minseek.Model) -> None:
+    ids = tokens(40, 5)
+    fresh, used = slots(tiny, 1)[0], slots(tiny, 1)[0]
+    tiny.feed_many([Feed(tokens(80, 6), used)])
+    used.clear()
+    first, second = (tiny.feed_many([Feed(ids, slot, 40)])[0] for slot in (fresh, used))
+    assert torch.equal(first, second)
+    assert torch.equal(fresh.store.received, used.store.received)
