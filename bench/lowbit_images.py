@@ -34,7 +34,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from minseek.lowbit import Fixed, Format, Rounded, Rounding, bf16, e4m3fn, e5m2, fp16, fp32, round_to, simulate
+from minseek.lowbit import Fixed, Format, Rounding, RoundingSpec, bf16, e4m3fn, e5m2, fp16, fp32, round_to, simulate
 from minseek.lowbit.optim import PISGD, SGD, AdamW
 
 PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "lowbit_images.svg"
@@ -79,7 +79,7 @@ def data_sets() -> dict[str, Split]:
     }
 
 
-def optimiser(name: str, model: nn.Module, rate: float, weights: Rounded, generator: torch.Generator) -> Any:
+def optimiser(name: str, model: nn.Module, rate: float, weights: RoundingSpec, generator: torch.Generator) -> Any:
     options: dict[str, Any] = {"lr": rate, "weights": weights, "generator": generator}
     if name == "AdamW":
         return AdamW(model.parameters(), **options)
@@ -108,7 +108,7 @@ def train(
     for p in model.parameters():
         round_to(p, fmt, out=p)
     batches, chances = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1000)
-    steps = optimiser(name, model, rate, Rounded(fmt, rounding), chances)
+    steps = optimiser(name, model, rate, RoundingSpec(fmt, rounding), chances)
     rows = torch.empty(0)
 
     def closure() -> Tensor:
@@ -120,7 +120,7 @@ def train(
     training, testing = (
         nullcontext()
         if gradients is None
-        else simulate(model, activations=Rounded(fmt, mode), gradients=back, generator=chances, rounding=mode)
+        else simulate(model, activations=RoundingSpec(fmt, mode), gradients=back, generator=chances, rounding=mode)
         for mode, back in ((rounding, gradients), ("nearest-even", None))
     )
     before = flat(model)

@@ -26,7 +26,7 @@ from minseek.cache.policies import POLICIES, Policy
 from minseek.decode import Sampling
 from minseek.engine import Engine, Generation
 from minseek.engine.plan import DEFAULT_POLICY
-from minseek.models.forward.chunk import Feed
+from minseek.models.forward.chunk import SequenceChunk
 
 KINDS = {  # haystack, facts hidden in it, tokens, cap: an eighth
     "filler, one": ("filler1", 1, 2000, 256),
@@ -73,7 +73,7 @@ def perplexity(model: minseek.Model, ids: list[int], policy: Policy | None, cap:
         if policy is not None and not slot.room:
             policy.evict(slot)
         chunk = ids[start : start + min(128, slot.room)]
-        logits, _ = model.feed_many([Feed(chunk, slot, len(chunk))])
+        logits, _ = model.forward_batch([SequenceChunk(chunk, slot, len(chunk))])
         follow = torch.tensor(ids[start + 1 : start + 1 + len(chunk)])
         each = F.cross_entropy(logits[: len(follow)], follow, reduction="none")
         each = each[max(0, 1000 - start) :]
@@ -90,7 +90,7 @@ def continuations(model: minseek.Model, policy: Policy | None) -> list[list[int]
         plan = minseek.plan(model, policy=None, lengths=[2000 + AGREE] * 8)
     else:
         plan = minseek.plan(model, kv_budget=10**10, cap=256, policy=policy, sequences=16)
-    done = minseek.generate(model, prompts, plan=plan, max_new_tokens=AGREE, ignore_end=True)
+    done = minseek.generate(model, prompts, plan=plan, max_new_tokens=AGREE, ignore_eos=True)
     return [c.tokens for c in done]
 
 

@@ -345,7 +345,7 @@ def main() -> None:
         reference = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.bfloat16, attn_implementation="sdpa"
         ).eval()
-        figures |= {"model": "SmolLM2-135M bfloat16", "weight_bytes": model.weight_bytes, "step": model.step_kind}
+        figures |= {"model": "SmolLM2-135M bfloat16", "weight_bytes": model.weight_bytes, "step": model.backend}
         for name in [args.only] if args.only else SECTIONS:
             print(f"measuring {name}", flush=True)
             figures[name] = SECTIONS[name](model, reference, args.quick)

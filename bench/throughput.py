@@ -31,7 +31,7 @@ from minseek.cache import Slot, SlotPool
 from minseek.decode import Sampling
 from minseek.engine import Engine, Generation
 from minseek.models import alias_file
-from minseek.models.forward.chunk import Feed
+from minseek.models.forward.chunk import SequenceChunk
 from minseek.models.loading.gguf import dense_folder
 from minseek.native import cache_folder
 
@@ -66,7 +66,7 @@ def ours(model: minseek.Model, prompts: list[list[int]], new: int, budget: int =
     """One batch, as `minseek.generate` runs it with a plan for this budget."""
     plan = minseek.plan(model, kv_budget=budget, sequences=len(prompts), lengths=[len(p) + new for p in prompts])
     greedy = Sampling(temperature=0)
-    jobs = [Generation(model, p, max_new_tokens=new, sampling=greedy, ignore_end=True) for p in prompts]
+    jobs = [Generation(model, p, max_new_tokens=new, sampling=greedy, ignore_eos=True) for p in prompts]
     engine = Engine(model, plan)
     began = time.perf_counter()
     for _ in engine.run(jobs):
@@ -78,8 +78,8 @@ def ours(model: minseek.Model, prompts: list[list[int]], new: int, budget: int =
         "batch": plan.slots,
         "cap": plan.cap,
         "kv_bytes": plan.kv_bytes,
-        "prefill_seconds": p.read_seconds,
-        "decode_seconds": p.write_seconds,
+        "prefill_seconds": p.prefill_seconds,
+        "decode_seconds": p.decode_seconds,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
     }
 
@@ -160,7 +160,7 @@ def step(model: minseek.Model) -> dict[str, Any]:
                 slot.fresh = slot.store.shape.block // 2
                 for stack, length in zip(slot.stacks, lengths, strict=True):
                     stack.length = length
-            model.feed_many([Feed([7], slot, 1) for slot in slots])
+            model.forward_batch([SequenceChunk([7], slot, 1) for slot in slots])
 
         rate = bandwidth(device)
         seconds = median_seconds(once, 40, device)
@@ -208,7 +208,7 @@ def prefill(model: minseek.Model) -> dict[str, Any]:
 
 def operations_of(model: minseek.Model, plan: minseek.BatchPlan, tokens: int) -> int:
     """Multiplications and additions to read a prompt: the layers' matrices, and attention over what the slot holds."""
-    parts, shape = model.parts, model.parts.blueprint
+    parts, shape = model.parts, model.parts.config
     layer = parts.layers[0]
     matrices = sum(w.numel() for w in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down))
     pairs = 0
@@ -219,7 +219,7 @@ def operations_of(model: minseek.Model, plan: minseek.BatchPlan, tokens: int) ->
                 held, full = min(held, cap), cap + plan.block
             held += 1
             pairs += held * len(layers)
-    return 2 * shape.layers * tokens * matrices + 4 * pairs * shape.query_heads * shape.head_dim
+    return 2 * shape.num_layers * tokens * matrices + 4 * pairs * shape.num_heads * shape.head_dim
 
 
 def length(model: minseek.Model) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def length(model: minseek.Model) -> dict[str, Any]:
         ids = model.encode(text("python"))[:tokens]
         plan = minseek.plan(model, kv_budget=10**10, cap=512, sequences=4)
         jobs = [
-            Generation(model, ids[i:] + ids[:i], max_new_tokens=16, sampling=Sampling(temperature=0), ignore_end=True)
+            Generation(model, ids[i:] + ids[:i], max_new_tokens=16, sampling=Sampling(temperature=0), ignore_eos=True)
             for i in range(4)
         ]
         engine = Engine(model, plan)

@@ -1,4 +1,4 @@
-"""The rooms of the code and the arrows between them."""
+"""The packages of the code and the arrows between them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,27 @@ import pytest
 import minseek
 
 ROOT = Path(minseek.__file__).parent
-# Which rooms a room may import: only ones that stand below it. Errors and units are everybody's.
+# The packages that each package may import: only ones below it. Every package may import errors and units.
 ARROWS = {
-    "cli": {"serve", "evaluation", "reasoning", "batch", "tune", "models", "cache", "native", "decode"},
-    "serve": {"reasoning", "batch", "models", "decode"},
-    "evaluation": {"reasoning", "batch", "models", "cache", "decode"},
-    "reasoning": {"batch", "models", "cache", "native", "decode"},
-    "batch": {"models", "cache", "native", "decode"},
+    "cli": {
+        "serve",
+        "evaluation",
+        "batch",
+        "tune",
+        "protocol",
+        "reasoning",
+        "engine",
+        "models",
+        "cache",
+        "native",
+        "decode",
+    },
+    "serve": {"protocol", "reasoning", "engine", "models", "decode"},
+    "evaluation": {"batch", "protocol", "reasoning", "engine", "models", "cache", "decode"},
+    "batch": {"protocol", "reasoning", "engine", "models", "cache", "decode"},
+    "protocol": {"reasoning", "engine", "models", "decode"},
+    "reasoning": {"engine", "models", "cache", "native", "decode"},
+    "engine": {"models", "cache", "native", "decode"},
     "tune": {"models", "lowbit"},
     "models": {"cache", "native", "decode"},
     "cache": {"native"},
@@ -30,7 +44,7 @@ ARROWS = {
 SHARED = {"errors", "units", "__version__", "InputError", "MinseekWarning"}
 
 
-def imported_rooms(file: Path) -> set[str]:
+def imported_packages(file: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "minseek":
@@ -41,15 +55,15 @@ def imported_rooms(file: Path) -> set[str]:
     return found - SHARED
 
 
-@pytest.mark.parametrize("room", ARROWS)
-def test_arrows_only_point_down(room: str) -> None:
-    below = list(ARROWS)[list(ARROWS).index(room) + 1 :]
-    assert ARROWS[room] <= set(below)
-    for file in (ROOT / room).rglob("*.py"):
-        assert imported_rooms(file) <= {room, *ARROWS[room]}, file
+@pytest.mark.parametrize("package", ARROWS)
+def test_arrows_only_point_down(package: str) -> None:
+    below = list(ARROWS)[list(ARROWS).index(package) + 1 :]
+    assert ARROWS[package] <= set(below)
+    for file in (ROOT / package).rglob("*.py"):
+        assert imported_packages(file) <= {package, *ARROWS[package]}, file
 
 
-def test_every_room_is_in_the_list() -> None:
+def test_every_package_is_in_the_list() -> None:
     assert {folder.parent.name for folder in ROOT.glob("*/__init__.py")} <= set(ARROWS)
 
 

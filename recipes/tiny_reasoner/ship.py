@@ -8,9 +8,9 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
-from minseek.models.config import describe
+from minseek.models.config import from_transformers
 from minseek.models.loading.aliases import TINY
-from minseek.models.loading.gguf import BLUEPRINT
+from minseek.models.loading.gguf import MODEL_CONFIG_FILE
 
 _MOST = 16_000_000  # bytes
 _FILES = (
@@ -20,7 +20,7 @@ _FILES = (
 
 
 def ship(folder: Path) -> None:
-    """Copy what is needed, and write the blueprint with which it loads without transformers' modelling code."""
+    """Copy what is needed, and write the config with which it loads without transformers' modelling code."""
     source = folder / "model"
     size = (source / "model.safetensors").stat().st_size
     assert size <= _MOST, f"{size} bytes of weights are too many to ship: {_MOST} at most"
@@ -28,7 +28,7 @@ def ship(folder: Path) -> None:
     for name in _FILES:
         shutil.copy(source / name, TINY / name)
     shutil.copy(folder / "training.json", TINY / "training.json")
-    describe(AutoModelForCausalLM.from_pretrained(source)).write(TINY / BLUEPRINT)
+    from_transformers(AutoModelForCausalLM.from_pretrained(source)).write(TINY / MODEL_CONFIG_FILE)
 
 
 if __name__ == "__main__":

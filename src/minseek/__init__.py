@@ -33,7 +33,7 @@ from minseek.errors import InputError, MinseekWarning
 
 __version__ = "0.1.0"
 
-_ROOMS = {
+_PACKAGES = {
     "minseek.engine": ("BatchPlan", "Completion", "generate", "plan"),
     "minseek.decode": ("Sampling",),
     "minseek.models": ("FORMATS", "PLAIN", "THINK", "Model", "ThinkingFormat", "load"),
@@ -43,7 +43,7 @@ _ROOMS = {
         *("reason", "stream"),
     ),
 }
-_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+_HOMES = {name: package for package, names in _PACKAGES.items() for name in names}
 
 __all__ = [
     "FORMATS",

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minseek.batch.request_jobs import split_thinking
-from minseek.batch.requests import Defaults, Refusal, Request, parse_line, read_requests
-from minseek.batch.result_file import Earlier, ResultFile, read_earlier
+from minseek.batch.requests import Defaults, InvalidRequest, Request, parse_line, read_requests
+from minseek.batch.result_file import ResultFile, ResumeState, read_resume_state
 from minseek.batch.results import Outcome, dump_record, error_record, result_record
 from minseek.decode import Sampling
 from minseek.errors import InputError
@@ -26,7 +26,7 @@ USER = [{"role": "user", "content": "Why?"}]
 CHAT: dict[str, Any] = {"messages": USER}
 
 
-def read(fields: Any, defaults: Defaults = DEFAULTS) -> Request | Refusal:
+def read(fields: Any, defaults: Defaults = DEFAULTS) -> Request | InvalidRequest:
     return parse_line(fields if isinstance(fields, bytes) else json.dumps(fields).encode(), 7, defaults)
 
 
@@ -168,7 +168,7 @@ def test_the_model_may_be_named(model: str) -> None:
 )
 def test_what_cannot_be_honoured_is_refused_by_name(fields: Any, name: Any, param: str | None, said: str) -> None:
     item = read(fields)
-    assert isinstance(item, Refusal), item
+    assert isinstance(item, InvalidRequest), item
     assert (item.line, item.id, item.param) == (7, name, param)
     assert said in item.message
     assert len(item.message) < 300
@@ -180,7 +180,7 @@ def test_an_id_is_good_for_one_line_and_blank_lines_count_as_lines() -> None:
     lines = [b'{"id": "a", "prompt": ""}', b"\n", b" \r\n", b'{"custom_id": "a"}', b'{"id": 1}', b'{"id": "1"}']
     items = list(read_requests(lines, DEFAULTS))
     assert [(item.line, item.id) for item in items] == [(1, "a"), (4, "a"), (5, 1), (6, "1")]
-    assert isinstance(items[1], Refusal)
+    assert isinstance(items[1], InvalidRequest)
     assert (items[1].code, items[1].param, items[1].openai) == ("duplicate_id", "custom_id", True)
     assert "line 1" in items[1].message
 
@@ -221,7 +221,7 @@ def test_every_line_that_is_not_blank_is_accounted_for_once(lines: list[bytes]) 
     assert len(ids) == len(set(ids))
     for item in items:
         outcome = Outcome("x", "stop", 1, 1)
-        record = error_record(item) if isinstance(item, Refusal) else result_record(item, outcome, "m")
+        record = error_record(item) if isinstance(item, InvalidRequest) else result_record(item, outcome, "m")
         written = dump_record(record)
         assert written.count(b"\n") == 1
         assert len(written.decode().splitlines()) == 1
@@ -235,17 +235,17 @@ def test_a_file_cut_off_anywhere_is_completed_with_what_is_missing(
 ) -> None:
     path = tmp_path_factory.mktemp("out") / "out.jsonl"
 
-    def go_on(earlier: Earlier) -> None:
+    def go_on(earlier: ResumeState) -> None:
         with ResultFile(path, earlier) as out:
             for item in read_requests(lines, DEFAULTS):
                 if not earlier.has(item):
-                    failed = isinstance(item, Refusal)
+                    failed = isinstance(item, InvalidRequest)
                     out.write(error_record(item) if failed else {"id": item.id, "text": "x"})  # type: ignore[arg-type]
 
-    go_on(Earlier())
+    go_on(ResumeState())
     whole = path.read_bytes()
     path.write_bytes(whole[: int(cut * len(whole))])
-    earlier = read_earlier(path)
+    earlier = read_resume_state(path)
     assert earlier.whole + earlier.torn == path.stat().st_size
     go_on(earlier)
     assert path.read_bytes() == whole
@@ -266,14 +266,14 @@ def test_a_file_with_anything_else_is_left_alone(tmp_path: Path, content: bytes)
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
     with pytest.raises(InputError, match="is not a result of minseek batch"):
-        read_earlier(path)
+        read_resume_state(path)
     assert path.read_bytes() == content
 
 
 def test_a_file_that_changes_between_reading_and_writing_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_bytes(b'{"id": "a", "text": "x"}\n')
-    earlier = read_earlier(path)
+    earlier = read_resume_state(path)
     with path.open("ab") as stream:
         stream.write(b'{"id": "b", "text": "x"}\n')
     with pytest.raises(InputError, match="has changed"):
@@ -283,9 +283,9 @@ def test_a_file_that_changes_between_reading_and_writing_is_left_alone(tmp_path:
 
 def test_two_runs_cannot_write_to_one_file(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    with ResultFile(path, Earlier()), pytest.raises(InputError, match="another run is writing"):
-        ResultFile(path, Earlier())
-    ResultFile(path, Earlier()).__exit__(None, None, None)
+    with ResultFile(path, ResumeState()), pytest.raises(InputError, match="another run is writing"):
+        ResultFile(path, ResumeState())
+    ResultFile(path, ResumeState()).__exit__(None, None, None)
 
 
 def test_lines_are_lines_to_every_reader() -> None:

@@ -12,7 +12,7 @@ from minseek.cache import CacheFullError, CacheShape, Rotary, Slot, SlotPool, Sl
 from minseek.cache.policies import ObservedAttention
 
 HEADS, DIM = 2, 4
-FIELDS = ("keys", "values", "positions", "arrivals", "received", "notes")
+FIELDS = ("keys", "values", "positions", "token_index", "attn_sum", "notes")
 
 
 def make_slots(caps: tuple[int, ...], cap: int, block: int, count: int = 3, device: str = "cpu") -> list[Slot]:
@@ -76,9 +76,9 @@ def test_what_is_chosen_stays_wherever_it_is_moved(caps: list[int], block: int, 
                         was = before[layer][name][head]
                         wanted = was if own is None else was[own[i, head]]
                         assert torch.equal(after[layer][name][head], wanted), name
-            for name in ("received", "notes"):
+            for name in ("attn_sum", "notes"):
                 assert not getattr(stack, name)[:, :, stack.length :].any(), name
-            assert not stack.latest.any()
+            assert not stack.attn_window_sum.any()
         fill(mine, mine.room, chance)
     for slot, was in zip((slots[0], slots[2]), beside, strict=True):
         for layer, now in enumerate(held(slot)):
@@ -96,7 +96,7 @@ def test_stacks_share_a_slots_memory_and_no_byte_twice(caps: list[int], block: i
         if divided:
             fill(slot, slot.room, torch.Generator().manual_seed(0))
             slot.keep(choices(slot, torch.Generator().manual_seed(1)))
-        for name in (*FIELDS, "latest"):
+        for name in (*FIELDS, "attn_window_sum"):
             whole = getattr(slot.store, name)
             whole.zero_()
             for stack in slot.stacks:

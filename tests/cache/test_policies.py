@@ -17,24 +17,24 @@ from torch import Tensor
 import minseek
 from minseek.cache import CacheShape, Candidates, Rotary, Slot, SlotPool, SlotShape
 from minseek.cache.policies import (
+    H2O,
     POLICIES,
+    RKV,
+    TOVA,
     ExpectedAttention,
-    HeavyHitters,
-    KeyDifference,
-    LastQuery,
+    KeyDiff,
     NovelValues,
     ObservedAttention,
     Policy,
     Random,
     RankSum,
-    RedundancyAware,
-    SinkRecent,
-    Window,
+    SnapKV,
+    StreamingLLM,
     make_policy,
     register,
 )
 from minseek.errors import InputError
-from minseek.models.forward.chunk import Feed
+from minseek.models.forward.chunk import SequenceChunk
 from tests.helpers.prompts import tokens
 from tests.helpers.tiny_models import make_reference, save
 
@@ -104,7 +104,7 @@ class Case:
         slot.window = policy.window
         at = 0
         for count in chunks:
-            self.model.feed_many([Feed(self.ids[at : at + count], slot)])
+            self.model.forward_batch([SequenceChunk(self.ids[at : at + count], slot)])
             at += count
         return slot
 
@@ -187,8 +187,8 @@ def test_a_choice_is_ascending_complete_and_keeps_what_is_protected(kind: type[P
             assert (chosen[..., -7:] == torch.arange(N - 7, N)).all()
             assert torch.equal(policy.choose(Candidates(slot), cap).cpu(), chosen)
         slot.keep([policy.choose(Candidates(slot), CAP)])
-        assert (slot.stacks[0].arrivals[:, :, :3].cpu() == torch.arange(3)).all()
-        assert (slot.stacks[0].arrivals[:, :, CAP - 7 : CAP].cpu() == torch.arange(slot.seen - 7, slot.seen)).all()
+        assert (slot.stacks[0].token_index[:, :, :3].cpu() == torch.arange(3)).all()
+        assert (slot.stacks[0].token_index[:, :, CAP - 7 : CAP].cpu() == torch.arange(slot.seen - 7, slot.seen)).all()
         more(slot, BLOCK, chance)
 
 
@@ -247,24 +247,24 @@ def test_observed_attention_is_the_mean_over_the_queries_that_could_attend(case:
 
 def test_heavy_hitters_keep_the_sum_and_half_of_the_cap_for_recent_pairs(case: Case) -> None:
     """After the first eviction: the share is that of the survivors, of whom there are cap."""
-    policy = HeavyHitters(sinks=2, recent=0)
+    policy = H2O(sinks=2, recent=0)
     slot = case.slot(policy)
     slot.keep([torch.arange(CAP).expand(LAYERS, HEADS, -1)])
     model_tokens = tokens(BLOCK, 12)
-    case.model.feed_many([Feed(model_tokens, slot)])
-    received = torch.stack(slot.received).double().numpy()
+    case.model.forward_batch([SequenceChunk(model_tokens, slot)])
+    attn_sum = torch.stack(slot.attn_sum).double().numpy()
     chosen = policy.choose(Candidates(slot), CAP).numpy()
-    assert (chosen == best(received, 2, CAP // 2)).all()
+    assert (chosen == best(attn_sum, 2, CAP // 2)).all()
 
 
 def test_heavy_hitters_share_the_cap_at_the_first_eviction(case: Case) -> None:
-    received = case.seen.grouped.sum(2)
-    policy = HeavyHitters(sinks=2, recent=0)
-    assert (case.chosen(policy) == best(received, 2, CAP // 2)).mean() > 0.98
+    attn_sum = case.seen.grouped.sum(2)
+    policy = H2O(sinks=2, recent=0)
+    assert (case.chosen(policy) == best(attn_sum, 2, CAP // 2)).mean() > 0.98
 
 
 def test_heavy_hitters_score_older_pairs_by_attention(case: Case) -> None:
-    wanted, got = case.seen.grouped.sum(2), case.scores(HeavyHitters(share=0.25))
+    wanted, got = case.seen.grouped.sum(2), case.scores(H2O(share=0.25))
     older = N - CAP // 4  # the recent share is one of the cap
     np.testing.assert_allclose(got[..., :older], wanted[..., :older], atol=2e-4)
     assert got[..., older:].min() > got[..., :older].max()
@@ -277,21 +277,21 @@ def test_window_pools_the_attention_of_the_last_queries(case: Case, queries: int
     for j in range(N):
         near = range(max(0, j - kernel // 2), min(N, j + kernel // 2 + 1))
         wanted[..., j] = sum(summed[..., i] for i in near) / len(near)
-    np.testing.assert_allclose(case.scores(Window(queries=queries, kernel=kernel)), wanted, atol=1e-4)
+    np.testing.assert_allclose(case.scores(SnapKV(queries=queries, kernel=kernel)), wanted, atol=1e-4)
 
 
 def test_last_query_is_one_set_for_each_layer(case: Case) -> None:
     wanted = case.seen.attention[:, :, -1].mean(1)  # over all heads
-    scores = case.scores(LastQuery())
+    scores = case.scores(TOVA())
     for head in range(HEADS):
         np.testing.assert_allclose(scores[:, head], wanted, atol=1e-5)
-    chosen = case.chosen(LastQuery(sinks=0, recent=1))
+    chosen = case.chosen(TOVA(sinks=0, recent=1))
     assert (chosen[:, 0] == chosen[:, 1]).all()
     assert (chosen[:, 0] == best(wanted, 0, 1)).mean() > 0.98
 
 
 def test_sink_and_recent_keep_the_first_and_the_last(case: Case) -> None:
-    chosen = case.chosen(SinkRecent(sinks=5, recent=3))
+    chosen = case.chosen(StreamingLLM(sinks=5, recent=3))
     assert (chosen == np.array([*range(5), *range(N - CAP + 5, N)])).all()
 
 
@@ -303,7 +303,7 @@ def test_key_difference_is_the_distance_from_the_mean_direction(case: Case, rota
         for head in range(HEADS):
             rows = [key / math.sqrt(key @ key) for key in keys[layer, head]]
             wanted[layer, head] = [-cosine(key, sum(rows)) for key in keys[layer, head]]
-    policy = KeyDifference(rotated=rotated)
+    policy = KeyDiff(rotated=rotated)
     np.testing.assert_allclose(case.scores(policy), wanted, atol=1e-4)
     assert (case.chosen(policy) == best(wanted, 4, 32)).mean() > 0.98
 
@@ -361,18 +361,18 @@ def test_expected_attention_is_what_gaussian_queries_pay_on_average() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
 def test_redundancy_aware_weighs_attention_against_likeness_to_others(case: Case, weight: float) -> None:
-    policy = RedundancyAware(weight=weight, queries=8)
+    policy = RKV(weight=weight, queries=8)
     summed = case.seen.grouped[:, :, N - 8 :].sum(2)
     wanted = np.zeros((LAYERS, HEADS, N))
     for layer in range(LAYERS):
         for head in range(HEADS):
             keys = case.seen.keys[layer, head]
-            likeness = np.zeros(N)
+            cosine_to_mean = np.zeros(N)
             for i in range(N):
                 for j in range(N):
                     if i != j:
-                        likeness[i] += cosine(keys[i], keys[j]) / (N - 1)
-            redundancy = np.exp(likeness) / np.exp(likeness).sum()
+                        cosine_to_mean[i] += cosine(keys[i], keys[j]) / (N - 1)
+            redundancy = np.exp(cosine_to_mean) / np.exp(cosine_to_mean).sum()
             attention = summed[layer, head] / summed[layer, head].sum()
             wanted[layer, head] = weight * attention - (1 - weight) * redundancy
     np.testing.assert_allclose(case.scores(policy), wanted, atol=1e-5)
@@ -380,7 +380,7 @@ def test_redundancy_aware_weighs_attention_against_likeness_to_others(case: Case
 
 @pytest.mark.parametrize("weight", [1.0, 0.5])
 def test_rank_sum_adds_the_ranks_of_attention_and_of_key_difference(case: Case, weight: float) -> None:
-    observed, difference = (case.scores(policy) for policy in (ObservedAttention(), KeyDifference(rotated=False)))
+    observed, difference = (case.scores(policy) for policy in (ObservedAttention(), KeyDiff(rotated=False)))
     wanted = np.zeros_like(observed)
     for at in np.ndindex(LAYERS, HEADS):
         wanted[at] = ranks(observed[at]) + weight * ranks(difference[at])
@@ -400,8 +400,8 @@ def survivors(policy: Random, evictions: int, cap: int = 30, block: int = 20) ->
         slot.advance(slot.capacity - slot.length)
         slot.keep([policy.choose(Candidates(slot), cap)])
     there = torch.zeros(2, 3, slot.seen)
-    arrivals = torch.stack([slot.arrivals_of(layer) for layer in range(2)])
-    return there.scatter_(2, arrivals.long(), 1.0)
+    token_index = torch.stack([slot.token_index_of(layer) for layer in range(2)])
+    return there.scatter_(2, token_index.long(), 1.0)
 
 
 @pytest.mark.parametrize("evictions", [1, 3])
@@ -440,16 +440,16 @@ def test_a_seed_that_cannot_be_used_is_refused_at_once(seed: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [
-        (Window, {"kernel": 4}),  # fails during the run: "shape … is invalid for input of size …"
-        (Window, {"kernel": 0}),
-        (Window, {"queries": 0}),
-        (HeavyHitters, {"share": 2.0}),
-        (HeavyHitters, {"share": -1.0}),
+        (SnapKV, {"kernel": 4}),  # fails during the run: "shape … is invalid for input of size …"
+        (SnapKV, {"kernel": 0}),
+        (SnapKV, {"queries": 0}),
+        (H2O, {"share": 2.0}),
+        (H2O, {"share": -1.0}),
         (ExpectedAttention, {"ahead": 0}),  # every score is NaN
-        (RedundancyAware, {"queries": -3}),
-        (NovelValues, {"stretches": -1.0}),
-        (NovelValues, {"copying": 0.5}),
-        (NovelValues, {"copying": float("nan")}),
+        (RKV, {"queries": -3}),
+        (NovelValues, {"span_limit": -1.0}),
+        (NovelValues, {"induction_cap_factor": 0.5}),
+        (NovelValues, {"induction_cap_factor": float("nan")}),
     ],
 )
 def test_a_parameter_that_makes_no_sense_is_refused_at_once(kind: type[Policy], wrong: dict[str, Any]) -> None:
@@ -486,7 +486,7 @@ def test_a_policy_of_ones_own_is_known_by_name(tiny: minseek.Model, registry: di
     assert make_policy("loudest") == Loudest()
     Loudest.asked.clear()
     plan = minseek.plan(tiny, cap=40, block=16, policy="loudest", sequences=2)
-    (out,) = minseek.generate(tiny, [tokens(120, 1)], plan=plan, max_new_tokens=4, ignore_end=True)
+    (out,) = minseek.generate(tiny, [tokens(120, 1)], plan=plan, max_new_tokens=4, ignore_eos=True)
     assert Loudest.asked == [56] * 5
     assert out.stats.evictions == 5
     by_name = minseek.generate(tiny, [tokens(30, 1)], policy="loudest", max_new_tokens=4)  # all fits
@@ -504,23 +504,23 @@ def test_a_policy_with_notes_reads_what_it_wrote(tiny: minseek.Model) -> None:
         def score(self, pairs: Candidates) -> Tensor:
             held.append(pairs.notes.clone())
             assert not pairs.notes[..., pairs.count - pairs.new :].any()  # 0 for new ones
-            pairs.notes[..., pairs.count - pairs.new :] = 1 + pairs.arrivals[..., pairs.count - pairs.new :]
-            assert torch.equal(pairs.notes, 1.0 + pairs.arrivals)  # notes move with their pairs
-            return pairs.arrivals.float() % 7
+            pairs.notes[..., pairs.count - pairs.new :] = 1 + pairs.token_index[..., pairs.count - pairs.new :]
+            assert torch.equal(pairs.notes, 1.0 + pairs.token_index)  # notes move with their pairs
+            return pairs.token_index.float() % 7
 
     plan = minseek.plan(tiny, cap=40, block=16, policy=Noting(sinks=1, recent=1), sequences=1)
-    minseek.generate(tiny, [tokens(120, 1), tokens(90, 2)], plan=plan, max_new_tokens=4, ignore_end=True)
+    minseek.generate(tiny, [tokens(120, 1), tokens(90, 2)], plan=plan, max_new_tokens=4, ignore_eos=True)
     assert len(held) == 5 + 3
 
 
 def test_a_name_that_is_taken_or_missing_is_refused(registry: dict[str, type[Policy]]) -> None:
     clash = type("Clash", (Loudest,), {"name": "window"})
-    with pytest.raises(InputError, match=r"^the name 'window' belongs to the policy Window: take another$"):
+    with pytest.raises(InputError, match=r"^the name 'window' belongs to the policy SnapKV: take another$"):
         register(clash)
     nameless = type("Nameless", (Loudest,), {"name": ""})
     with pytest.raises(InputError, match=r"^the policy Nameless has no name: give it a class attribute 'name'$"):
         register(nameless)
-    assert POLICIES["window"] is Window
+    assert POLICIES["window"] is SnapKV
 
 
 def test_a_policy_cannot_be_called_default(registry: dict[str, type[Policy]]) -> None:
@@ -532,11 +532,11 @@ def test_an_unknown_policy_is_refused_with_those_known(tiny: minseek.Model) -> N
     with pytest.raises(InputError, match=r"^unknown policy 'newest': choose observed-attention, .*, novel-values$"):
         minseek.generate(tiny, ["a"], policy="newest")
     with pytest.raises(TypeError, match="a policy is a name, a Policy or None, not <class"):
-        minseek.generate(tiny, ["a"], policy=Window)  # type: ignore[arg-type]
+        minseek.generate(tiny, ["a"], policy=SnapKV)  # type: ignore[arg-type]
 
 
 def test_policies_are_values() -> None:
-    assert Window(queries=8) == replace(Window(), queries=8) != Window()
+    assert SnapKV(queries=8) == replace(SnapKV(), queries=8) != SnapKV()
     assert all(POLICIES[name].name == name and POLICIES[name].source for name in POLICIES)
 
 
@@ -550,7 +550,7 @@ def filled(policy: Policy, values: Tensor, cap: int, block: int) -> Slot:
     stack.values[:], stack.keys[:] = values, torch.randn_like(values)
     stack.positions[:] = torch.arange(n, dtype=torch.int32)
     slot.advance(n)
-    stack.received[:] = n - torch.arange(n, dtype=torch.float32)
+    stack.attn_sum[:] = n - torch.arange(n, dtype=torch.float32)
     return slot
 
 
@@ -559,7 +559,7 @@ def test_novel_values_keep_an_odd_stretch_in_every_head() -> None:
     usual = torch.randn(12, 2, 1, 8).expand(-1, -1, 160, -1) + 0.5 * torch.randn(12, 2, 160, 8)
     odd = usual.clone()
     odd[:2, :, 60:72] = -usual[:2, :, 60:72]  # in the first sixth of the layers
-    policy = NovelValues(latest=0.2)
+    policy = NovelValues(recent_share=0.2)
     for values, kept in ((odd, True), (usual, False)):
         chosen = policy.choose(Candidates(filled(policy, values, 80, 80)), 80)
         stays = torch.zeros(12, 2, 160).scatter_(-1, chosen, 1.0)[:, :, 62:70]
@@ -574,18 +574,18 @@ def test_surprising_words_stay_as_well() -> None:
     slot.store.surprise[0, 60:72] += 6
     for surprise, kept in ((2.0, True), (0.0, False)):
         slot.memory.clear()
-        chosen = NovelValues(latest=0.2, surprise=surprise).choose(Candidates(slot), 80)
+        chosen = NovelValues(recent_share=0.2, surprise=surprise).choose(Candidates(slot), 80)
         stays = torch.zeros(12, 2, 160).scatter_(-1, chosen, 1.0)[:, :, 62:70]
         assert bool(stays.all()) == kept
 
 
 @pytest.mark.parametrize(
-    ("limits", "most"), [({}, 181), ({"stretches": 2.0}, 45), ({"share": 0.1}, 51), ({"stretches": math.inf}, 200)]
+    ("limits", "most"), [({}, 181), ({"span_limit": 2.0}, 45), ({"share": 0.1}, 51), ({"span_limit": math.inf}, 200)]
 )
 def test_novel_stretches_take_no_more_than_their_limits(limits: dict[str, float], most: int) -> None:
     """8 sqrt(512), 2 sqrt(512), a tenth of 512; and all that are novel, which are fewer than 0.6 of 512."""
     torch.manual_seed(0)
-    policy = NovelValues(latest=0, neighbours=1, spread=1, rarity=0.5, surprise=1e6, **limits)
+    policy = NovelValues(recent_share=0, neighbors=1, dilation=1, threshold_sd=0.5, surprise=1e6, **limits)
     slot = filled(policy, torch.randn(2, 2, 640, 8), 512, 128)
     slot.store.surprise[0] = 0
     slot.store.surprise[0, torch.randperm(640)[:200]] = 1
@@ -595,7 +595,7 @@ def test_novel_stretches_take_no_more_than_their_limits(limits: dict[str, float]
 
 def test_stretches_take_of_each_layer_what_its_cap_allows() -> None:
     torch.manual_seed(0)
-    policy = NovelValues(latest=0, neighbours=1, spread=1, rarity=0.5, surprise=1e6, stretches=2.0)
+    policy = NovelValues(recent_share=0, neighbors=1, dilation=1, threshold_sd=0.5, surprise=1e6, span_limit=2.0)
     shape = SlotShape(CacheShape(3, 2, 8, torch.float32), 512, 128, hidden=1, caps=(384, 768, 384))
     (slot,) = SlotPool(shape, Rotary(torch.ones(4)), 1).slots
     for layer in range(3):
@@ -611,7 +611,7 @@ def test_novelty_is_the_same_in_all_layers_whatever_they_keep() -> None:
     """One number for each token: a stack that evicts nothing has it beside one that evicts, as a uniform slot does."""
     torch.manual_seed(2)
     values, keys, surprise = torch.randn(12, 2, 120, 8), torch.randn(12, 2, 120, 8), torch.randn(120)
-    policy = NovelValues(recent=10, neighbours=5, spread=3)
+    policy = NovelValues(recent=10, neighbors=5, dilation=3)
     slots = []
     for caps in ((), (32,) * 9 + (120, 32, 32)):
         shape = SlotShape(CacheShape(12, 2, 8, torch.float32), 40, 20, hidden=1, caps=caps)
@@ -625,8 +625,8 @@ def test_novelty_is_the_same_in_all_layers_whatever_they_keep() -> None:
             slot.remember_surprise(surprise[start:end], torch.zeros(1))
             policy.evict(slot)
             for stack in slot.stacks:
-                arrivals, notes = (t[0, 1, : stack.length].tolist() for t in (stack.arrivals, stack.notes))
-                held.append(dict(zip(arrivals, notes, strict=True)))
+                token_index, notes = (t[0, 1, : stack.length].tolist() for t in (stack.token_index, stack.notes))
+                held.append(dict(zip(token_index, notes, strict=True)))
         uniform, small, large = held
         assert (len(uniform), len(small), len(large)) == (40, 32, end)  # the large one has had no reason to evict
         for other in (uniform, small):
@@ -642,7 +642,7 @@ def spread_out(row: Array, reach: int, statistic: Any) -> Array:
 def test_novelty_by_hand(recent: int) -> None:
     """Over three evictions, against all tokens of the sequence in float64; blocks leave no edges."""
     torch.manual_seed(1)
-    policy = NovelValues(neighbours=5, spread=3, depth=0.5, surprise=1.5, recent=recent)
+    policy = NovelValues(neighbors=5, dilation=3, layer_fraction=0.5, surprise=1.5, recent=recent)
     values, surprise = torch.randn(4, 3, 100, 8), torch.randn(100)
     slot = filled(policy, values[:, :, :60], 40, 20)
     pool, cosines, notes = slot.store, np.empty(0), np.empty(0)

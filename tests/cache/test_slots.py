@@ -11,19 +11,19 @@ from torch import Tensor
 from minseek.cache import CacheFullError, CacheShape, Candidates, Rotary, Slot, SlotPool, SlotShape, ThoughtCache
 from minseek.cache import kernels as kernels_module
 from minseek.cache.kernels import (
+    boost_topk,
+    cosine_to_mean,
+    cosine_to_running_mean,
     highest,
     keep_pairs,
-    likeness,
-    likeness_so_far,
-    raise_highest,
+    prerope_cosine_to_mean,
     ranks,
-    unrotated_likeness,
-    weighed_distance,
+    value_error,
 )
 
 LAYERS, HEADS, DIM, CAP, BLOCK = 3, 2, 8, 20, 12
 INV_FREQ = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
-MOVED = ("keys", "values", "positions", "arrivals", "received", "notes")
+MOVED = ("keys", "values", "positions", "token_index", "attn_sum", "notes")
 
 
 @pytest.fixture(params=["C", "PyTorch"])
@@ -99,7 +99,8 @@ def test_without_a_policy_a_slot_costs_its_keys_and_values() -> None:
 def copies(pool: SlotPool) -> dict[str, Tensor]:
     """[layers, slots, …] of each field."""
     stacked = {
-        name: torch.stack([getattr(slot.stacks[0], name) for slot in pool.slots], 1) for name in (*MOVED, "latest")
+        name: torch.stack([getattr(slot.stacks[0], name) for slot in pool.slots], 1)
+        for name in (*MOVED, "attn_window_sum")
     }
     return {**stacked, "queries": pool.store.queries.clone()}
 
@@ -128,9 +129,9 @@ def test_keep_leaves_what_a_list_would(path: str, dtype: torch.dtype, device: st
                     was = old[layer, mine.index, head]
                     wanted = [was[i] for i in chosen[layer, head].tolist()]
                     assert torch.equal(new[layer, mine.index, head, :kept], torch.stack(wanted)), name
-        for name in ("received", "notes"):
+        for name in ("attn_sum", "notes"):
             assert not after[name][:, mine.index, :, kept:].any(), name
-        assert not after["latest"][:, mine.index].any()
+        assert not after["attn_window_sum"][:, mine.index].any()
         assert (mine.length, mine.stacks[0].survived) == (kept, kept)
         assert (mine.seen, mine.position, mine.fresh) == (CAP + BLOCK, CAP + BLOCK, 0)
         assert (mine.evictions, mine.room) == (1, CAP + BLOCK - kept)
@@ -154,10 +155,10 @@ def test_every_head_keeps_its_own_pairs_over_many_evictions(path: str) -> None:
         for layer, heads in enumerate(lists):
             for head, pairs in enumerate(heads):
                 heads[head] = pairs = [pairs[i] for i in chosen[layer, head].tolist()]
-                arrivals = torch.tensor([arrival for arrival, _ in pairs], dtype=torch.int32)
-                assert torch.equal(slot.arrivals_of(layer)[head], arrivals)
-                assert torch.equal(slot.positions[layer][head, :CAP], arrivals)  # each stays where it stood
-                wanted = turned(torch.stack([key for _, key in pairs]), arrivals)
+                token_index = torch.tensor([arrival for arrival, _ in pairs], dtype=torch.int32)
+                assert torch.equal(slot.token_index_of(layer)[head], token_index)
+                assert torch.equal(slot.positions[layer][head, :CAP], token_index)  # each stays where it stood
+                wanted = turned(torch.stack([key for _, key in pairs]), token_index)
                 torch.testing.assert_close(slot.keys[layer][head, :CAP].double(), wanted, atol=2e-5, rtol=0)
     assert (slot.seen, slot.evictions) == (came, 8)
 
@@ -238,15 +239,15 @@ def test_a_cleared_slot_is_like_a_new_one() -> None:
         slot.keep([random_choice(CAP, CAP + BLOCK, chance)])
         slot.reencode()
     fill(used, 3, chance)
-    others = other.store.received[2].clone()
+    others = other.store.attn_sum[2].clone()
     used.clear()
     assert (used.length, used.stacks[0].survived, used.seen, used.fresh, used.position, used.asked) == (0,) * 6
     assert (used.evictions, used.reencodings, used.room) == (0, 0, CAP + BLOCK)
-    for tensor in (pool.store.received, pool.store.latest, pool.store.notes):
+    for tensor in (pool.store.attn_sum, pool.store.attn_window_sum, pool.store.notes):
         assert not tensor[1].any()
-    assert torch.equal(pool.store.received[2], others)
+    assert torch.equal(pool.store.attn_sum[2], others)
     raw = fill(used, 5, chance)
-    assert torch.equal(used.arrivals_of(0)[0], torch.arange(5, dtype=torch.int32))
+    assert torch.equal(used.token_index_of(0)[0], torch.arange(5, dtype=torch.int32))
     wanted = turned(raw, torch.arange(5).expand(LAYERS, HEADS, -1))
     torch.testing.assert_close(torch.stack(used.keys)[:, :, :5].double(), wanted, atol=2e-5, rtol=0)
 
@@ -268,7 +269,7 @@ def test_the_latest_queries_are_the_last_before_the_eviction(window: int) -> Non
         slot.window = window
         counted = []
         for count in chunks:
-            late = slot.counts_as_latest(count)
+            late = slot.num_in_window(count)
             counted += [False] * (count - late) + [True] * late
             slot.advance(count)
         assert counted == [index >= CAP + BLOCK - window for index in range(CAP + BLOCK)]
@@ -382,7 +383,7 @@ def test_scores_with_the_highest_notes_are_raised(path: str, device: str) -> Non
         whole = torch.randint(0, 9, (2, 3, n + 4), generator=chance) / 4  # many are equal
         notes, scores = whole[:, :, :n], torch.randn(2, 3, n, generator=chance)
         got = scores.to(device, copy=True)
-        raise_highest(got, whole.to(device)[:, :, :n], count, least=1.0, more=2.5)
+        boost_topk(got, whole.to(device)[:, :, :n], count, least=1.0, more=2.5)
         for layer in range(2):
             for head in range(3):
                 note = notes[layer, head].tolist()
@@ -405,7 +406,7 @@ def test_likeness_so_far_is_with_the_direction_of_all_that_came(
         new = torch.randn(2, 3, n, dim, generator=chance).to(device, dtype)
         came = torch.cat((came, torch.nn.functional.normalize(new.cpu().double(), dim=-1)), 2)
         direction = torch.nn.functional.normalize(came.sum(2), dim=-1)
-        got = likeness_so_far(new, total)
+        got = cosine_to_running_mean(new, total)
         torch.testing.assert_close(
             got.cpu().double(), (came[:, :, -n:] @ direction[..., None])[..., 0], atol=1e-5, rtol=0
         )
@@ -436,13 +437,13 @@ def test_likeness_without_positions_equals_its_definition(dim: int, dtype: torch
         slot.advance(n)
         pairs, wanted = Candidates(slot), naive_likeness(raw)
         tolerance = 1e-5 if dtype == torch.float32 else 0.02
-        torch.testing.assert_close(likeness(pairs.unrotated).double(), wanted, atol=tolerance, rtol=0)
-        torch.testing.assert_close(pairs.unrotated_likeness().double(), wanted, atol=tolerance, rtol=0)
+        torch.testing.assert_close(cosine_to_mean(pairs.unrotated).double(), wanted, atol=tolerance, rtol=0)
+        torch.testing.assert_close(pairs.prerope_cosine_to_mean().double(), wanted, atol=tolerance, rtol=0)
         cos, sin = pool.store.rotary.at(0, n)
-        native = unrotated_likeness(pairs.keys, pairs.positions, cos.contiguous(), sin.contiguous())
+        native = prerope_cosine_to_mean(pairs.keys, pairs.positions, cos.contiguous(), sin.contiguous())
         assert (native is None) == (dim > 512)
         if native is not None:
-            torch.testing.assert_close(native, likeness(pairs.unrotated), atol=1e-5, rtol=0)
+            torch.testing.assert_close(native, cosine_to_mean(pairs.unrotated), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dim", [2, 10, 16, 34, 64, 512, 514])
@@ -457,7 +458,7 @@ def test_the_weighed_distance_equals_its_definition(path: str, dim: int, dtype: 
         exact, by = values.double().cpu(), weights.double().cpu()
         mean = (by[..., None] * exact).sum(2, keepdim=True) / by.sum(2)[..., None, None].clamp_min(1e-300)
         wanted = by * (exact - mean).norm(dim=-1)
-        got = weighed_distance(weights, values)
+        got = value_error(weights, values)
         assert got.dtype == torch.float32
         torch.testing.assert_close(got.double().cpu(), wanted, atol=1e-5, rtol=1e-5)
 
@@ -466,7 +467,7 @@ def test_likeness_of_keys_in_float16() -> None:
     """Models can be loaded in float16 on a CPU."""
     pool = make_pool(dtype=torch.float16)
     raw = fill(pool.slots[1], CAP + BLOCK, torch.Generator().manual_seed(13))
-    got = Candidates(pool.slots[1]).unrotated_likeness()
+    got = Candidates(pool.slots[1]).prerope_cosine_to_mean()
     torch.testing.assert_close(got.double(), naive_likeness(raw), atol=5e-3, rtol=0)
 
 
@@ -474,4 +475,4 @@ def test_without_the_library_likeness_is_left_to_pytorch(monkeypatch: pytest.Mon
     monkeypatch.setattr(kernels_module, "_library", lambda tensor: None)
     keys, positions = torch.randn(1, 1, 3, DIM), torch.zeros(1, 1, 3, dtype=torch.int32)
     cos, sin = Rotary(INV_FREQ).at(0, 1)
-    assert unrotated_likeness(keys, positions, cos, sin) is None
+    assert prerope_cosine_to_mean(keys, positions, cos, sin) is None

@@ -350,12 +350,12 @@ def test_a_stop_string_ends_the_answer_behind_thinking(batch: Batch, tiny: minse
 def test_an_error_while_a_request_runs_is_its_own(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     from minseek.engine import Generation
 
-    real = Generation.proceed
+    real = Generation.next_tokens
 
-    def proceed(job: Generation, logits: torch.Tensor) -> Any:
+    def next_tokens(job: Generation, logits: torch.Tensor) -> Any:
         return real(job, logits * torch.nan if len(job.prompt) == 20 and len(job.tokens) == 3 else logits)
 
-    monkeypatch.setattr(Generation, "proceed", proceed)
+    monkeypatch.setattr(Generation, "next_tokens", next_tokens)
     ran = batch(plain(3, max_tokens=9), *EVICTING)
     failed = [record for record in ran.records if "error" in record]
     assert (ran.code, len(ran.records)) == (0, 3)

@@ -25,7 +25,7 @@ from minseek.cli import main
 from minseek.engine.plan import DEFAULT_POLICY
 from minseek.models import FORMATS, VERIFIED, alias_file
 from minseek.models import device as device_module
-from minseek.models.device import Placement
+from minseek.models.device import DeviceChoice
 from tests.helpers.tiny_models import save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -270,7 +270,7 @@ def test_env_tells_what_was_chosen_and_why(command: Ask) -> None:
 def test_the_environment_with_a_gpu(command: Ask, monkeypatch: pytest.MonkeyPatch, graphs: str, kind: str) -> None:
     monkeypatch.setenv("MINSEEK_CUDA_GRAPHS", graphs)
     monkeypatch.setenv("COLUMNS", "200")
-    placed = Placement(torch.device("cuda", 1), torch.bfloat16, "asked for", "asked for")
+    placed = DeviceChoice(torch.device("cuda", 1), torch.bfloat16, "asked for", "asked for")
     monkeypatch.setattr(device_module, "place", lambda: placed)
     (row,) = (line for line in command("env").out.splitlines() if "decoding step" in line)
     assert [cell.strip() for cell in row.split("│")] == ["decoding step", kind, "the weights are not in main memory"]

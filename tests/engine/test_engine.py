@@ -35,10 +35,10 @@ class Failing(Generation):
 
     at = 3
 
-    def proceed(self, logits: Tensor) -> Sequence[int]:
+    def next_tokens(self, logits: Tensor) -> Sequence[int]:
         if len(self.tokens) == self.at:
             raise ZeroDivisionError("on purpose")
-        return super().proceed(logits)
+        return super().next_tokens(logits)
 
 
 class Refusing(Generation):
@@ -78,10 +78,10 @@ def test_jobs_may_come_at_any_time_and_write_what_they_write_alone(tiny: minseek
 
 def test_an_idle_engine_does_nothing(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(tiny, make_plan(tiny, None))
-    monkeypatch.setattr(minseek.Model, "feed_many", None)
+    monkeypatch.setattr(minseek.Model, "forward_batch", None)
     assert engine.step() == []
     assert (engine.free, engine.progress.in_use) == (3, 0)
-    engine.withdraw(generation(tiny, [5]))
+    engine.cancel(generation(tiny, [5]))
 
 
 def test_no_more_jobs_are_admitted_than_there_are_slots(tiny: minseek.Model) -> None:
@@ -103,8 +103,8 @@ def test_a_withdrawn_job_leaves_its_slot_and_no_trace(tiny: minseek.Model, steps
     engine.admit(stays)
     for _ in range(steps):
         assert engine.step() == []
-    engine.withdraw(gone)
-    engine.withdraw(gone)
+    engine.cancel(gone)
+    engine.cancel(gone)
     assert (engine.free, engine.progress.in_use) == (1, 1)
     written = len(gone.tokens)
     later = generation(tiny, LONG[0])
@@ -121,7 +121,7 @@ def test_a_thinking_job_can_be_withdrawn(tiny: minseek.Model) -> None:
     engine.admit(job)
     for _ in range(20):
         engine.step()
-    engine.withdraw(job)
+    engine.cancel(job)
     after = ThinkingJob(tiny, "Why?", plan=plan, sampling=SAMPLED)
     engine.admit(after)
     assert finish(engine) == [after]
@@ -163,7 +163,10 @@ def test_logits_that_are_no_numbers_end_one_job(tiny: minseek.Model, monkeypatch
     engine = Engine(tiny, make_plan(tiny, None, cap=400, sequences=2))
     good, bad = generation(tiny, LONG[0]), generation(tiny, LONG[2])
     monkeypatch.setattr(
-        bad, "proceed", lambda logits: Generation.proceed(bad, torch.full_like(logits, float("nan"))), raising=True
+        bad,
+        "next_tokens",
+        lambda logits: Generation.next_tokens(bad, torch.full_like(logits, float("nan"))),
+        raising=True,
     )
     engine.admit(bad)
     engine.admit(good)
@@ -184,7 +187,7 @@ def test_tokens_that_would_stop_the_pass_are_refused_at_the_door(
     assert engine.free == 1
     good, bad = generation(tiny, [5], new=4), generation(tiny, [5], new=4)
     engine.admit(bad)
-    bad.proceed = lambda logits: [272]
+    bad.next_tokens = lambda logits: [272]
     (ended,) = engine.step()
     assert "the token 272 has no place" in str(ended.error)
     engine.admit(good)
@@ -194,7 +197,7 @@ def test_tokens_that_would_stop_the_pass_are_refused_at_the_door(
 def test_a_job_that_outgrows_its_slot_ends_alone(tiny: minseek.Model) -> None:
     engine = Engine(tiny, make_plan(tiny, None, cap=40, block=16, sequences=2))
     good, bad = (
-        Generation(tiny, tokens(20, 3), max_new_tokens=new, sampling=GREEDY, evicts=False, ignore_end=True)
+        Generation(tiny, tokens(20, 3), max_new_tokens=new, sampling=GREEDY, evicts=False, ignore_eos=True)
         for new in (30, 300)
     )
     engine.admit(bad)
@@ -222,7 +225,7 @@ def test_a_run_raises_the_first_error_and_leaves_no_slot_taken(tiny: minseek.Mod
 
 def told_by(model: minseek.Model, prompt: list[int], **options: Any) -> tuple[list[Any], minseek.engine.Completion]:
     told: list[Any] = []
-    options = {"max_new_tokens": 24, "sampling": GREEDY, "ignore_end": True, **options}
+    options = {"max_new_tokens": 24, "sampling": GREEDY, "ignore_eos": True, **options}
     job = Generation(model, prompt, told=lambda *given: told.append(given), **options)
     list(Engine(model, make_plan(model, None, cap=400)).run([job]))
     return told, job.completion()
@@ -243,12 +246,12 @@ def test_a_text_that_is_continued_goes_on_with_its_space(
     """As Llama 2's tokenizer decodes: every token is a word, and a text's first space is dropped."""
     monkeypatch.setattr(tiny, "decode", lambda tokens: "".join(f" {token}" for token in tokens)[1:], raising=False)
     prompt, space = tokens(9, 3), " " if follows else ""
-    told, completion = told_by(tiny, prompt, max_new_tokens=4, continues=follows)
+    told, completion = told_by(tiny, prompt, max_new_tokens=4, is_continuation=follows)
     assert completion.text == space + " ".join(map(str, completion.tokens)) == "".join(text for _, text, _ in told)
-    quiet = Generation(tiny, prompt, max_new_tokens=4, sampling=GREEDY, ignore_end=True, continues=follows)
+    quiet = Generation(tiny, prompt, max_new_tokens=4, sampling=GREEDY, ignore_eos=True, is_continuation=follows)
     list(Engine(tiny, make_plan(tiny, None, cap=400)).run([quiet]))
     assert quiet.completion() == completion
-    (own,) = minseek.generate(tiny, [prompt], max_new_tokens=4, ignore_end=True)
+    (own,) = minseek.generate(tiny, [prompt], max_new_tokens=4, ignore_eos=True)
     assert own.text == " " + " ".join(map(str, own.tokens))
 
 

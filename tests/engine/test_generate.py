@@ -18,7 +18,7 @@ from minseek.cache import Slot
 from minseek.cache.policies import POLICIES, ObservedAttention
 from minseek.engine import Engine, Generation, Job
 from minseek.errors import InputError
-from minseek.models.forward.chunk import Feed
+from minseek.models.forward.chunk import SequenceChunk
 from minseek.reasoning.jobs import ThinkingJob
 from tests.helpers.generation import END, GREEDY, LONG, continued, generation, make_plan, outputs, text_model
 from tests.helpers.loading import load
@@ -169,7 +169,7 @@ class Noted:
     value: Tensor
     position: int
     arrival: int
-    received: float = 0.0
+    attn_sum: float = 0.0
 
 
 @dataclass
@@ -229,7 +229,7 @@ class SlowSequence:
             for head, pairs in enumerate(layer):
                 if not due or len(pairs) <= cap:
                     continue
-                scores = {id(p): p.received / (self.seen - p.arrival) for p in pairs}
+                scores = {id(p): p.attn_sum / (self.seen - p.arrival) for p in pairs}
                 safe = [p for p in pairs if p.arrival < self.sinks] + pairs[len(pairs) - self.recent :]
                 others = [p for p in pairs if p not in safe]
                 others.sort(key=lambda p: -scores[id(p)])
@@ -257,7 +257,7 @@ class SlowSequence:
                     weights = (keys @ self.turn(q[3 * head + g], stands) / 4).softmax(0)
                     out[3 * head + g] = weights @ torch.stack([p.value for p in pairs])
                     for pair, weight in zip(pairs, weights.tolist(), strict=True):
-                        pair.received += weight / 3
+                        pair.attn_sum += weight / 3
             x = x + attention.o_proj(out.flatten())
             normed = layer.post_attention_layernorm(x)
             x = x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(normed)) * layer.mlp.up_proj(normed))
@@ -273,11 +273,11 @@ class Told(Generation):
         self.logits: list[Tensor] = []
         return super().begin(slot)
 
-    def proceed(self, logits: Tensor) -> Sequence[int]:
+    def next_tokens(self, logits: Tensor) -> Sequence[int]:
         self.logits.append(logits.clone())
-        given = super().proceed(logits)
+        given = super().next_tokens(logits)
         if not given:
-            self.arrivals = [self.cache.arrivals_of(layer).tolist() for layer in range(3)]
+            self.token_index = [self.cache.token_index_of(layer).tolist() for layer in range(3)]
             lengths = self.cache.lengths
             self.positions = [self.cache.positions[layer][:, : lengths[layer]].tolist() for layer in range(3)]
             self.counts = self.cache.evictions, self.cache.reencodings, self.cache.seen
@@ -305,7 +305,7 @@ def test_the_schedule_equals_a_list_of_pairs(
             torch.testing.assert_close(logits.cpu().double(), wanted, atol=2e-3, rtol=1e-3)
             assert int(wanted.argmax()) == token
             given = [token]
-        assert job.arrivals == [[[p.arrival for p in pairs] for pairs in layer] for layer in slow.heads]
+        assert job.token_index == [[[p.arrival for p in pairs] for pairs in layer] for layer in slow.heads]
         assert job.positions == [[[p.position for p in pairs] for pairs in layer] for layer in slow.heads]
         assert job.counts == (slow.evictions, slow.reencodings, slow.seen)
     assert jobs[0].counts[0] > 7
@@ -322,20 +322,20 @@ def test_prompts_may_be_longer_than_the_context(
 ) -> None:
     context = 96
     model = minseek.load(str(save(tmp_path, variant, max_position_embeddings=context)), device="cpu", dtype="float32")
-    feed_many, highest = minseek.Model.feed_many, []
+    forward_batch, highest = minseek.Model.forward_batch, []
 
-    def watched(self: minseek.Model, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
-        given = feed_many(self, feeds)
+    def watched(self: minseek.Model, feeds: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
+        given = forward_batch(self, feeds)
         for feed in feeds:
             at = torch.stack(list(feed.cache.positions))[..., : feed.cache.length]
             assert (at.diff(dim=-1) > 0).all()  # in the order of their arrival, no two at one place
             highest.append(int(at.max()))
         return given
 
-    monkeypatch.setattr(minseek.Model, "feed_many", watched)
+    monkeypatch.setattr(minseek.Model, "forward_batch", watched)
     plan = make_plan(model, policy, sequences=2)
     prompts = [tokens(250, 1), tokens(97, 2)]
-    got = minseek.generate(model, prompts, plan=plan, max_new_tokens=30, ignore_end=True)
+    got = minseek.generate(model, prompts, plan=plan, max_new_tokens=30, ignore_eos=True)
     assert max(highest) < context
     for prompt, out in zip(prompts, got, strict=True):
         assert len(out.tokens) == 30
@@ -343,17 +343,17 @@ def test_prompts_may_be_longer_than_the_context(
         assert out.stats.evictions == (fed - 40 - 1) // 16
         assert out.stats.reencodings > 0
     assert [
-        out.tokens for out in minseek.generate(model, prompts[::-1], plan=plan, max_new_tokens=30, ignore_end=True)
+        out.tokens for out in minseek.generate(model, prompts[::-1], plan=plan, max_new_tokens=30, ignore_eos=True)
     ][::-1] == [out.tokens for out in got]
 
 
 def test_positions_are_those_of_the_text_as_long_as_the_context_lasts(tiny: minseek.Model) -> None:
     (out,) = minseek.generate(
-        tiny, [tokens(480, 1)], plan=make_plan(tiny, "rank-sum"), max_new_tokens=32, ignore_end=True
+        tiny, [tokens(480, 1)], plan=make_plan(tiny, "rank-sum"), max_new_tokens=32, ignore_eos=True
     )
     assert out.stats.reencodings == 0
     (out,) = minseek.generate(
-        tiny, [tokens(480, 1)], plan=make_plan(tiny, "rank-sum"), max_new_tokens=40, ignore_end=True
+        tiny, [tokens(480, 1)], plan=make_plan(tiny, "rank-sum"), max_new_tokens=40, ignore_eos=True
     )
     assert out.stats.reencodings == 1
 
@@ -361,7 +361,7 @@ def test_positions_are_those_of_the_text_as_long_as_the_context_lasts(tiny: mins
 def test_without_a_policy_what_does_not_fit_is_refused_before_anything_runs(
     tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(minseek.Model, "feed_many", None)
+    monkeypatch.setattr(minseek.Model, "forward_batch", None)
     with pytest.raises(InputError, match=r"^prompt 1 of 500 tokens and 64 new ones do not fit into a slot of 512, "):
         minseek.generate(tiny, ["a", tokens(500, 1)], policy=None)
     plan = make_plan(tiny, None, cap=60, block=20)
@@ -376,7 +376,7 @@ def test_a_stop_string_ends_a_completion_and_is_left_out(tiny: minseek.Model) ->
     prompt, whole = text_model(tiny)
     stop = whole.text[6:9]
     at = whole.text.index(stop)
-    options: dict[str, Any] = {"max_new_tokens": 24, "ignore_end": True}
+    options: dict[str, Any] = {"max_new_tokens": 24, "ignore_eos": True}
     for stops in ([stop], ["never seen", stop], [stop, whole.text[-1] * 30]):
         (out,) = minseek.generate(tiny, [prompt], stop=stops, **options)
         assert out.text == whole.text[:at]
@@ -392,7 +392,7 @@ def test_a_stop_string_ends_a_completion_and_is_left_out(tiny: minseek.Model) ->
 
 def test_a_stop_string_at_the_very_beginning_leaves_an_empty_text(tiny: minseek.Model) -> None:
     prompt, whole = text_model(tiny)
-    (out,) = minseek.generate(tiny, [prompt], max_new_tokens=24, ignore_end=True, stop=[whole.text[0]])
+    (out,) = minseek.generate(tiny, [prompt], max_new_tokens=24, ignore_eos=True, stop=[whole.text[0]])
     assert (out.text, out.finish_reason) == ("", "stop")
 
 
@@ -406,7 +406,7 @@ def test_the_models_end_ends_a_completion_unless_ignored(tiny: minseek.Model) ->
     prompts = [tokens(10, seed) for seed in range(30)]
     ended = minseek.generate(tiny, prompts, max_new_tokens=40)
     assert {out.finish_reason for out in ended} == {"stop", "length"}
-    for out, on in zip(ended, minseek.generate(tiny, prompts, max_new_tokens=40, ignore_end=True), strict=True):
+    for out, on in zip(ended, minseek.generate(tiny, prompts, max_new_tokens=40, ignore_eos=True), strict=True):
         assert (len(on.tokens), on.finish_reason) == (40, "length")
         assert on.tokens[: len(out.tokens)] == out.tokens
         assert END not in out.tokens
@@ -424,13 +424,13 @@ def test_text_prompts_are_taken_as_they_stand(tiny: minseek.Model) -> None:
 
 
 def test_figures_of_a_completion_are_its_own(tiny: minseek.Model) -> None:
-    (out,) = minseek.generate(tiny, [tokens(200, 1)], plan=make_plan(tiny, "window"), max_new_tokens=4, ignore_end=True)
+    (out,) = minseek.generate(tiny, [tokens(200, 1)], plan=make_plan(tiny, "window"), max_new_tokens=4, ignore_eos=True)
     assert (out.stats.prompt_tokens, out.stats.new_tokens, out.stats.evictions) == (200, 4, (203 - 40 - 1) // 16)
 
 
 def test_figures_are_a_completions_own_when_its_slot_is_taken_again(tiny: minseek.Model) -> None:
     plan = make_plan(tiny, "window", sequences=1)
-    got = minseek.generate(tiny, [tokens(200, 1), tokens(10, 2)], plan=plan, max_new_tokens=4, ignore_end=True)
+    got = minseek.generate(tiny, [tokens(200, 1), tokens(10, 2)], plan=plan, max_new_tokens=4, ignore_eos=True)
     assert [out.stats.evictions for out in got] == [10, 0]
 
 
@@ -490,14 +490,14 @@ def test_wrong_input_is_refused_in_one_sentence(
 def test_wrong_values_are_named_before_anything_runs(
     tiny: minseek.Model, prompts: Any, options: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    feed_many, passes = minseek.Model.feed_many, []
+    forward_batch, passes = minseek.Model.forward_batch, []
 
-    def counted(self: minseek.Model, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
-        given = feed_many(self, feeds)
+    def counted(self: minseek.Model, feeds: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
+        given = forward_batch(self, feeds)
         passes.append(len(feeds))
         return given
 
-    monkeypatch.setattr(minseek.Model, "feed_many", counted)
+    monkeypatch.setattr(minseek.Model, "forward_batch", counted)
     plan = make_plan(tiny, None, sequences=1)
     with pytest.raises((InputError, TypeError), match=named):
         minseek.generate(tiny, prompts, plan=plan, max_new_tokens=2, **options)
@@ -524,7 +524,7 @@ def test_another_policy_than_the_plans_stays_in_its_budget(tiny: minseek.Model) 
 @pytest.mark.parametrize("context", [96, 128])
 def test_a_model_of_a_short_context_can_be_asked_without_a_plan(context: int, tmp_path: Path) -> None:
     model = minseek.load(str(save(tmp_path, "llama", max_position_embeddings=context)), device="cpu", dtype="float32")
-    (out,) = minseek.generate(model, [tokens(20, 1)], max_new_tokens=4, ignore_end=True)
+    (out,) = minseek.generate(model, [tokens(20, 1)], max_new_tokens=4, ignore_eos=True)
     assert len(out.tokens) == 4
 
 
@@ -560,7 +560,7 @@ def test_thinking_in_slots_is_thinking_alone(
     ]
     prompts = [prompt for prompt in LONG if policy or len(prompt) <= 200]
     plain: list[Any] = [
-        Generation(tiny, prompt, max_new_tokens=30, sampling=GREEDY, evicts=policy is not None, ignore_end=True)
+        Generation(tiny, prompt, max_new_tokens=30, sampling=GREEDY, evicts=policy is not None, ignore_eos=True)
         for prompt in prompts
     ]
     jobs: list[Job] = [*thinking, *plain]
@@ -640,7 +640,7 @@ def test_progress_counts_what_was_read_and_written(tiny: minseek.Model) -> None:
     progress = engine.progress
     assert (progress.read, progress.written, progress.in_use) == (248, 3 * 9, 0)
     assert progress.evictions == sum((length + 9 - 40 - 1) // 16 for length in (50, 70, 128))
-    assert progress.read_seconds > 0 < progress.write_seconds
+    assert progress.prefill_seconds > 0 < progress.decode_seconds
 
 
 def test_a_prompts_last_token_is_read(tiny: minseek.Model) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import minseek
 from minseek.cache import SlotShape
-from minseek.cache.policies import POLICIES, ExpectedAttention, Policy, SinkRecent, Window
+from minseek.cache.policies import POLICIES, ExpectedAttention, Policy, SnapKV, StreamingLLM
 from minseek.engine import Engine
 from minseek.engine.plan import LEAST_CAP
 from minseek.errors import InputError
@@ -70,7 +70,7 @@ def test_as_many_slots_as_the_budget_holds(
     assert plan.slots == (fitting if sequences is None else min(fitting, sequences))
     assert plan.kv_bytes == plan.slots * one <= budget
     assert (plan.cap, plan.block, plan.slot.capacity) == (cap, block, cap + block)
-    assert plan.total_bytes == plan.weight_bytes + plan.kv_bytes + plan.pass_bytes
+    assert plan.total_bytes == plan.weight_bytes + plan.kv_bytes + plan.activation_bytes
     assert plan.weight_bytes == tiny.weight_bytes
 
 
@@ -127,8 +127,8 @@ def test_the_figures_by_hand(tiny: minseek.Model) -> None:
         "kv_bytes": 976_800,
         "kv_budget": 1_000_000,
         "weight_bytes": tiny.weight_bytes,
-        "pass_bytes": plan.pass_bytes,
-        "total_bytes": tiny.weight_bytes + 976_800 + plan.pass_bytes,
+        "activation_bytes": plan.activation_bytes,
+        "total_bytes": tiny.weight_bytes + 976_800 + plan.activation_bytes,
     }
     json.dumps(plan.as_dict())
     rows = [line.split() for line in str(plan).splitlines()]
@@ -158,7 +158,7 @@ def test_without_a_budget_the_sequences_get_what_they_need(tiny: minseek.Model) 
     assert ", of " not in str(plan).splitlines()[2]
     longer = minseek.plan(tiny, lengths=[5000, 200])
     assert longer.slot.capacity == tiny.max_positions
-    short = minseek.plan(tiny, lengths=[10], policy=SinkRecent(sinks=2, recent=3))
+    short = minseek.plan(tiny, lengths=[10], policy=StreamingLLM(sinks=2, recent=3))
     assert short.cap == 6
 
 
@@ -226,7 +226,7 @@ def test_budgets_are_read_as_sizes(tiny: minseek.Model) -> None:
         ({"cap": True}, TypeError, "cap must be an integer, not True"),
         ({"block": "128"}, TypeError, "block must be an integer, not '128'"),
         ({"sequences": 1.0}, TypeError, "sequences must be an integer, not 1.0"),
-        ({"policy": Window}, TypeError, "a policy is a name, a Policy or None, not <class"),
+        ({"policy": SnapKV}, TypeError, "a policy is a name, a Policy or None, not <class"),
         ({"model": "tiny"}, TypeError, "model must be what minseek.load returns, not 'tiny': load it first"),
         ({"lengths": 5}, TypeError, "lengths must be a sequence of integers, not 5"),
     ],
@@ -254,7 +254,7 @@ def test_other_wrong_values_are_told_too(tiny: minseek.Model, options: dict[str,
         minseek.plan(tiny, **options)
 
 
-@pytest.mark.parametrize("policy", [SinkRecent(sinks=0, recent=1), Window(sinks=10, recent=90)])
+@pytest.mark.parametrize("policy", [StreamingLLM(sinks=0, recent=1), SnapKV(sinks=10, recent=90)])
 def test_the_least_cap_is_one_more_than_is_protected(tiny: minseek.Model, policy: Policy) -> None:
     protected = policy.sinks + policy.recent
     assert minseek.plan(tiny, cap=protected + 1, block=8, policy=policy, sequences=1).cap == protected + 1
@@ -277,7 +277,7 @@ def now(name):
 def jobs(lengths, new):
     greedy = minseek.Sampling(temperature=0)
     prompts = (torch.randint(0, 200, (length,)).tolist() for length in lengths)
-    options = {"max_new_tokens": new, "sampling": greedy, "ignore_end": True, "evicts": policy is not None}
+    options = {"max_new_tokens": new, "sampling": greedy, "ignore_eos": True, "evicts": policy is not None}
     return [Generation(model, prompt, **options) for prompt in prompts]
 
 torch.set_grad_enabled(False)
@@ -297,7 +297,7 @@ for tensor in vars(engine.pool.store).values():
 held = now("VmRSS") - before
 # Two long sequences, the others short: what the slots take is there, and a pass is as full as it gets.
 list(engine.run(jobs([long] * 2 + [short] * (plan.slots - 2), 4)))
-print(json.dumps({"held": held, "grown": now("VmHWM") - before, "kv": plan.kv_bytes, "pass": plan.pass_bytes,
+print(json.dumps({"held": held, "grown": now("VmHWM") - before, "kv": plan.kv_bytes, "pass": plan.activation_bytes,
                   "slots": plan.slots, "evictions": engine.progress.evictions}))
 """
 

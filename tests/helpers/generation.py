@@ -31,19 +31,19 @@ def make_plan(model: minseek.Model, policy: str | Policy | None, **options: Any)
 
 
 def outputs(model: minseek.Model, plan: minseek.BatchPlan, prompts: list[list[int]], **options: Any) -> list[list[int]]:
-    options = {"max_new_tokens": 30, "ignore_end": True, **options}
+    options = {"max_new_tokens": 30, "ignore_eos": True, **options}
     return [out.tokens for out in minseek.generate(model, prompts, plan=plan, **options)]
 
 
 def generation(model: minseek.Model, prompt: list[int], kind: type[Generation] = Generation, new: int = 30) -> Any:
-    return kind(model, prompt, max_new_tokens=new, sampling=GREEDY, ignore_end=True)
+    return kind(model, prompt, max_new_tokens=new, sampling=GREEDY, ignore_eos=True)
 
 
 def text_model(tiny: minseek.Model) -> tuple[list[int], minseek.engine.Completion]:
     """A prompt after which a good many characters are written."""
     for seed in range(100):
         prompt = tokens(12, 1000 + seed)
-        (out,) = minseek.generate(tiny, [prompt], max_new_tokens=24, ignore_end=True)
+        (out,) = minseek.generate(tiny, [prompt], max_new_tokens=24, ignore_eos=True)
         if len(set(out.text)) > 12 and "\ufffd" not in out.text[:1] + out.text[6:9]:
             return prompt, out
     raise AssertionError("no prompt makes this model write text")

@@ -12,5 +12,5 @@ import minseek
 def load(folder: Path, device: str, step: str, monkeypatch: pytest.MonkeyPatch) -> minseek.Model:
     monkeypatch.setenv("MINSEEK_NATIVE", "1" if step == "C" else "0")
     model = minseek.load(str(folder), device=device, dtype="float32")
-    assert model.step_kind == ("C" if step == "C" and device == "cpu" else "PyTorch")
+    assert model.backend == ("C" if step == "C" and device == "cpu" else "PyTorch")
     return model

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from minseek.errors import InputError
-from minseek.lowbit import Fixed, Float, Rounded, bf16, e4m3fn, fp16, fp32, round_to
+from minseek.lowbit import Fixed, Float, RoundingSpec, bf16, e4m3fn, fp16, fp32, round_to
 from minseek.lowbit.native import library
 from minseek.lowbit.optim import PISGD, SGD, AdamW, arithmetic, perturb
 from minseek.lowbit.optim.perturb import Perturbation
@@ -140,7 +140,11 @@ def test_the_fused_step_is_the_one_in_parts(
 
 def test_a_step_is_its_formula_with_its_roundings(device: str) -> None:
     p = nn.Parameter(round_to(torch.randn(2000, device=device), e4m3fn))
-    momenta, gradients, update = Rounded(bf16, "up"), Rounded(Fixed(10, 6), "nearest-away"), Rounded(fp16, "down")
+    momenta, gradients, update = (
+        RoundingSpec(bf16, "up"),
+        RoundingSpec(Fixed(10, 6), "nearest-away"),
+        RoundingSpec(fp16, "down"),
+    )
     optimizer = SGD(
         [p], 0.3, 0.9, weight_decay=0.1, weights=e4m3fn, momenta=momenta, gradients=gradients, update=update,
         rounding="toward-zero",
@@ -424,7 +428,7 @@ def test_schedulers_and_groups_work_as_with_torch() -> None:
         (lambda p: SGD([p], lr=math.nan), "lr must be 0 or more, not nan"),
         (lambda p: SGD([p], nesterov=True), "nesterov needs a momentum"),
         (lambda p: SGD([p], rounding="nearest"), "unknown rounding mode 'nearest'"),
-        (lambda p: SGD([p], weights="bf16"), "weights takes a Format or a Rounded, not 'bf16'"),
+        (lambda p: SGD([p], weights="bf16"), "weights takes a Format or a RoundingSpec, not 'bf16'"),
         (lambda p: SGD([p], weights=Float(11, 3)), "torch.float32 does not have all values of e11m3"),
         (lambda p: SGD([nn.Parameter(p.detach().bfloat16())], weights=fp16), "torch.bfloat16 does not have all values"),
         (lambda p: SGD([nn.Parameter(torch.zeros(4, 6).T)]), "not contiguous"),

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from minseek.errors import InputError
-from minseek.lowbit import Fixed, Float, Format, Rounded, bf16, e4m3fn, e5m2, fp16, fp32, round_to
+from minseek.lowbit import Fixed, Float, Format, RoundingSpec, bf16, e4m3fn, e5m2, fp16, fp32, round_to
 from minseek.lowbit.accumulate import accumulate, accumulating
 from minseek.lowbit.simulate import simulate
 from tests.helpers.tiny_models import make_reference
@@ -111,7 +111,7 @@ def test_running_sums_are_rounded_once_and_exactly(
     spread = torch.randint(-40, 20, (2, 25), generator=seeded(seed)).double().exp2()  # sums that float64 cannot hold
     a = (normal(rows, summed, seed=seed) * spread[0][:summed]).float()
     b = (normal(summed, columns, seed=seed + 1) * spread[1][:columns]).float()
-    got = accumulate(a, b, Rounded(fmt, mode))
+    got = accumulate(a, b, RoundingSpec(fmt, mode))
     assert torch.equal(got, exact_product(a, b, fmt, mode, 1))
 
 
@@ -128,7 +128,7 @@ def test_what_float64_cannot_hold_decides(mode: Any, sign: int) -> None:
     for first, p, q in cases.values():
         a, b = torch.tensor([[sign * first, p]]), torch.tensor([[1.0], [sign * q]])
         exact = exact_product(a, b, bf16, mode, 1)
-        assert torch.equal(accumulate(a, b, Rounded(bf16, mode)), exact)
+        assert torch.equal(accumulate(a, b, RoundingSpec(bf16, mode)), exact)
         naive_is_wrong |= not torch.equal(round_to(a.double() @ b.double(), bf16, mode), exact)
     assert naive_is_wrong
 
@@ -141,15 +141,15 @@ def test_a_chunk_is_added_before_it_is_rounded(summed: int, every: int, seed: in
     fmt = Fixed(12, 2)
     a = torch.randint(-15, 16, (3, summed), generator=seeded(seed)) / 8
     b = torch.randint(-15, 16, (summed, 2), generator=seeded(seed + 1)) / 8
-    got = accumulate(a, b, Rounded(fmt, mode), every=every)
+    got = accumulate(a, b, RoundingSpec(fmt, mode), every=every)
     assert torch.equal(got, exact_product(a, b, fmt, mode, every))
 
 
 def test_small_terms_are_swamped_by_nearest_and_kept_in_the_mean_by_stochastic() -> None:
     ones = torch.ones(1, 4096)
-    with accumulating(Rounded(bf16, NEAREST)):
+    with accumulating(RoundingSpec(bf16, NEAREST)):
         assert float(ones @ ones.T) == 256
-    with accumulating(Rounded(bf16, "stochastic"), generator=seeded()):
+    with accumulating(RoundingSpec(bf16, "stochastic"), generator=seeded()):
         sums = torch.ones(256, 4096) @ ones.T
     assert torch.equal(round_to(sums, bf16), sums)
     error = (float(sums.mean()) - 4096) / (float(sums.std()) / 16)
@@ -177,7 +177,7 @@ def test_small_terms_are_swamped_by_nearest_and_kept_in_the_mean_by_stochastic()
 def test_every_kind_of_product_accumulates(call: Any, inference: bool) -> None:
     a, b = normal(3, 6), normal(6, 4, seed=1)
     expected = rounded_product(a, b, Float(8, 4))
-    with torch.inference_mode(inference), accumulating(Rounded(Float(8, 4), NEAREST)):
+    with torch.inference_mode(inference), accumulating(RoundingSpec(Float(8, 4), NEAREST)):
         got = call(a, b)
     assert torch.equal(got, expected)
     assert not torch.equal(got, a @ b)
@@ -185,7 +185,7 @@ def test_every_kind_of_product_accumulates(call: Any, inference: bool) -> None:
 
 def test_what_is_added_is_added_last_and_rounded() -> None:
     a, b, c = normal(3, 6), normal(6, 4, seed=1), normal(4, seed=2)
-    fmt = Rounded(bf16, NEAREST)
+    fmt = RoundingSpec(bf16, NEAREST)
     product = rounded_product(a, b, bf16).double()
     with accumulating(fmt):
         plain, scaled = torch.addmm(c, a, b), torch.addmm(c, a, b, beta=0.5, alpha=-2)
@@ -199,7 +199,7 @@ def test_a_linear_layer_of_any_shape(shape: tuple[int, ...], inference: bool) ->
     layer, x = nn.Linear(6, 4), normal(*shape)
     turned = x.transpose(0, -1).contiguous().transpose(0, -1)  # other strides
     expected = rounded_product(x.reshape(-1, 6), layer.weight.T, bf16, addend=layer.bias).reshape(*shape[:-1], 4)
-    with torch.inference_mode(inference), accumulating(Rounded(bf16, NEAREST)):
+    with torch.inference_mode(inference), accumulating(RoundingSpec(bf16, NEAREST)):
         assert torch.equal(layer(x), expected)
         assert torch.equal(layer(turned), expected)
 
@@ -207,7 +207,7 @@ def test_a_linear_layer_of_any_shape(shape: tuple[int, ...], inference: bool) ->
 def test_attention_is_taken_apart() -> None:
     q, k, v = (normal(2, 2, 5, 8, seed=seed) for seed in range(3))
     for inference in (False, True):
-        with torch.inference_mode(inference), accumulating(Rounded(bf16, NEAREST)):
+        with torch.inference_mode(inference), accumulating(RoundingSpec(bf16, NEAREST)):
             got = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             # PyTorch scales both factors by the root of the scale
             scores = (q * 8**-0.25) @ (k * 8**-0.25).transpose(-1, -2)
@@ -220,7 +220,7 @@ def test_attention_is_taken_apart() -> None:
 
 def test_other_products_and_wrong_shapes_are_pytorchs() -> None:
     whole = torch.arange(6).reshape(2, 3)
-    with accumulating(Rounded(e4m3fn, NEAREST)):
+    with accumulating(RoundingSpec(e4m3fn, NEAREST)):
         assert torch.equal(whole @ whole.T, torch.tensor([[5, 14], [14, 50]]))
         with pytest.raises(RuntimeError, match="same reduction dim"):
             torch.mm(torch.ones(2, 3), torch.ones(4, 5))
@@ -246,7 +246,7 @@ def test_products_out_of_sight_are_refused(call: Any, name: str, inference: bool
     with (
         torch.no_grad(),
         torch.inference_mode(inference),
-        accumulating(Rounded(bf16, NEAREST)),
+        accumulating(RoundingSpec(bf16, NEAREST)),
         pytest.raises(InputError, match=f"{name}.* sums products"),
     ):
         call()
@@ -263,15 +263,18 @@ def test_the_encoder_layer_takes_no_short_cut() -> None:
 
 def test_accumulations_must_fit_the_dtype() -> None:
     half = torch.ones(2, 2, dtype=torch.bfloat16)
-    with accumulating(Rounded(fp32, NEAREST)), pytest.raises(InputError, match="bfloat16 does not have all values"):
+    with (
+        accumulating(RoundingSpec(fp32, NEAREST)),
+        pytest.raises(InputError, match="bfloat16 does not have all values"),
+    ):
         half @ half
-    with accumulating(Rounded(e4m3fn, NEAREST)):
+    with accumulating(RoundingSpec(e4m3fn, NEAREST)):
         assert (half @ half).dtype == torch.bfloat16
     for fmt in (Float(11, 52), Float(11, 51), Fixed(53, 0)):
-        with pytest.raises(InputError, match="too fine"), accumulating(Rounded(fmt, NEAREST)):
+        with pytest.raises(InputError, match="too fine"), accumulating(RoundingSpec(fmt, NEAREST)):
             pass
     for fmt in (Float(11, 50), Fixed(52, 0)):
-        with accumulating(Rounded(fmt, NEAREST)):
+        with accumulating(RoundingSpec(fmt, NEAREST)):
             assert float(torch.ones(3).double() @ torch.ones(3).double()) == 3
 
 
@@ -433,7 +436,7 @@ def test_activations_and_gradients_by_hand(block: Block) -> None:
     d2 = g(d3 @ w)
     d1 = g(d2 * (h1 > 0))
     d0 = g(d1 @ w + d_out)
-    with simulate(block, activations=e4m3fn, gradients=Rounded(e5m2, "down")):
+    with simulate(block, activations=e4m3fn, gradients=RoundingSpec(e5m2, "down")):
         out, count = block({"x": x})
         (out * upstream).sum().backward()
     assert torch.equal(out, (h3 + x0) * scale)
@@ -455,7 +458,7 @@ def test_grad_is_rounded_each_time_it_is_added_to() -> None:
 def test_stochastic_activations_have_the_right_mean_and_a_straight_gradient() -> None:
     x = torch.full((20000,), 1 + 1 / 16).requires_grad_()
     identity = nn.Identity()
-    with simulate(identity, activations=Rounded(e5m2), generator=seeded()):
+    with simulate(identity, activations=RoundingSpec(e5m2), generator=seeded()):
         out = identity(x)
     out.sum().backward()
     assert set(out.tolist()) == {1.0, 1.25}
@@ -514,7 +517,7 @@ def test_checkpointed_parts_are_simulated_again(block: Block) -> None:
 
 def test_weights_are_drawn_anew_by_each_call() -> None:
     layer = nn.Linear(64, 64)
-    with simulate(layer, weights=Rounded(e5m2), generator=seeded()):
+    with simulate(layer, weights=RoundingSpec(e5m2), generator=seeded()):
         assert not torch.equal(layer(torch.ones(64)), layer(torch.ones(64)))
 
 
@@ -604,7 +607,7 @@ def test_nesting_on_the_same_module_is_refused(block: Block) -> None:
             with pytest.raises(InputError, match="accumulations already"), simulate(nn.ReLU(), accumulations=bf16):
                 pass
             got, hidden = other(normal(3, 4)), block.up(normal(3, 4))
-    with accumulating(Rounded(bf16, NEAREST)):
+    with accumulating(RoundingSpec(bf16, NEAREST)):
         x = normal(3, 4)
         assert torch.equal(got, F.linear(x, round_to(other.weight, e4m3fn), round_to(other.bias, e4m3fn)))
         assert torch.equal(hidden, F.linear(x, round_to(block.up.weight, e5m2), round_to(block.up.bias, e5m2)))
@@ -636,9 +639,9 @@ def test_a_late_backward_pass_without_roundings_is_fine(block: Block) -> None:
 @pytest.mark.parametrize(
     ("formats", "words"),
     [
-        ({"weights": "bf16"}, "neither a Format nor a Rounded"),
+        ({"weights": "bf16"}, "neither a Format nor a RoundingSpec"),
         ({"weights": bf16, "rounding": "sideways"}, "unknown rounding mode"),
-        ({"gradients": Rounded(bf16, "up", random_bits=8)}, "random_bits has no effect"),
+        ({"gradients": RoundingSpec(bf16, "up", random_bits=8)}, "random_bits has no effect"),
         ({"accumulate_every": 4}, "no effect without accumulations"),
         ({"accumulations": bf16, "accumulate_every": 0}, "1 or more, not 0"),
         ({"weights": Float(11, 20)}, "does not have all values"),

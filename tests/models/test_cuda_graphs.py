@@ -16,17 +16,17 @@ import pytest
 import torch
 
 import minseek
-from minseek.cache import Rotary, Slot, SlotPool, SlotStore, ThoughtCache
+from minseek.cache import Rotary, Slot, SlotMemory, SlotPool, ThoughtCache
 from minseek.cache.policies import POLICIES
 from minseek.engine import Engine, Generation, Job
 from minseek.errors import MinseekWarning
 from minseek.models.forward import cuda_graphs as cuda_graphs_module
 from minseek.models.forward import decoder as decoder_module
-from minseek.models.forward.chunk import Feed
-from minseek.models.forward.cuda_graphs import Record, Recordings, recorder
+from minseek.models.forward.chunk import SequenceChunk
+from minseek.models.forward.cuda_graphs import CaptureFn, CudaGraphCache, graph_capturer
 from minseek.models.forward.decoder import Decoder
 from minseek.models.model import Model
-from minseek.models.weights import DecoderParts
+from minseek.models.weights import DecoderWeights
 from minseek.reasoning.jobs import ThinkingJob
 from minseek.tune.memory import LiveTensors
 from tests.helpers.generation import GREEDY, continued
@@ -45,7 +45,7 @@ class Counted:
     """What records on a device, and how often it did."""
 
     def __init__(self, device: str) -> None:
-        self._record = recorder(torch.device(device)) or tape
+        self._record = graph_capturer(torch.device(device)) or tape
         self.recorded = self.replayed = 0
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
@@ -60,12 +60,12 @@ class Counted:
 
 
 @pytest.fixture
-def load(device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Record | None], Model]:
+def load(device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, CaptureFn | None], Model]:
     """Load a folder's model, whose PyTorch passes are recorded so."""
 
-    def loaded(folder: Path, record: Record | None) -> Model:
+    def loaded(folder: Path, record: CaptureFn | None) -> Model:
         monkeypatch.setenv("MINSEEK_NATIVE", "0")
-        monkeypatch.setattr(decoder_module, "recorder", lambda device: record)
+        monkeypatch.setattr(decoder_module, "graph_capturer", lambda device: record)
         return minseek.load(str(folder), device=device, dtype="float32")
 
     return loaded
@@ -74,14 +74,14 @@ def load(device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Record
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second layer of three copies, whatever the weights say."""
-    monkeypatch.setattr(Model, "copying_layers", property(lambda self: (1,)))
+    monkeypatch.setattr(Model, "induction_layers", property(lambda self: (1,)))
 
 
 def generations(model: Model, prompts: list[list[int]], new: int, **options: Any) -> list[Generation]:
     return [Generation(model, prompt, max_new_tokens=new, sampling=GREEDY, **options) for prompt in prompts]
 
 
-def run(model: Model, plan: minseek.BatchPlan, jobs: Sequence[Job]) -> SlotStore:
+def run(model: Model, plan: minseek.BatchPlan, jobs: Sequence[Job]) -> SlotMemory:
     engine = Engine(model, plan)
     assert len(list(engine.run(jobs))) == len(jobs)
     return engine.pool.store
@@ -118,7 +118,7 @@ def test_what_is_evicted_is_the_same(
     for record in (counted := Counted(device), None):
         model = load(tmp_path, record)
         plan = minseek.plan(model, kv_budget="10MB", cap=60, block=20, policy=policy, sequences=3)
-        jobs = generations(model, prompts, 70, ignore_end=True)
+        jobs = generations(model, prompts, 70, ignore_eos=True)
         given.append(([job.tokens for job in jobs], run(model, plan, jobs), jobs))
     (tokens_recorded, recorded, jobs), (wanted, pool, _) = given
     assert tokens_recorded == wanted
@@ -143,13 +143,13 @@ def test_thoughts_are_recorded_beside_plain_text(variant: str, device: str, load
         ThinkingJob(model, question, plan=plan, strategy=strategy, sampling=GREEDY, limits=limits)
         for question, strategy in zip(questions, strategies, strict=True)
     ]
-    beside = generations(model, PROMPTS, 30, ignore_end=True)
+    beside = generations(model, PROMPTS, 30, ignore_eos=True)
     run(model, plan, [*thinking, *beside])
     room = replace(limits, kv_budget=plan.slot.capacity * model.token_bytes())
     for job, question, strategy in zip(thinking, questions, strategies, strict=True):
         alone = minseek.reason(model, question, strategy=strategy, sampling=GREEDY, limits=room)
         assert (job.result().tokens, job.result().answer) == (alone.tokens, alone.answer)
-    alone = generations(model, PROMPTS, 30, ignore_end=True)
+    alone = generations(model, PROMPTS, 30, ignore_eos=True)
     run(model, minseek.plan(model, kv_budget="10MB", cap=200, block=40, sequences=1), alone)
     assert [job.tokens for job in beside] == [job.tokens for job in alone]
     assert counted.replayed > counted.recorded > 0
@@ -179,7 +179,7 @@ def test_few_kinds_are_remembered(device: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cuda_graphs_module, "_KINDS", 2)
     counted, carried = Counted(device), list[int]()
     place = torch.zeros(4, 2, device=device)
-    recordings = Recordings(counted, place, place.clone(), 1000)
+    recordings = CudaGraphCache(counted, place, place.clone(), 1000)
 
     def double(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         carried.append(len(numbers))
@@ -198,7 +198,7 @@ def test_few_kinds_are_remembered(device: str, monkeypatch: pytest.MonkeyPatch) 
         ("c", 3, 5),
     ):
         rows = [[len(carried), 7], [recorded, replayed]]
-        logits, hidden = recordings.carry_out(kind, rows, double)
+        logits, hidden = recordings.capture_fn(kind, rows, double)
         assert logits.tolist() == [[2.0 * n for n in row] for row in rows]
         assert hidden.tolist() == [[-1.0 * n for n in row] for row in rows]
         assert (counted.recorded, counted.replayed) == (recorded, replayed)
@@ -232,7 +232,7 @@ def test_who_cannot_record_is_told_once_and_goes_on(device: str, load: Any, tmp_
 
 
 def test_recordings_end_with_their_slots(device: str, load: Any, tmp_path: Path) -> None:
-    model = load(save(tmp_path, "llama"), recorder(torch.device(device)) or tape)
+    model = load(save(tmp_path, "llama"), graph_capturer(torch.device(device)) or tape)
     plan = minseek.plan(model, kv_budget="10MB", cap=60, block=16, sequences=2)
     engine = Engine(model, plan)
     list(engine.run(generations(model, PROMPTS, 5)))
@@ -257,18 +257,18 @@ def test_slots_of_two_pools_share_a_pass_that_is_not_recorded(device: str, load:
     plan = minseek.plan(model, kv_budget="10MB", cap=60, block=16, sequences=1)
     pools = [SlotPool(plan.slot, model.parts.rotary, 1, device=device) for _ in range(3)]
     for token in range(5):
-        ours, _ = model.feed_many([Feed([token], pool.slots[0], 1) for pool in pools[:2]])
-        alone, _ = model.feed_many([Feed([token], pools[2].slots[0], 1)])
+        ours, _ = model.forward_batch([SequenceChunk([token], pool.slots[0], 1) for pool in pools[:2]])
+        alone, _ = model.forward_batch([SequenceChunk([token], pools[2].slots[0], 1)])
         torch.testing.assert_close(ours, alone.expand_as(ours), atol=1e-4, rtol=1e-4)
     assert (counted.recorded, counted.replayed) == (2, 4)
 
 
 def test_only_gpus_record_and_can_be_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert recorder(torch.device("cpu")) is None
+    assert graph_capturer(torch.device("cpu")) is None
     monkeypatch.setattr(cuda_graphs_module, "cuda_graphs", lambda device: tape)
-    assert recorder(torch.device("cuda", 1)) is tape
+    assert graph_capturer(torch.device("cuda", 1)) is tape
     monkeypatch.setenv("MINSEEK_CUDA_GRAPHS", "0")
-    assert recorder(torch.device("cuda", 1)) is None
+    assert graph_capturer(torch.device("cuda", 1)) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -283,16 +283,16 @@ def test_a_batch_on_a_gpu_stays_within_its_plan(policy: str | None, tmp_path: Pa
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_reserved()
-    run(model, plan, generations(model, prompts, 300, ignore_end=True))
+    run(model, plan, generations(model, prompts, 300, ignore_eos=True))
     workspaces = 128 * 2**20  # of libraries, one for each stream, and what is rounded up
-    assert torch.cuda.max_memory_reserved() - before <= plan.kv_bytes + plan.pass_bytes + workspaces
+    assert torch.cuda.max_memory_reserved() - before <= plan.kv_bytes + plan.activation_bytes + workspaces
 
 
 # Without a GPU: the device "meta" refuses most of what a GPU does, as computing with tensors of main memory; and it
 # refuses what a GPU makes wait for, all reading of what was computed
 
 
-def on_meta(parts: DecoderParts) -> DecoderParts:
+def on_meta(parts: DecoderWeights) -> DecoderWeights:
     def moved(given: Any) -> Any:
         return given.to("meta") if isinstance(given, torch.Tensor) else given
 
@@ -302,7 +302,7 @@ def on_meta(parts: DecoderParts) -> DecoderParts:
     return replace(parts, layers=layers, rotary=rotary, **others)
 
 
-def weights_of(parts: DecoderParts) -> list[torch.Tensor]:
+def weights_of(parts: DecoderWeights) -> list[torch.Tensor]:
     every = [given for layer in parts.layers for given in vars(layer).values()] + list(vars(parts).values())
     return [given for given in every if isinstance(given, torch.Tensor)]
 
@@ -326,9 +326,9 @@ def test_passes_and_evictions_stay_on_their_device(variant: str, policy: str, tm
         for slot in pool.slots[:3]:
             if not slot.room:
                 plan.policy.evict(slot)
-        read = [Feed(list(range(min(30, pool.slots[1].room))), pool.slots[1], 1)] * (index % 3 == 0)
-        alone = [Feed([index], cache, 1) for cache in (pool.slots[0], thoughts, pool.slots[2])]
-        logits, hidden = decoder.feed_many([alone[0], *read, *alone[1:]])
+        read = [SequenceChunk(list(range(min(30, pool.slots[1].room))), pool.slots[1], 1)] * (index % 3 == 0)
+        alone = [SequenceChunk([index], cache, 1) for cache in (pool.slots[0], thoughts, pool.slots[2])]
+        logits, hidden = decoder.forward_batch([alone[0], *read, *alone[1:]])
         assert logits.shape == (3 + len(read), parts.vocabulary)
         assert hidden.shape == (3 + len(read), parts.hidden)
         assert (logits.device.type, hidden.device.type) == ("meta", "meta")
@@ -359,9 +359,9 @@ def test_the_plan_counts_what_a_pass_makes(
     decoder, pool = Decoder(parts), SlotPool(plan.slot, parts.rotary, plan.slots, device="meta")
     held = [*weights_of(parts), *(t for t in vars(pool.store).values() if isinstance(t, torch.Tensor))]
     for feeds in (
-        [Feed([1] * 128, slot, 1) for slot in pool.slots[:4]],
-        [Feed([1], slot, 1) for slot in pool.slots],
-        [Feed([1], slot, 1) for slot in pool.slots[1:]],
+        [SequenceChunk([1] * 128, slot, 1) for slot in pool.slots[:4]],
+        [SequenceChunk([1], slot, 1) for slot in pool.slots],
+        [SequenceChunk([1], slot, 1) for slot in pool.slots[1:]],
     ):
         for feed in feeds:
             slot = cast("Slot", feed.cache)
@@ -372,8 +372,8 @@ def test_the_plan_counts_what_a_pass_makes(
             for tensor in held:
                 live.note(tensor)
             before = live.live
-            decoder.feed_many(feeds)
-        needed = decoder.pass_bytes(sum(len(f.tokens) for f in feeds), plan.slot.largest, len(feeds))
+            decoder.forward_batch(feeds)
+        needed = decoder.activation_bytes(sum(len(f.tokens) for f in feeds), plan.slot.largest, len(feeds))
         assert 0 < live.peak - before <= needed
 
 

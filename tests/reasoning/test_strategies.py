@@ -42,7 +42,7 @@ def settled(strategy: Strategy, lengths: list[tuple[int, Any]], seed: int = 0) -
     chance = random.Random(seed)
     for index, (length, ending) in enumerate(lengths, start=1):
         new = Thought(index, tokens=[0] * length, ended_by=ending, logprob=likely(length))
-        verdict = strategy.settle(tuple(kept), new, chance)
+        verdict = strategy.decide(tuple(kept), new, chance)
         assert verdict.why
         full = isinstance(strategy, MinSeek) and len(kept) == strategy.keep
         assert (verdict.dropped is not None) == (isinstance(strategy, MinSeek) and (full or not new.finished))
@@ -103,13 +103,13 @@ def test_the_same_chance_gives_the_same_thoughts(lengths: list[tuple[int, Any]],
 @pytest.mark.parametrize("ending", CUT_OFF)
 def test_a_thought_that_was_cut_off_goes_even_where_there_is_room(rule: Any, ending: Any) -> None:
     new = Thought(1, tokens=[0], ended_by=ending)
-    assert MinSeek(keep=4, rule=rule).settle([], new, random.Random(0)).dropped is new
+    assert MinSeek(keep=4, rule=rule).decide([], new, random.Random(0)).dropped is new
 
 
 def test_on_a_tie_the_earlier_thought_stays() -> None:
     old, new = (Thought(index, tokens=[1, 2], logprob=-1.0) for index in (1, 2))
     for rule in ("shortest", "longest", "likeliest"):
-        assert MinSeek(rule=rule).settle([old], new, random.Random(0)).dropped is new
+        assert MinSeek(rule=rule).decide([old], new, random.Random(0)).dropped is new
 
 
 @pytest.mark.parametrize("command", ["reason", "serve"])

@@ -31,13 +31,13 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()
         self.open.set()
-        real = ThinkingJob.proceed
+        real = ThinkingJob.next_tokens
 
-        def proceed(job: ThinkingJob, logits: Tensor) -> Sequence[int]:
+        def next_tokens(job: ThinkingJob, logits: Tensor) -> Sequence[int]:
             self.open.wait(30)
             return real(job, logits)
 
-        monkeypatch.setattr(ThinkingJob, "proceed", proceed)
+        monkeypatch.setattr(ThinkingJob, "next_tokens", next_tokens)
 
 
 @pytest.fixture
@@ -137,10 +137,10 @@ def test_a_stream_that_is_dropped_in_the_middle(tiny: minseek.Model) -> None:
 def test_a_job_that_fails_harms_no_other(
     tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = ThinkingJob.proceed
+    real = ThinkingJob.next_tokens
     marked = set(tiny.encode("~"))
 
-    def proceed(job: ThinkingJob, logits: Tensor) -> Sequence[int]:
+    def next_tokens(job: ThinkingJob, logits: Tensor) -> Sequence[int]:
         if marked & set(job._run.prompt):
             raise ValueError(tiny.decode(job._run.prompt))
         return real(job, logits)
@@ -148,7 +148,7 @@ def test_a_job_that_fails_harms_no_other(
     with serving(tiny, slots=3) as running, running.http() as http, ThreadPoolExecutor(12) as pool:
         texts = [f"question {n}" for n in range(6)]
         alone = [content(http.post(CHAT, json=body(text))) for text in texts]
-        monkeypatch.setattr(ThinkingJob, "proceed", proceed)
+        monkeypatch.setattr(ThinkingJob, "next_tokens", next_tokens)
         good = [pool.submit(http.post, CHAT, json=body(text)) for text in texts]
         bad = [pool.submit(http.post, CHAT, json=body("~ hidden", stream=n % 2 == 0)) for n in range(6)]
         assert [content(one.result()) for one in good] == alone
@@ -178,7 +178,7 @@ def test_a_pass_that_fails_ends_its_jobs_and_not_the_server(
             def fail(*_: object) -> None:
                 raise MemoryError
 
-            patched.setattr(type(tiny), "feed_many", fail)
+            patched.setattr(type(tiny), "forward_batch", fail)
             assert http.post(CHAT, json=body()).status_code == 500
         wait_for(lambda: running.service.worker.busy == 0)
         assert running.service.worker.engine.free == 4

@@ -13,7 +13,7 @@ import pytest
 import minseek
 from minseek import BudgetForcing, InputError, MinSeek, Standard
 from minseek.serve.app import create_app
-from minseek.serve.bodies import ChatBody
+from minseek.serve.bodies import ChatRequest
 from minseek.serve.chat_stream import CleanText
 from minseek.serve.plan import plan_slots
 from minseek.serve.settings import Settings
@@ -147,7 +147,7 @@ def test_answers_that_are_only_compared_count_as_well(http: httpx2.Client, field
 )
 def test_what_the_fields_mean(fields: dict[str, Any], strategy: Any, budget: int) -> None:
     defaults = Defaults(EFFORTS["low"], slot_tokens=512, most_tokens=4000)
-    got, limits = thinking_of(ChatBody(**body(), **fields), defaults)
+    got, limits = thinking_of(ChatRequest(**body(), **fields), defaults)
     assert (got, limits.most_thinking) == (strategy, budget)
     assert limits.most_answer(budget) == 4000 - budget
 
@@ -164,13 +164,13 @@ def test_what_the_fields_mean(fields: dict[str, Any], strategy: Any, budget: int
 )
 def test_what_turns_thinking_on_where_the_default_is_none(fields: dict[str, Any], strategy: Any, budget: int) -> None:
     defaults = Defaults(EFFORTS["none"], slot_tokens=512, most_tokens=4000)
-    got, limits = thinking_of(ChatBody(**body(), **fields), defaults)
+    got, limits = thinking_of(ChatRequest(**body(), **fields), defaults)
     assert (got, limits.most_thinking) == (strategy, budget)
 
 
 def test_enabled_keeps_the_servers_own_strategy() -> None:
     defaults = Defaults(Effort(MinSeek(4)), slot_tokens=512, most_tokens=4000)
-    assert thinking_of(ChatBody(**body(), thinking={"type": "enabled"}), defaults)[0] == MinSeek(4)
+    assert thinking_of(ChatRequest(**body(), thinking={"type": "enabled"}), defaults)[0] == MinSeek(4)
 
 
 def test_the_servers_bound_holds_without_a_requests(tiny: minseek.Model) -> None:
@@ -350,7 +350,7 @@ def test_the_description_names_every_status(http: httpx2.Client) -> None:
         assert {"200", "400", "404", "413", "429", "500", "503"} <= set(responses)
         assert "422" not in responses
         assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
-    assert description["components"]["schemas"]["ChatBody"]["additionalProperties"] is False
+    assert description["components"]["schemas"]["ChatRequest"]["additionalProperties"] is False
 
 
 # Memory

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 import minseek
-from minseek.tune import Outcome, Settings, TunePlan, Tuning, tune
+from minseek.tune import Outcome, Settings, TunePlan, TuneRun, tune
 from minseek.tune.batches import Batch, Order, collate
 from minseek.tune.checkpoint import read_checkpoint, write_checkpoint
 from minseek.tune.examples import Example, read_examples
@@ -414,7 +414,7 @@ def test_the_plan_holds_on_real_memory(tmp_path: Path) -> None:
     folder = save(tmp_path / "model", "llama", num_attention_heads=8, closes=1.0, **sizes)
     (tmp_path / "d.txt").write_text("a few words of no importance; " * 100)
     settings = Settings(length=256, batch=2, accumulate=2, steps=2, eval_share=0)
-    tuning = Tuning(str(folder), tmp_path / "d.txt", settings, device="cpu")
+    tuning = TuneRun(str(folder), tmp_path / "d.txt", settings, device="cpu")
     budget = tuning.plan.total
     outcome = tuning.run(tmp_path / "out", memory_budget=budget)
     plan = tuning.plan
@@ -427,7 +427,7 @@ def test_a_budget_that_is_too_small_is_refused_with_what_fits(small: Path, text:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("minseek.tune.plan.STEP_BYTES", 0)
         patched.setattr("minseek.tune.plan.WORKSPACE", 0)
-        tuning = Tuning(str(small), text, Settings(length=65, batch=4, steps=1), device="cpu")
+        tuning = TuneRun(str(small), text, Settings(length=65, batch=4, steps=1), device="cpu")
         plan = tuning.plan
         fixed = plan.weights + plan.gradients + plan.state
 
@@ -452,7 +452,7 @@ def test_a_budget_that_is_too_small_is_refused_with_what_fits(small: Path, text:
 def test_a_run_that_passes_its_budget_stops_with_a_checkpoint(
     small: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuning, whole = (Tuning(str(small), text, Settings(**FAST), device="cpu") for _ in range(2))
+    tuning, whole = (TuneRun(str(small), text, Settings(**FAST), device="cpu") for _ in range(2))
     monkeypatch.setattr(ProcessGauge, "peak", lambda _: tuning.plan.total + 1)
     with pytest.raises(minseek.InputError, match="was stopped after step 1, which"):
         tuning.run(tmp_path / "out", memory_budget=tuning.plan.total)
@@ -489,7 +489,7 @@ def test_a_run_stopped_at_every_step_is_the_same_run(small: Path, text: Path, tm
     settings = Settings(length=32, accumulate=2, batch=2, steps=6, eval_every=2, seed=3, **own)
 
     def run(out: str, **how: Any) -> Outcome:
-        return Tuning(str(small), text, settings, device="cpu").run(tmp_path / out, **how)
+        return TuneRun(str(small), text, settings, device="cpu").run(tmp_path / out, **how)
 
     assert run("whole").finished
     outcomes = []
@@ -500,7 +500,7 @@ def test_a_run_stopped_at_every_step_is_the_same_run(small: Path, text: Path, tm
     assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
     assert outcomes[-1].tokens == 6 * 4 * 32
     other = replace(settings, seed=4)
-    assert Tuning(str(small), text, other, device="cpu").run(tmp_path / "other").finished
+    assert TuneRun(str(small), text, other, device="cpu").run(tmp_path / "other").finished
     assert weights_in(tmp_path / "other") != weights_in(tmp_path / "whole")
 
 
@@ -668,15 +668,15 @@ def test_a_diverging_run_is_stopped(small: Path, text: Path, tmp_path: Path) -> 
 
 
 def test_python_arguments(small: Path, text: Path, tmp_path: Path) -> None:
-    tuning = Tuning(str(small), text, Settings(**FAST), eval_data=text, device="cpu")
+    tuning = TuneRun(str(small), text, Settings(**FAST), eval_data=text, device="cpu")
     assert len(tuning.held_out) == len(tuning.examples)
     for wrong in (
         lambda: tuning.run(tmp_path / "out", checkpoint_every=0),
         lambda: tuning.run(tmp_path / "none" / "out"),
         lambda: tuning.run(text),
         lambda: tuning.run(tmp_path / "out", memory_budget="lots"),
-        lambda: Tuning(str(small), text, Settings(length=513)),
-        lambda: Tuning(str(small), text, Settings(steps=2, warmup=2)),
+        lambda: TuneRun(str(small), text, Settings(length=513)),
+        lambda: TuneRun(str(small), text, Settings(steps=2, warmup=2)),
     ):
         with pytest.raises(minseek.InputError):
             wrong()
@@ -716,7 +716,7 @@ def test_a_budget_that_nobody_can_watch_over_is_refused(
     small: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ProcessGauge, "peak", lambda _: None)
-    tuning = Tuning(str(small), text, Settings(**{**FAST, "steps": 1}), device="cpu")
+    tuning = TuneRun(str(small), text, Settings(**{**FAST, "steps": 1}), device="cpu")
     with pytest.raises(minseek.InputError, match=r"^a memory budget of 900 MB cannot be kept .*: leave it out"):
         tuning.run(tmp_path / "out", memory_budget="900MB")
     assert not (tmp_path / "out").exists()

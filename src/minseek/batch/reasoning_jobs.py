@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from minseek.batch.request_jobs import Attempt
+from minseek.batch.request_jobs import RequestJob
 from minseek.batch.results import Outcome
 from minseek.protocol.fields import FieldError, refuse_unknown
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from minseek.reasoning import Result
 
 
-def thinking_attempt(model: Model, plan: BatchPlan, request: Request) -> Attempt:
+def make_thinking_job(model: Model, plan: BatchPlan, request: Request) -> RequestJob:
     """The attempt of a request with ``thinking``.
 
     Raises
@@ -46,7 +46,7 @@ def thinking_attempt(model: Model, plan: BatchPlan, request: Request) -> Attempt
         limits=limits_of(options, request.max_new_tokens),
         stop=request.stop,
     )
-    return Attempt(request, job, lambda: outcome_of(job.result()))
+    return RequestJob(request, job, lambda: outcome_of(job.result()))
 
 
 def outcome_of(result: Result) -> Outcome:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from minseek.batch.requests import DEFAULT_NEW_TOKENS, Refusal, Request
-from minseek.batch.result_file import Earlier
+from minseek.batch.requests import DEFAULT_NEW_TOKENS, InvalidRequest, Request
+from minseek.batch.result_file import ResumeState
 from minseek.batch.results import Outcome
-from minseek.cache import Pairs, Slot
+from minseek.cache import KVCache, Slot
 from minseek.engine.generation import Generation, Job
 from minseek.engine.plan import BatchPlan
 from minseek.errors import InputError
@@ -20,7 +20,7 @@ from minseek.models.chat.prompts import encode_prompt, render_messages
 from minseek.models.chat.thinking_format import is_open
 
 
-class Attempt:
+class RequestJob:
     """A request in a slot: an error in it ends it alone, not the run.
 
     Parameters
@@ -34,33 +34,33 @@ class Attempt:
     def __init__(self, request: Request, job: Job, outcome: Callable[[], Outcome]) -> None:
         self.request, self._job, self._outcome = request, job, outcome
         self.evicts = job.evicts
-        self._refusal: Refusal | None = None
+        self._refusal: InvalidRequest | None = None
 
     def begin(self, slot: Slot) -> Sequence[int]:
         """The job's first tokens."""
         tokens = self._job.begin(slot)
-        self.cache: Pairs = self._job.cache
+        self.cache: KVCache = self._job.cache
         return tokens
 
-    def proceed(self, logits: Tensor) -> Sequence[int]:
+    def next_tokens(self, logits: Tensor) -> Sequence[int]:
         """The job's next tokens."""
         try:
-            return self._job.proceed(logits)
+            return self._job.next_tokens(logits)
         except InputError as error:  # such as logits that are no numbers
-            self._refusal = self.request.refused(str(error), code="model_error")
+            self._refusal = self.request.reject(str(error), code="model_error")
             return ()
 
-    def outcome(self) -> Outcome | Refusal:
+    def outcome(self) -> Outcome | InvalidRequest:
         """What came of it."""
         return self._refusal or self._outcome()
 
 
-Think = Callable[[Model, BatchPlan, Request], Attempt]
+Think = Callable[[Model, BatchPlan, Request], RequestJob]
 """Makes the attempt of a request that asks for a strategy; raises InputError where that is impossible."""
 
 
 @dataclass(frozen=True)
-class Load:
+class FileSummary:
     """What a file asks for.
 
     Attributes
@@ -84,7 +84,9 @@ class Load:
     longest: int | None
 
 
-def measure(model: Model, items: Iterable[Request | Refusal], earlier: Earlier, *, lengths: bool) -> Load:
+def scan_requests(
+    model: Model, items: Iterable[Request | InvalidRequest], earlier: ResumeState, *, lengths: bool
+) -> FileSummary:
     """Count the requests of a file and, with `lengths`, find the longest.
 
     Requests that have a result count as well: a run that goes on must come to the plan of the run before it.
@@ -94,7 +96,7 @@ def measure(model: Model, items: Iterable[Request | Refusal], earlier: Earlier, 
         lines += 1
         missing = not earlier.has(item)
         left += missing
-        if isinstance(item, Refusal):
+        if isinstance(item, InvalidRequest):
             continue
         requests += 1
         to_run += missing
@@ -103,7 +105,7 @@ def measure(model: Model, items: Iterable[Request | Refusal], earlier: Earlier, 
                 longest = max(longest, _length(model, item))
             except InputError:
                 continue  # it is refused when its turn comes
-    return Load(lines, requests, left, to_run, (longest or None) if lengths else None)
+    return FileSummary(lines, requests, left, to_run, (longest or None) if lengths else None)
 
 
 def _length(model: Model, request: Request) -> int:
@@ -113,7 +115,7 @@ def _length(model: Model, request: Request) -> int:
     return tokens + (request.max_new_tokens or DEFAULT_NEW_TOKENS)
 
 
-def attempt(model: Model, plan: BatchPlan, request: Request, think: Think) -> Attempt | Refusal:
+def make_job(model: Model, plan: BatchPlan, request: Request, think: Think) -> RequestJob | InvalidRequest:
     """A request, ready for the engine, or why it cannot be honoured in that plan."""
     try:
         if request.thinking is not None:
@@ -121,12 +123,12 @@ def attempt(model: Model, plan: BatchPlan, request: Request, think: Think) -> At
         tokens, text = _prompt(model, request)
     except InputError as error:
         param, code = getattr(error, "param", None), getattr(error, "code", "invalid_value")
-        return request.refused(str(error), param=param, code=code)
+        return request.reject(str(error), param=param, code=code)
     if not tokens:
-        return request.refused("the prompt is empty: there is nothing to continue", param="prompt", code="empty_prompt")
+        return request.reject("the prompt is empty: there is nothing to continue", param="prompt", code="empty_prompt")
     limit = request.max_new_tokens or DEFAULT_NEW_TOKENS
     if plan.policy is None and len(tokens) + limit > plan.slot.capacity:
-        return request.refused(
+        return request.reject(
             f"the prompt of {len(tokens)} tokens and {limit} new ones do not fit into a slot of {plan.slot.capacity}, "
             "and without a policy nothing is evicted: choose a policy or a larger cap",
             param="messages" if request.messages else "prompt",
@@ -138,10 +140,10 @@ def attempt(model: Model, plan: BatchPlan, request: Request, think: Think) -> At
         sampling=request.sampling,
         stop=request.stop,
         evicts=plan.policy is not None,
-        continues=request.prompt is not None,
+        is_continuation=request.prompt is not None,
     )
     form = model.thinking if request.messages else None
-    return Attempt(request, job, lambda: _outcome(model, job, form, text))
+    return RequestJob(request, job, lambda: _outcome(model, job, form, text))
 
 
 def _prompt(model: Model, request: Request) -> tuple[list[int], str]:

@@ -13,14 +13,14 @@ from minseek.protocol.fields import (
     SAMPLING_NAMES,
     FieldError,
     as_object,
-    limit_of,
     needed,
+    parse_max_tokens,
     parse_object,
+    parse_stop,
+    parse_str,
     refuse_unknown,
     sampling_of,
     shown,
-    stops_of,
-    text_of,
 )
 
 DEFAULT_NEW_TOKENS = 256
@@ -82,13 +82,13 @@ class Request:
     stop: tuple[str, ...]
     thinking: Mapping[str, Any] | None
 
-    def refused(self, message: str, *, param: str | None = None, code: str = "invalid_value") -> Refusal:
+    def reject(self, message: str, *, param: str | None = None, code: str = "invalid_value") -> InvalidRequest:
         """Why it cannot be honoured after all."""
-        return Refusal(self.line, self.id, message, param, code, openai=self.form != "plain")
+        return InvalidRequest(self.line, self.id, message, param, code, openai=self.form != "plain")
 
 
 @dataclass(frozen=True)
-class Refusal:
+class InvalidRequest:
     """Why a line is not run; `id` is None where the line has none that can be read."""
 
     line: int
@@ -99,7 +99,7 @@ class Refusal:
     openai: bool = False
 
 
-def read_requests(lines: Iterable[bytes], defaults: Defaults) -> Iterator[Request | Refusal]:
+def read_requests(lines: Iterable[bytes], defaults: Defaults) -> Iterator[Request | InvalidRequest]:
     """What each line that is not blank asks for, one line at a time; an id is good for one line."""
     first_lines: dict[str | int, int] = {}
     for number, raw in enumerate(lines, start=1):
@@ -110,14 +110,14 @@ def read_requests(lines: Iterable[bytes], defaults: Defaults) -> Iterator[Reques
             yield item
         elif item.id in first_lines:
             message = f"the id {shown(item.id)} is that of line {first_lines[item.id]} already: give each its own"
-            openai = item.openai if isinstance(item, Refusal) else item.form != "plain"
-            yield Refusal(number, item.id, message, "custom_id" if openai else "id", "duplicate_id", openai)
+            openai = item.openai if isinstance(item, InvalidRequest) else item.form != "plain"
+            yield InvalidRequest(number, item.id, message, "custom_id" if openai else "id", "duplicate_id", openai)
         else:
             first_lines[item.id] = number
             yield item
 
 
-def parse_line(raw: bytes, line: int, defaults: Defaults) -> Request | Refusal:
+def parse_line(raw: bytes, line: int, defaults: Defaults) -> Request | InvalidRequest:
     """What one line asks for."""
     openai, name = False, None
     try:
@@ -126,9 +126,9 @@ def parse_line(raw: bytes, line: int, defaults: Defaults) -> Request | Refusal:
         name = _id(fields, "custom_id" if openai else "id")
         return _openai(fields, line, name, defaults) if openai else _plain(fields, line, name, defaults)
     except FieldError as error:
-        return Refusal(line, name, str(error), error.param, error.code, openai)
+        return InvalidRequest(line, name, str(error), error.param, error.code, openai)
     except RecursionError:
-        return Refusal(line, name, "the line is nested too deeply", code="invalid_json", openai=openai)
+        return InvalidRequest(line, name, "the line is nested too deeply", code="invalid_json", openai=openai)
 
 
 def _id(fields: Mapping[str, Any], key: str) -> str | int:
@@ -167,12 +167,12 @@ def _openai(fields: dict[str, Any], line: int, name: str | int, defaults: Defaul
 def _request(fields: dict[str, Any], line: int, name: str | int, form: Form, defaults: Defaults) -> Request:
     """Whatever all forms share."""
     if "model" in fields:
-        _check_model(text_of("model", fields["model"]), defaults.model)
-    prompt = text_of("prompt", fields["prompt"]) if "prompt" in fields else None
+        _check_model(parse_str("model", fields["model"]), defaults.model)
+    prompt = parse_str("prompt", fields["prompt"]) if "prompt" in fields else None
     if prompt == "":
         raise FieldError("the prompt is empty: there is nothing to continue", param="prompt", code="empty_prompt")
     messages = _messages(fields["messages"]) if "messages" in fields else ()
-    limit = limit_of(fields)
+    limit = parse_max_tokens(fields)
     return Request(
         line=line,
         id=name,
@@ -181,7 +181,7 @@ def _request(fields: dict[str, Any], line: int, name: str | int, form: Form, def
         messages=messages,
         sampling=sampling_of(fields, defaults.sampling),
         max_new_tokens=defaults.max_new_tokens if limit is None else limit,
-        stop=stops_of(fields, defaults.stop),
+        stop=parse_stop(fields, defaults.stop),
         thinking=as_object("thinking", fields["thinking"], "thinking") if "thinking" in fields else None,
     )
 
@@ -223,7 +223,7 @@ def _message(where: str, value: Any) -> dict[str, str]:
     content = fields.get("content")
     if isinstance(content, list):
         content = "".join(_part(f"{where}.content[{index}]", part) for index, part in enumerate(content))
-    return {"role": role, "content": text_of(f"{where}.content", content)}
+    return {"role": role, "content": parse_str(f"{where}.content", content)}
 
 
 def _part(where: str, value: Any) -> str:
@@ -233,4 +233,4 @@ def _part(where: str, value: Any) -> str:
         raise FieldError(
             f"{where} must be of type text, not {shown(fields.get('type'))}", param=where, code="unsupported_parameter"
         )
-    return text_of(f"{where}.text", fields.get("text"))
+    return parse_str(f"{where}.text", fields.get("text"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-from minseek.batch.requests import Refusal, Request
+from minseek.batch.requests import InvalidRequest, Request
 from minseek.batch.results import dump_record
 from minseek.errors import InputError
 
@@ -21,7 +21,7 @@ _BEGINNING = b'{"id": '  # of every record
 
 
 @dataclass
-class Earlier:
+class ResumeState:
     """What a result file holds already.
 
     Attributes
@@ -42,14 +42,14 @@ class Earlier:
     whole: int = 0
     torn: int = 0
 
-    def has(self, item: Request | Refusal) -> bool:
+    def has(self, item: Request | InvalidRequest) -> bool:
         """Whether that request has its line."""
-        if isinstance(item, Refusal) and (item.id is None or item.code == "duplicate_id"):
+        if isinstance(item, InvalidRequest) and (item.id is None or item.code == "duplicate_id"):
             return item.line in self.lines
         return item.id in self.ids
 
 
-def read_earlier(path: Path) -> Earlier:
+def read_resume_state(path: Path) -> ResumeState:
     """What an earlier run has written; nothing is changed.
 
     Raises
@@ -57,7 +57,7 @@ def read_earlier(path: Path) -> Earlier:
     InputError
         If the file holds anything but such records: it is somebody's, and nothing is appended to it.
     """
-    earlier = Earlier()
+    earlier = ResumeState()
     with path.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             if not raw.endswith(b"\n"):
@@ -113,11 +113,11 @@ class ResultFile:
 
     Parameters
     ----------
-    earlier : Earlier
-        What `read_earlier` found: the rest of a torn line is cut off. An empty one begins the file anew.
+    earlier : ResumeState
+        What `read_resume_state` found: the rest of a torn line is cut off. An empty one begins the file anew.
     """
 
-    def __init__(self, path: Path, earlier: Earlier, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, earlier: ResumeState, *, overwrite: bool = False) -> None:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from minseek.batch.requests import Refusal, Request
+from minseek.batch.requests import InvalidRequest, Request
 
 _LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
 """Characters at which some readers end a line, and which JSON leaves as they are."""
@@ -82,7 +82,7 @@ def result_record(request: Request, outcome: Outcome, model: str) -> dict[str, A
     }
 
 
-def error_record(refusal: Refusal) -> dict[str, Any]:
+def error_record(refusal: InvalidRequest) -> dict[str, Any]:
     """The line of a request that was refused."""
     if refusal.openai:
         return {

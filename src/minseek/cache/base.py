@@ -17,7 +17,7 @@ class CacheFullError(RuntimeError):
     """More tokens were appended than the cache may hold; the reasoning loop ends a thought before this happens."""
 
 
-class Pairs(Protocol):
+class KVCache(Protocol):
     """The key/value pairs of one sequence: a `ThoughtCache` or a `Slot`.
 
     Attributes
@@ -75,10 +75,10 @@ class Pairs(Protocol):
     def positions(self) -> Sequence[Tensor]: ...
 
     @property
-    def received(self) -> Sequence[Tensor]: ...
+    def attn_sum(self) -> Sequence[Tensor]: ...
 
     @property
-    def latest(self) -> Sequence[Tensor]: ...
+    def attn_window_sum(self) -> Sequence[Tensor]: ...
 
     @property
     def queries(self) -> Sequence[Tensor]: ...
@@ -92,7 +92,7 @@ class Pairs(Protocol):
     @property
     def asked(self) -> int: ...
 
-    def counts_as_latest(self, tokens: int) -> int:
+    def num_in_window(self, tokens: int) -> int:
         """How many of the next `tokens` tokens are among the latest queries."""
 
     def reserve(self, tokens: int) -> None:
@@ -111,7 +111,7 @@ class Pairs(Protocol):
         """Count tokens that have been written in every layer."""
 
     def count(self, tokens: int) -> None:
-        """The same where `Singles` wrote them."""
+        """The same where `DecodeBatch` wrote them."""
 
     def remember_surprise(self, surprise: Tensor, ahead: Tensor) -> None:
         """Keep how surprising the T newest tokens were [T], and the last one's last hidden state [hidden]."""

@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from minseek.cache.kernels import likeness, unrotated_likeness
-from minseek.cache.layer_groups import Stack
+from minseek.cache.kernels import cosine_to_mean, prerope_cosine_to_mean
+from minseek.cache.layer_groups import LayerGroup
 from minseek.cache.rotary import rotate
 from minseek.cache.slots import Slot
 
@@ -23,7 +23,7 @@ class Candidates:
     ----------
     slot : Slot
         Of one sequence.
-    stack : Stack, optional
+    stack : LayerGroup, optional
         One of the slot's; the default is its only one.
 
     Attributes
@@ -53,15 +53,17 @@ class Candidates:
         layers, and from any layer.
     """
 
-    def __init__(self, slot: Slot, stack: Stack | None = None) -> None:
+    def __init__(self, slot: Slot, stack: LayerGroup | None = None) -> None:
         if stack is None:
             (stack,) = slot.stacks
         store, index, n = slot.store, slot.index, stack.length
         self._slot = slot
         self.cap, self.mean_cap, self.memory = stack.cap, store.shape.cap, slot.memory
         self.keys, self.values = stack.keys[:, :, :n], stack.values[:, :, :n]
-        self.positions, self.arrivals = stack.positions[:, :, :n], stack.arrivals[:, :, :n]
-        self.received, self.latest, self.notes = (t[:, :, :n] for t in (stack.received, stack.latest, stack.notes))
+        self.positions, self.token_index = stack.positions[:, :, :n], stack.token_index[:, :, :n]
+        self.attn_sum, self.attn_window_sum, self.notes = (
+            t[:, :, :n] for t in (stack.attn_sum, stack.attn_window_sum, stack.notes)
+        )
         self.seen, self.new, self.fresh = slot.seen, n - stack.survived, slot.fresh
         asked = min(self.fresh, store.shape.block)
         layers = slice(None) if len(slot.stacks) == 1 else list(stack.layers)  # a slice copies nothing
@@ -89,12 +91,12 @@ class Candidates:
         """Layers of the whole model."""
         return self._slot.store.shape.shape.layers
 
-    def unrotated_likeness(self) -> Tensor:
+    def prerope_cosine_to_mean(self) -> Tensor:
         """[L, H, n]: the cosine of each key without its position with the mean of all normalised ones."""
         rotary = self._slot.rotary
         cos, sin = rotary.at(0, self._slot.position)
-        given = unrotated_likeness(self.keys, self.positions, cos.contiguous(), sin.contiguous())
-        return likeness(self.unrotated) if given is None else given
+        given = prerope_cosine_to_mean(self.keys, self.positions, cos.contiguous(), sin.contiguous())
+        return cosine_to_mean(self.unrotated) if given is None else given
 
     @cached_property
     def unrotated(self) -> Tensor:
@@ -113,4 +115,4 @@ class Candidates:
     @property
     def asked(self) -> Tensor:
         """[L, H, n]: how many queries could attend to each pair."""
-        return (self.seen - self.arrivals).float()
+        return (self.seen - self.token_index).float()

@@ -7,34 +7,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minseek.cache.base import Pairs
-from minseek.cache.slot_memory import SlotStore
+from minseek.cache.base import KVCache
+from minseek.cache.slot_memory import SlotMemory
 from minseek.cache.slots import Slot
 from minseek.cache.thought_cache import ThoughtCache
 
 
-def slot_of(cache: Pairs) -> Slot | None:
+def slot_of(cache: KVCache) -> Slot | None:
     """The slot in which a sequence's pairs lie; None if they lie elsewhere."""
     if isinstance(cache, Slot):
         return cache
     return cache.slot if isinstance(cache, ThoughtCache) else None
 
 
-FIXED = 7  # numbers of a sequence before its stacks' lengths
+NUM_FIXED = 7  # numbers of a sequence before its stacks' lengths
 
 
-def numbers_of(token: int, cache: Pairs) -> list[int]:
-    """What `Singles` needs to know of a sequence in a slot that is given a token: `FIXED` numbers, and lengths."""
+def input_row(token: int, cache: KVCache) -> list[int]:
+    """What `DecodeBatch` needs to know of a sequence in a slot that is given a token: `FIXED` numbers, and lengths."""
     if isinstance(cache, Slot):
         lengths = [stack.length for stack in cache.stacks]
-        late = cache.counts_as_latest(1)
+        late = cache.num_in_window(1)
         return [token, cache.index, cache.position, cache.seen, cache.fresh, cache.asked, late, *lengths]
     slot, length = slot_of(cache), cache.length
     assert slot is not None
     return [token, slot.index, length, length, 0, 0, 0, *[length] * len(slot.stacks)]
 
 
-class Singles:
+class DecodeBatch:
     """Sequences in slots that a pass gives one token each: few large operations instead of many small ones.
 
     B sequences in one store. All numbers that change from token to token come in a tensor, and no size depends on
@@ -43,20 +43,22 @@ class Singles:
 
     Parameters
     ----------
-    store : SlotStore
+    store : SlotMemory
     divided : bool
         Whether the slots are divided, all of them.
     numbers : Tensor
-        [B, FIXED + stacks], int64: `numbers_of` each, slots ascending.
+        [B, FIXED + stacks], int64: `input_row` each, slots ascending.
     within : sequence of int
         For each stack, how many pairs a head are looked at; n below. More than the longest sequence has.
     """
 
-    def __init__(self, store: SlotStore, divided: bool, numbers: Tensor, within: Sequence[int]) -> None:
+    def __init__(self, store: SlotMemory, divided: bool, numbers: Tensor, within: Sequence[int]) -> None:
         self._store, self._layout = store, store.shape.layout(divided)
         columns = numbers.unbind(1)
-        self.tokens, self._slots, self._positions, self._seen, self._fresh, self._asked, self._late = columns[:FIXED]
-        self._lengths, self._within = columns[FIXED:], within
+        self.tokens, self._slots, self._positions, self._seen, self._fresh, self._asked, self._late = columns[
+            :NUM_FIXED
+        ]
+        self._lengths, self._within = columns[NUM_FIXED:], within
         self._all = len(numbers) == store.count  # so that nothing need be fetched
         self._rows = slice(None) if self._all else self._slots
         layers = [layers for _, layers in store.shape.stacks]
@@ -87,7 +89,7 @@ class Singles:
         for stack, lengths in enumerate(self._lengths):
             here = (self._slots, slice(None), slice(None), lengths)
             self._stack(stack, self._store.positions)[here] = self._positions.int()[:, None, None]
-            self._stack(stack, self._store.arrivals)[here] = self._seen.int()[:, None, None]
+            self._stack(stack, self._store.token_index)[here] = self._seen.int()[:, None, None]
 
     def rotated(self, x: Tensor) -> Tensor:
         """Queries and keys [B, heads, D] at the positions of their tokens: as `rotate`, in fewer operations."""
@@ -121,8 +123,8 @@ class Singles:
         if not self._store.shape.evicts:
             return
         given = weights.mean(2)
-        self._count(layer, self._store.received, given)
-        self._count(layer, self._store.latest, given * self._late[:, None, None])
+        self._count(layer, self._store.attn_sum, given)
+        self._count(layer, self._store.attn_window_sum, given * self._late[:, None, None])
 
     def _count(self, layer: int, whole: Tensor, given: Tensor) -> None:
         own = self._layer(layer, whole)[:, :, : given.shape[2]]

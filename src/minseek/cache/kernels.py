@@ -31,7 +31,7 @@ def ranks(scores: Tensor, weight: float = 1.0, onto: Tensor | None = None) -> Te
     return given if onto is None else onto.add_(given)
 
 
-def raise_highest(scores: Tensor, notes: Tensor, count: int, least: float, more: float) -> None:
+def boost_topk(scores: Tensor, notes: Tensor, count: int, least: float, more: float) -> None:
     """Add `more` to scores [L, H, n] whose note [L, H, n] is above `least` and among the `count` highest of its head.
 
     Of equal notes the later is the higher. Scores are float32, in one piece.
@@ -60,13 +60,13 @@ def highest(scores: Tensor, count: int) -> Tensor:
     return places
 
 
-def likeness(keys: Tensor) -> Tensor:
+def cosine_to_mean(keys: Tensor) -> Tensor:
     """Cosine [L, H, n] of each key [L, H, n, D] with the mean of all normalised ones."""
     keys = F.normalize(keys.float(), dim=-1)
     return (keys @ F.normalize(keys.mean(2), dim=-1)[..., None])[..., 0]
 
 
-def likeness_so_far(values: Tensor, total: Tensor) -> Tensor:
+def cosine_to_running_mean(values: Tensor, total: Tensor) -> Tensor:
     """The same of values, with the direction of all that there have been so far.
 
     total: float32 [L, H, D], the sum of the normalised ones, to which these are added.
@@ -78,7 +78,7 @@ def likeness_so_far(values: Tensor, total: Tensor) -> Tensor:
     return (values @ F.normalize(total, dim=-1)[..., None])[..., 0]
 
 
-def unrotated_likeness(keys: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
+def prerope_cosine_to_mean(keys: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
     """The same of keys [L, H, n, D] without their positions [L, H, n], computed in C; None where that can't be.
 
     positions: they lie as the keys do, pair by pair. cos, sin: float32 [positions, D/2].
@@ -105,7 +105,7 @@ def _likeness(
     return out
 
 
-def weighed_distance(weights: Tensor, values: Tensor) -> Tensor:
+def value_error(weights: Tensor, values: Tensor) -> Tensor:
     """Weights [L, H, n] times the distance of each value [L, H, n, D] from the weighted mean of all."""
     library, (layers, heads, n, dim) = _library(values), values.shape
     if library is None or not _takes(values):
@@ -114,7 +114,7 @@ def weighed_distance(weights: Tensor, values: Tensor) -> Tensor:
         given: Tensor = weights * (values.float() - mean).norm(dim=-1)
         return given
     weights, out = weights.float().contiguous(), torch.empty(layers, heads, n)
-    library.weighed_distance(
+    library.value_error(
         *(_at(values), _at(weights), c_int32(layers), c_int64(values.stride(0) // dim), c_int32(heads)),
         *(c_int32(values.stride(1) // dim), c_int32(n), c_int32(dim), _threads(), _at(out)),
     )

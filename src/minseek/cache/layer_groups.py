@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from minseek.cache.kernels import keep_pairs
-from minseek.cache.slot_memory import FIELDS, SlotStore
+from minseek.cache.slot_memory import FIELDS, SlotMemory
 
 
-class Stack:
+class LayerGroup:
     """Some layers of a slot.
 
     Attributes
@@ -26,15 +26,15 @@ class Stack:
     keys, values : Tensor
         [layers, H, capacity, D].
     positions, arrivals, received, latest, notes : Tensor
-        [layers, H, capacity]; empty where nothing is evicted. See `SlotStore`.
+        [layers, H, capacity]; empty where nothing is evicted. See `SlotMemory`.
     """
 
     keys: Tensor
     values: Tensor
     positions: Tensor
-    arrivals: Tensor
-    received: Tensor
-    latest: Tensor
+    token_index: Tensor
+    attn_sum: Tensor
+    attn_window_sum: Tensor
     notes: Tensor
 
     def __init__(self, layers: tuple[int, ...], cap: int, heads: int) -> None:
@@ -46,7 +46,7 @@ class Stack:
         """Tokens that there is room for before an eviction is due."""
         return self.capacity - self.length
 
-    def lie(self, store: SlotStore, index: int, first: int, capacity: int) -> None:
+    def lie(self, store: SlotMemory, index: int, first: int, capacity: int) -> None:
         """Take room for so many pairs a head in a slot's memory, from the pair `first` on."""
         self.capacity = capacity
         sizes = (len(self.layers), self._heads, capacity)
@@ -61,9 +61,9 @@ class Stack:
     def keep(self, chosen: Tensor) -> None:
         """Evict all pairs but the chosen ones [layers, H, n]."""
         count = chosen.shape[2]
-        moved = (self.keys, self.values, self.positions, self.arrivals, self.received, self.notes)
+        moved = (self.keys, self.values, self.positions, self.token_index, self.attn_sum, self.notes)
         keep_pairs(moved, chosen)
-        self.received[:, :, count:] = 0
+        self.attn_sum[:, :, count:] = 0
         self.notes[:, :, count:] = 0
         self.length = self.survived = count
 
@@ -73,5 +73,5 @@ class Stack:
             target: Tensor = getattr(self, field)
             for old, new in zip(source, target, strict=True):
                 new[:, : self.length] = old[:, : self.length].clone()  # old and new may overlap
-        self.received[:, :, self.length :] = 0
+        self.attn_sum[:, :, self.length :] = 0
         self.notes[:, :, self.length :] = 0

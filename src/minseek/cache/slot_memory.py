@@ -8,10 +8,10 @@ from minseek.cache.rotary import Rotary
 from minseek.cache.slot_shape import SlotShape
 from minseek.native.pages import huge_zeros
 
-FIELDS = ("keys", "values", "positions", "arrivals", "received", "latest", "notes")
+FIELDS = ("keys", "values", "positions", "token_index", "attn_sum", "attn_window_sum", "notes")
 
 
-class SlotStore:
+class SlotMemory:
     """What all slots of a run hold, allocated at once.
 
     Attributes
@@ -20,10 +20,10 @@ class SlotStore:
         How many slots.
     keys, values : Tensor
         [slots, layers * H * (cap + block), D]: each slot's memory in one piece, which its stacks divide among them.
-    positions, arrivals : Tensor
+    positions, token_index : Tensor
         [slots, layers * H * (cap + block)], int32: where a key stands; the how-manieth token of its sequence it was.
-    received, latest, notes : Tensor
-        The same shape, float32; see `minseek.cache.Pairs`, and for notes, which are the policy's, `Candidates`.
+    attn_sum, attn_window_sum, notes : Tensor
+        The same shape, float32; see `minseek.cache.KVCache`, and for notes, which are the policy's, `Candidates`.
     queries : Tensor
         [layers, slots, query heads, block, D], float32.
     surprise, ahead : Tensor
@@ -39,9 +39,9 @@ class SlotStore:
         self.keys = huge_zeros((*pairs, dim), shape.shape.dtype, device)
         self.values = huge_zeros((*pairs, dim), shape.shape.dtype, device)
         self.positions = huge_zeros(noted, torch.int32, device)
-        self.arrivals = huge_zeros(noted, torch.int32, device)
-        self.received = huge_zeros(noted, torch.float32, device)
-        self.latest = huge_zeros(noted, torch.float32, device)
+        self.token_index = huge_zeros(noted, torch.int32, device)
+        self.attn_sum = huge_zeros(noted, torch.float32, device)
+        self.attn_window_sum = huge_zeros(noted, torch.float32, device)
         self.notes = huge_zeros(noted, torch.float32, device)
         self.queries = huge_zeros((layers, slots, shape.query_heads, shape.block, dim), torch.float32, device)
         self.surprise = torch.zeros(slots, shape.capacity if shape.hidden else 0, dtype=torch.float32, device=device)

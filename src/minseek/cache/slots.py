@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from minseek.cache.base import CacheFullError, allocations
-from minseek.cache.layer_groups import Stack
+from minseek.cache.layer_groups import LayerGroup
 from minseek.cache.rotary import Rotary, rotate
-from minseek.cache.slot_memory import FIELDS, SlotStore
+from minseek.cache.slot_memory import FIELDS, SlotMemory
 from minseek.cache.slot_shape import SlotShape
 
 
@@ -20,13 +20,13 @@ class SlotPool:
 
     Attributes
     ----------
-    store : SlotStore
+    store : SlotMemory
         Their memory. Slots know it and not the pool, so that it is freed with the last who holds any of them.
     slots : list of Slot
     """
 
     def __init__(self, shape: SlotShape, rotary: Rotary, slots: int, *, device: torch.device | str = "cpu") -> None:
-        self.store = SlotStore(shape, rotary, slots, device=device)
+        self.store = SlotMemory(shape, rotary, slots, device=device)
         self.slots = [Slot(self.store, index) for index in range(slots)]
 
 
@@ -35,7 +35,7 @@ class Slot:
 
     Attributes
     ----------
-    stacks : list of Stack
+    stacks : list of LayerGroup
         Layers that have the same cap, by caps ascending; one if all have. What a policy chooses from.
     divided : bool
         Whether the stacks have the memory that their caps ask for; until the slot is full for the first time, every
@@ -54,9 +54,9 @@ class Slot:
 
     raw_keys: Sequence[Tensor] = ()
 
-    def __init__(self, store: SlotStore, index: int) -> None:
+    def __init__(self, store: SlotMemory, index: int) -> None:
         self.store, self.index, self.rotary = store, index, store.rotary
-        self.stacks = [Stack(layers, cap, store.shape.shape.heads) for cap, layers in store.shape.stacks]
+        self.stacks = [LayerGroup(layers, cap, store.shape.shape.heads) for cap, layers in store.shape.stacks]
         self._place = {layer: (stack, i) for stack in self.stacks for i, layer in enumerate(stack.layers)}
         self.queries = store.queries[:, index].unbind() if store.shape.query_heads else ()
         self.ahead = store.ahead[index] if store.shape.hidden else None
@@ -74,8 +74,8 @@ class Slot:
         self.keys, self.values = self._by_layer("keys"), self._by_layer("values")
         noted = store.shape.evicts
         self.positions = self._by_layer("positions") if noted else ()
-        self.received = self._by_layer("received") if noted else ()
-        self.latest = self._by_layer("latest") if noted else ()
+        self.attn_sum = self._by_layer("attn_sum") if noted else ()
+        self.attn_window_sum = self._by_layer("attn_window_sum") if noted else ()
         self.capacities = [self._place[layer][0].capacity for layer in range(store.shape.shape.layers)]
         self.allocation = next(allocations)
 
@@ -94,7 +94,7 @@ class Slot:
         self.memory.clear()
         self.store.ahead[self.index] = 0
         self.store.values[self.index] = 0  # beyond a sequence's end weights are 0, and 0 times a NaN would be one
-        for tensor in (self.store.received, self.store.latest, self.store.notes):
+        for tensor in (self.store.attn_sum, self.store.attn_window_sum, self.store.notes):
             tensor[self.index] = 0
 
     @property
@@ -117,16 +117,16 @@ class Slot:
         """Tokens that there is room for before an eviction is due."""
         return min(stack.room for stack in self.stacks)
 
-    def arrivals_of(self, layer: int) -> Tensor:
+    def token_index_of(self, layer: int) -> Tensor:
         """[H, length], int32: the how-manieth token of its sequence each pair of a layer was."""
         stack, i = self._place[layer]
-        return stack.arrivals[i, :, : stack.length]
+        return stack.token_index[i, :, : stack.length]
 
-    def stack_of(self, layer: int) -> tuple[Stack, int]:
+    def stack_of(self, layer: int) -> tuple[LayerGroup, int]:
         """The stack that a layer is in, and the how-manieth of it."""
         return self._place[layer]
 
-    def counts_as_latest(self, tokens: int) -> int:
+    def num_in_window(self, tokens: int) -> int:
         """How many of the next `tokens` tokens are among the last `window` before the eviction."""
         return max(0, min(tokens, tokens - (self.room - self.window)))
 
@@ -141,7 +141,7 @@ class Slot:
             raise CacheFullError(f"a slot has room for {self.room} more tokens and {tokens} are wanted")
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write T tokens of one layer behind the others; see `minseek.cache.Pairs`."""
+        """Write T tokens of one layer behind the others; see `minseek.cache.KVCache`."""
         count, start = keys.shape[1], self._place[layer][0].length
         stop = start + count
         self.keys[layer][:, start:stop] = rotate(keys, *self.rotary.at(self.position, count))
@@ -153,12 +153,12 @@ class Slot:
 
     def observe(self, layer: int, weights: Tensor) -> None:
         """Count attention weights [H, G, T, length + T] of the tokens just appended."""
-        if not self.received:
+        if not self.attn_sum:
             return
         by_query, count = weights.mean(1), weights.shape[2]
-        self.received[layer][:, : weights.shape[3]] += by_query.sum(1)
-        late = self.counts_as_latest(count)
-        self.latest[layer][:, : weights.shape[3]] += by_query[:, count - late :].sum(1)
+        self.attn_sum[layer][:, : weights.shape[3]] += by_query.sum(1)
+        late = self.num_in_window(count)
+        self.attn_window_sum[layer][:, : weights.shape[3]] += by_query[:, count - late :].sum(1)
 
     def remember_queries(self, layer: int, queries: Tensor) -> None:
         """Keep queries without positions [H * G, T, D] of the tokens just appended, if the policy needs them."""
@@ -171,7 +171,7 @@ class Slot:
     def advance(self, tokens: int) -> None:
         """Count tokens that have been written in every layer."""
         for stack in self.stacks if self.store.shape.evicts else ():
-            came = stack.arrivals.narrow(2, stack.length, tokens)
+            came = stack.token_index.narrow(2, stack.length, tokens)
             if tokens == 1:  # most often: in one operation
                 came.fill_(self.seen)
             else:
@@ -179,7 +179,7 @@ class Slot:
         self.count(tokens)
 
     def count(self, tokens: int) -> None:
-        """The same where `Singles` wrote them, and noted that they came."""
+        """The same where `DecodeBatch` wrote them, and noted that they came."""
         for stack in self.stacks:
             stack.length += tokens
         self.seen += tokens
@@ -206,7 +206,7 @@ class Slot:
         if len(self.stacks) > 1 and not self.divided:
             self._move_apart()
         for stack in self.stacks:
-            stack.latest.zero_()
+            stack.attn_window_sum.zero_()
         self.fresh = 0
         self.evictions += 1
 

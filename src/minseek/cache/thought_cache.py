@@ -77,8 +77,8 @@ class ThoughtCache:
 
     slot: Slot | None = None  # whose memory it has
     positions: Sequence[Tensor] = ()  # every pair stands where it lies,
-    received: Sequence[Tensor] = ()  # and nobody asks what attention it received
-    latest: Sequence[Tensor] = ()
+    attn_sum: Sequence[Tensor] = ()  # and nobody asks what attention it received
+    attn_window_sum: Sequence[Tensor] = ()
     queries: Sequence[Tensor] = ()
     ahead: Tensor | None = None
     asked = 0
@@ -103,7 +103,7 @@ class ThoughtCache:
         """Tokens that there is room for without growing."""
         return self.capacity - self.length
 
-    def counts_as_latest(self, tokens: int) -> int:
+    def num_in_window(self, tokens: int) -> int:
         """None: attention is not counted."""
         return 0
 

@@ -24,9 +24,9 @@ from minseek.errors import InputError
 from minseek.units import format_bytes
 
 if TYPE_CHECKING:
-    from minseek.batch.request_jobs import Attempt, Load
-    from minseek.batch.requests import Defaults, Refusal, Request
-    from minseek.batch.result_file import Earlier, Results
+    from minseek.batch.request_jobs import FileSummary, RequestJob
+    from minseek.batch.requests import Defaults, InvalidRequest, Request
+    from minseek.batch.result_file import Results, ResumeState
     from minseek.cli.view_batch import BatchView
     from minseek.engine import BatchPlan, Engine
     from minseek.models import Model
@@ -73,7 +73,7 @@ class BatchCommand:
         """Work the file off."""
         _check_flags(args)
         from minseek.batch.request_file import RequestFile
-        from minseek.batch.request_jobs import measure
+        from minseek.batch.request_jobs import scan_requests
         from minseek.batch.requests import read_requests
         from minseek.models import load
 
@@ -82,7 +82,7 @@ class BatchCommand:
             earlier = _earlier(args)
             with loading(args.model):
                 model = load(args.model, device=args.device, dtype=args.dtype)
-            measured = measure(model, read_requests(file.lines(), defaults), earlier, lengths=args.cap == "auto")
+            measured = scan_requests(model, read_requests(file.lines(), defaults), earlier, lengths=args.cap == "auto")
             if not measured.lines:
                 print(f"minseek: {file.name} holds no request: write one JSON object a line into it", file=sys.stderr)
             plan = None
@@ -136,17 +136,17 @@ def _defaults(args: argparse.Namespace) -> Defaults:
     return Defaults(sampling, args.max_new_tokens, tuple(args.stop or ()), args.model)
 
 
-def _earlier(args: argparse.Namespace) -> Earlier:
+def _earlier(args: argparse.Namespace) -> ResumeState:
     """What an earlier run has left."""
-    from minseek.batch.result_file import Earlier, is_stream, read_earlier
+    from minseek.batch.result_file import ResumeState, is_stream, read_resume_state
 
     path = Path(args.output)
     if args.overwrite or is_stream(args.output) or not path.exists():
-        return Earlier()
-    return read_earlier(path)
+        return ResumeState()
+    return read_resume_state(path)
 
 
-def _tell_earlier(output: str, earlier: Earlier) -> None:
+def _tell_earlier(output: str, earlier: ResumeState) -> None:
     if earlier.ids or earlier.lines:
         named = [repr(name) for name in list(earlier.ids)[:_NAMED]]
         named += [f"line {line}" for line in sorted(earlier.lines)[: _NAMED - len(named)]]
@@ -173,12 +173,12 @@ def _work_off(
     args: argparse.Namespace,
     model: Model,
     plan: BatchPlan | None,
-    items: Iterable[Request | Refusal],
-    earlier: Earlier,
-    measured: Load,
+    items: Iterable[Request | InvalidRequest],
+    earlier: ResumeState,
+    measured: FileSummary,
 ) -> int:
     """Run what has no result yet; 130 after Ctrl-C."""
-    from minseek.batch.requests import Refusal
+    from minseek.batch.requests import InvalidRequest
     from minseek.batch.results import error_record, result_record
     from minseek.cli.view_batch import BatchView
 
@@ -191,15 +191,15 @@ def _work_off(
         try:
             with view, whole_passes(engine) if engine is not None else nullcontext():
                 left = (item for item in items if not earlier.has(item))
-                attempts = _attempts(model, plan, left, out, view)
-                finished = engine.run(attempts) if engine is not None else attempts
-                for done in cast("Iterator[Attempt]", finished):  # the engine gives back what it was given
+                make_jobs = _attempts(model, plan, left, out, view)
+                finished = engine.run(make_jobs) if engine is not None else make_jobs
+                for done in cast("Iterator[RequestJob]", finished):  # the engine gives back what it was given
                     outcome = done.outcome()
-                    if isinstance(outcome, Refusal):
+                    if isinstance(outcome, InvalidRequest):
                         out.write(error_record(outcome))
                     else:
                         out.write(result_record(done.request, outcome, model.name))
-                    view.wrote(failed=isinstance(outcome, Refusal))
+                    view.wrote(failed=isinstance(outcome, InvalidRequest))
         except KeyboardInterrupt:
             count = f"{view.written} of {measured.left} requests"
             print(f"minseek: interrupted after {count}{_hint(args)}", file=sys.stderr)
@@ -209,22 +209,22 @@ def _work_off(
 
 
 def _attempts(
-    model: Model, plan: BatchPlan | None, items: Iterable[Request | Refusal], out: Results, view: BatchView
-) -> Iterator[Attempt]:
+    model: Model, plan: BatchPlan | None, items: Iterable[Request | InvalidRequest], out: Results, view: BatchView
+) -> Iterator[RequestJob]:
     """Requests made ready one by one, whenever a slot is free; those that are refused get their line on the way."""
-    from minseek.batch.reasoning_jobs import thinking_attempt
-    from minseek.batch.request_jobs import attempt
-    from minseek.batch.requests import Refusal
+    from minseek.batch.reasoning_jobs import make_thinking_job
+    from minseek.batch.request_jobs import make_job
+    from minseek.batch.requests import InvalidRequest
     from minseek.batch.results import error_record
 
     for item in items:
-        made: Attempt | Refusal
-        if isinstance(item, Refusal):
+        made: RequestJob | InvalidRequest
+        if isinstance(item, InvalidRequest):
             made = item
         else:
             assert plan is not None, "a file with a request has a plan"
-            made = attempt(model, plan, item, thinking_attempt)
-        if isinstance(made, Refusal):
+            made = make_job(model, plan, item, make_thinking_job)
+        if isinstance(made, InvalidRequest):
             out.write(error_record(made))
             view.wrote(failed=True)
         else:
@@ -243,7 +243,7 @@ def _engine(model: Model, plan: BatchPlan) -> Engine:
         ) from error
 
 
-def _results(args: argparse.Namespace, earlier: Earlier) -> AbstractContextManager[Results]:
+def _results(args: argparse.Namespace, earlier: ResumeState) -> AbstractContextManager[Results]:
     from minseek.batch.result_file import ResultFile, ResultStream, is_stream
 
     if args.output == "-":

@@ -51,9 +51,9 @@ class PlanCommand:
             show_batch_plan(_filled(args, model, policy, longest), as_json=args.json)
             return 0
         from minseek.batch.request_file import RequestFile
-        from minseek.batch.request_jobs import measure
+        from minseek.batch.request_jobs import scan_requests
         from minseek.batch.requests import Defaults, read_requests
-        from minseek.batch.result_file import Earlier
+        from minseek.batch.result_file import ResumeState
         from minseek.decode import Sampling
 
         with RequestFile(lengths) as file:
@@ -62,7 +62,9 @@ class PlanCommand:
             if args.max_new_tokens is not None and args.max_new_tokens < 1:
                 raise InputError(f"--max-new-tokens must be 1 or more, not {args.max_new_tokens}")
             defaults = Defaults(Sampling(), args.max_new_tokens, (), args.model)
-            measured = measure(model, read_requests(file.lines(), defaults), Earlier(), lengths=args.cap == "auto")
+            measured = scan_requests(
+                model, read_requests(file.lines(), defaults), ResumeState(), lengths=args.cap == "auto"
+            )
             if not measured.requests:
                 raise InputError(f"{file.name} has no request that can be run, so there is nothing to plan")
         plan = planned(args, model, policy, requests=measured.requests, longest=measured.longest)

@@ -92,11 +92,11 @@ class TuneCommand:
         _check_flags(args)
         from minseek.cli.view import loading
         from minseek.cli.view_tune import TuneView
-        from minseek.tune import Tuning
+        from minseek.tune import TuneRun
 
         settings = _settings(args)
         with loading(args.model):
-            tuning = Tuning(args.model, args.data, settings, eval_data=args.eval_data, device=args.device)
+            tuning = TuneRun(args.model, args.data, settings, eval_data=args.eval_data, device=args.device)
         if args.output is not None:
             tuning.check_folder(args.output, overwrite=args.overwrite)
         if args.memory_budget is not None:

@@ -67,7 +67,7 @@ class BatchView(LiveLine):
         p = self._engine
         if p is None:
             return ""
-        seconds = p.read_seconds + p.write_seconds
-        prefill = f"{p.read / p.read_seconds:,.0f}" if p.read_seconds else "0"
+        seconds = p.prefill_seconds + p.decode_seconds
+        prefill = f"{p.read / p.prefill_seconds:,.0f}" if p.prefill_seconds else "0"
         decode = f"{p.written / seconds:,.0f}" if seconds else "0"
         return f" · prefill {prefill} tok/s · decode {decode} tok/s"

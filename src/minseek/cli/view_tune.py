@@ -10,7 +10,7 @@ from minseek.cli.live import LiveLine
 from minseek.units import format_bytes
 
 if TYPE_CHECKING:
-    from minseek.tune import Entry
+    from minseek.tune import LogEntry
 
 _LOG_SECONDS = 10.0  # between lines of steps where there is no terminal
 
@@ -23,12 +23,12 @@ class TuneView(LiveLine):
 
         console = Console(stderr=True, highlight=False)
         super().__init__(console, wanted=console.is_terminal)
-        self._entry: Entry | None = None
+        self._entry: LogEntry | None = None
         self._held_out: float | None = None
         self._first: tuple[int, float] | None = None  # tokens and seconds where this process took up the run
         self._logged = -_LOG_SECONDS
 
-    def show(self, entry: Entry) -> None:
+    def show(self, entry: LogEntry) -> None:
         """Show an entry."""
         if self._first is None:
             self._first = entry.tokens, entry.seconds

@@ -23,7 +23,7 @@ def generate(
     max_new_tokens: int = 64,
     sampling: Sampling | Sequence[Sampling] | None = None,
     stop: Sequence[str] = (),
-    ignore_end: bool = False,
+    ignore_eos: bool = False,
 ) -> list[Completion]:
     """Continue many prompts.
 
@@ -43,7 +43,7 @@ def generate(
         How tokens are chosen, for all or for each prompt; the default is greedy.
     stop : sequence of str
         Texts that end a completion.
-    ignore_end : bool
+    ignore_eos : bool
         Go on when the model ends its turn (for measuring).
 
     Returns
@@ -94,8 +94,8 @@ def generate(
             sampling=own,
             stop=stop,
             evicts=plan.policy is not None,
-            ignore_end=ignore_end,
-            continues=True,
+            ignore_eos=ignore_eos,
+            is_continuation=True,
         )
         for tokens, own in zip(encoded, samplings, strict=True)
     ]

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from minseek.cache import Pairs, Slot, SlotPool
+from minseek.cache import KVCache, Slot, SlotPool
 from minseek.engine.generation import Job
-from minseek.engine.plan import PASS_TOKENS, BatchPlan
+from minseek.engine.plan import MAX_BATCHED_TOKENS, BatchPlan
 from minseek.errors import InputError
 from minseek.models import Model
-from minseek.models.forward.chunk import Feed
+from minseek.models.forward.chunk import SequenceChunk
 
 _CHUNK = 128  # tokens of one prompt in one pass
 
@@ -27,25 +27,25 @@ class Progress:
     ----------
     read, written : int
         Tokens of prompts; tokens that a job chose (its last one is chosen without being fed).
-    read_seconds, write_seconds : float
+    prefill_seconds, decode_seconds : float
         Of passes with any token of a prompt in them; of the others.
-    written_alone : int
-        Tokens written in the passes of `write_seconds`: what the speed of decoding is.
+    decode_only_tokens : int
+        Tokens written in the passes of `decode_seconds`: what the speed of decoding is.
     in_use, evictions : int
         Slots in use now; evictions so far.
     """
 
     read: int = 0
     written: int = 0
-    read_seconds: float = 0.0
-    write_seconds: float = 0.0
-    written_alone: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    decode_only_tokens: int = 0
     in_use: int = 0
     evictions: int = 0
 
 
 @dataclass(frozen=True)
-class Ended:
+class FinishedJob:
     """A job that has left its slot: it finished, or `error` ended it."""
 
     job: Job
@@ -53,12 +53,12 @@ class Ended:
 
 
 @dataclass(eq=False)
-class _Seat:
+class _Running:
     """A slot and who has it."""
 
     slot: Slot
     job: Job
-    cache: Pairs
+    cache: KVCache
     pending: deque[int] = field(default_factory=deque)
     reading: bool = True  # the prompt
     error: Exception | None = None
@@ -67,7 +67,7 @@ class _Seat:
 class Engine:
     """Runs jobs in the slots of a plan.
 
-    Every pass takes a chunk of each sequence that has something to feed, up to `PASS_TOKENS` tokens: prompts are read
+    Every pass takes a chunk of each sequence that has something to feed, up to `MAX_BATCHED_TOKENS` tokens: prompts are read
     beside sequences that are being written. Chunks end where an eviction is due or after 128 tokens, whatever else is
     in the pass, so that what a sequence gives does not depend on its company.
 
@@ -92,7 +92,7 @@ class Engine:
         self.progress = Progress()
         self.passing = False
         self.before_pass: Callable[[], None] | None = None
-        self._seats: list[_Seat] = []
+        self._seats: list[_Running] = []
         self._free = list(reversed(self.pool.slots))
 
     @property
@@ -123,7 +123,7 @@ class Engine:
                         raise ended.error
         finally:  # whoever stops in the middle leaves no slot taken
             for job in own.values():
-                self.withdraw(job)
+                self.cancel(job)
 
     def admit(self, job: Job) -> None:
         """Give a job a free slot; it is fed from the next `step` on.
@@ -144,10 +144,10 @@ class Engine:
         if not tokens:
             raise InputError("there is nothing to feed: a job begins with at least one token")
         self._check(tokens)
-        self._seats.append(_Seat(self._free.pop(), job, job.cache, deque(tokens)))
+        self._seats.append(_Running(self._free.pop(), job, job.cache, deque(tokens)))
         self.progress.in_use = len(self._seats)
 
-    def step(self) -> list[Ended]:
+    def step(self) -> list[FinishedJob]:
         """One pass over all who sit, if anybody does: the jobs that ended in it, their slots free again.
 
         An error that a job raises ends that job alone. An error of the pass itself, such as memory that cannot be had,
@@ -164,16 +164,16 @@ class Engine:
                 self._leave(seat)
         finally:
             self.passing = False
-        return [Ended(seat.job, seat.error) for seat in gone]
+        return [FinishedJob(seat.job, seat.error) for seat in gone]
 
-    def withdraw(self, job: Job) -> None:
+    def cancel(self, job: Job) -> None:
         """Free a job's slot at once, whatever the job was doing; nothing happens if it has none."""
         for seat in self._seats:
             if seat.job is job:
                 self._leave(seat)
                 return
 
-    def _leave(self, seat: _Seat) -> None:
+    def _leave(self, seat: _Running) -> None:
         self._seats.remove(seat)
         self._free.append(seat.slot)
         self.progress.in_use = len(self._seats)
@@ -185,10 +185,10 @@ class Engine:
             wrong = min(tokens) if min(tokens) < 0 else max(tokens)
             raise InputError(f"the token {wrong} has no place in an embedding of {rows}: the tokenizer does not fit")
 
-    def _pass(self) -> list[_Seat]:
+    def _pass(self) -> list[_Running]:
         """Feed a chunk of every sequence; those whose jobs have ended."""
         began = time.perf_counter()
-        fed, room, gone = list[tuple[_Seat, Feed]](), PASS_TOKENS, list[_Seat]()
+        fed, room, gone = list[tuple[_Running, SequenceChunk]](), MAX_BATCHED_TOKENS, list[_Running]()
         for seat in sorted(self._seats, key=lambda s: s.reading):  # who writes does not wait for who reads
             if seat.job.evicts and not seat.slot.room:
                 self._evict(seat.slot)
@@ -203,11 +203,11 @@ class Engine:
             if seat.job.evicts and seat.slot.position + count > self._model.max_positions:
                 seat.slot.reencode()
             tokens = [seat.pending.popleft() for _ in range(count)]
-            fed.append((seat, Feed(tokens, seat.cache, wanted=int(not seat.pending))))
+            fed.append((seat, SequenceChunk(tokens, seat.cache, wanted=int(not seat.pending))))
         if not fed:
             return gone
         fed.sort(key=lambda pair: -len(pair[1].tokens))  # whole blocks of columns first
-        logits, _ = self._model.feed_many([feed for _, feed in fed])
+        logits, _ = self._model.forward_batch([feed for _, feed in fed])
         rows = iter(logits.cpu())  # a GPU is waited for once, not once a sequence
         answers = [self._ask(seat, next(rows)) if feed.wanted else None for seat, feed in fed]
         self._count(fed, time.perf_counter() - began)
@@ -221,10 +221,10 @@ class Engine:
         self._seats.sort(key=lambda seat: id(seat) in served)  # who had to wait goes first next time
         return gone
 
-    def _ask(self, seat: _Seat, logits: Tensor) -> Sequence[int]:
+    def _ask(self, seat: _Running, logits: Tensor) -> Sequence[int]:
         """What a job wants to be fed next; nothing if it is over."""
         try:
-            tokens = seat.job.proceed(logits)
+            tokens = seat.job.next_tokens(logits)
             if tokens:
                 self._check(tokens)
             return tokens
@@ -238,13 +238,13 @@ class Engine:
         policy.evict(slot)
         self.progress.evictions += 1
 
-    def _count(self, fed: Sequence[tuple[_Seat, Feed]], seconds: float) -> None:
+    def _count(self, fed: Sequence[tuple[_Running, SequenceChunk]], seconds: float) -> None:
         read = sum(len(feed.tokens) for seat, feed in fed if seat.reading)
         written = sum(len(feed.tokens) for seat, feed in fed if not seat.reading)
         p = self.progress
         p.read, p.written = p.read + read, p.written + written
         if read:
-            p.read_seconds += seconds
+            p.prefill_seconds += seconds
         else:
-            p.write_seconds += seconds
-            p.written_alone += written
+            p.decode_seconds += seconds
+            p.decode_only_tokens += written

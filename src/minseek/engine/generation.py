@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from minseek.cache import Pairs, Slot
+from minseek.cache import KVCache, Slot
 from minseek.decode import (
     Sampler,
     Sampling,
@@ -31,19 +31,19 @@ class Job(Protocol):
     ----------
     evicts : bool
         Whether the slot's policy may take pairs from it; a job that may not ends by itself before its slot is full.
-    cache : Pairs
+    cache : KVCache
         From `begin` on, where its pairs go: the slot, or a cache of another kind over the slot's memory.
     """
 
     evicts: bool
 
     @property
-    def cache(self) -> Pairs: ...  # a property, since a job may promise a particular kind
+    def cache(self) -> KVCache: ...  # a property, since a job may promise a particular kind
 
     def begin(self, slot: Slot) -> Sequence[int]:
         """Take an empty slot; tokens to feed first."""
 
-    def proceed(self, logits: Tensor) -> Sequence[int]:
+    def next_tokens(self, logits: Tensor) -> Sequence[int]:
         """Tokens to feed next, having fed the last ones; none ends the job. logits: [vocabulary]."""
 
 
@@ -110,7 +110,7 @@ class Generation:
         Texts that end it.
     evicts : bool
         Whether the plan's policy may take pairs from the slot.
-    ignore_end : bool
+    ignore_eos : bool
         Go on when the model ends its turn.
     told : callable, optional
         What is called with each token, in the engine's thread.
@@ -134,18 +134,18 @@ class Generation:
         sampling: Sampling,
         stop: Sequence[str] = (),
         evicts: bool = True,
-        ignore_end: bool = False,
+        ignore_eos: bool = False,
         told: Told | None = None,
         logprobs: int | None = None,
-        continues: bool = False,
+        is_continuation: bool = False,
     ) -> None:
         self._model, self.prompt, self.evicts = model, prompt, evicts
         self._limit, self._told, self._logprobs = max_new_tokens, told, check_logprobs(logprobs)
         self._watcher = TagWatcher(*check_stop(stop))
-        self._before = text_end(model.decode, prompt) if continues else []
+        self._before = text_end(model.decode, prompt) if is_continuation else []
         self._stream = TextStream(model.decode, self._before) if stop or told else None
         self._sampler = Sampler(sampling)
-        self._ends = frozenset() if ignore_end else model.end_ids
+        self._ends = frozenset() if ignore_eos else model.eos_token_ids
         self.tokens: list[int] = []
         self.finish_reason = "length"
         self._parts: list[str] = []  # of the text, where it is followed as it is written
@@ -156,7 +156,7 @@ class Generation:
         self._figures = (0, 0)
         return self.prompt
 
-    def proceed(self, logits: Tensor) -> Sequence[int]:
+    def next_tokens(self, logits: Tensor) -> Sequence[int]:
         """The next token."""
         self._figures = self.cache.evictions, self.cache.reencodings  # the slot may soon be another's
         token = self._sampler.pick(logits)

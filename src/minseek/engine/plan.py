@@ -15,7 +15,7 @@ from minseek.units import format_bytes, parse_bytes
 
 DEFAULT_POLICY = "novel-values"
 LEAST_CAP = 256  # what cap="auto" does not go below as long as one slot of it fits: fewer slots come first
-PASS_TOKENS = 512  # tokens in one pass, of all sequences together
+MAX_BATCHED_TOKENS = 512  # tokens in one pass, of all sequences together
 _ROOM = 0.8  # of the memory, where no budget is given
 
 
@@ -33,7 +33,7 @@ class BatchPlan:
         What the slots had to fit into, bytes.
     policy : Policy or None
         What an eviction leaves; None never evicts.
-    weight_bytes, pass_bytes : int
+    weight_bytes, activation_bytes : int
         Of the model, and of the activations and logits of one pass.
     """
 
@@ -42,7 +42,7 @@ class BatchPlan:
     kv_budget: int | None
     policy: Policy | None
     weight_bytes: int
-    pass_bytes: int
+    activation_bytes: int
     model: str
 
     @property
@@ -63,7 +63,7 @@ class BatchPlan:
     @property
     def total_bytes(self) -> int:
         """Weights, slots and one pass."""
-        return self.weight_bytes + self.kv_bytes + self.pass_bytes
+        return self.weight_bytes + self.kv_bytes + self.activation_bytes
 
     def as_dict(self) -> dict[str, Any]:
         """The figures, for JSON."""
@@ -78,7 +78,7 @@ class BatchPlan:
             "kv_bytes": self.kv_bytes,
             "kv_budget": self.kv_budget,
             "weight_bytes": self.weight_bytes,
-            "pass_bytes": self.pass_bytes,
+            "activation_bytes": self.activation_bytes,
             "total_bytes": self.total_bytes,
         }
 
@@ -95,7 +95,7 @@ class BatchPlan:
             ("a slot", format_bytes(self.slot.nbytes), f"{sizes}; cap {self.cap} + block {self.block}, {rule}"),
             *(("", "", note) for note in self._by_layer()),
             (f"{self.slots} slots", format_bytes(self.kv_bytes), f"allocated at once{budget}"),
-            ("a pass", format_bytes(self.pass_bytes), f"activations of {PASS_TOKENS} tokens, logits"),
+            ("a pass", format_bytes(self.activation_bytes), f"activations of {MAX_BATCHED_TOKENS} tokens, logits"),
             ("in all", format_bytes(self.total_bytes), ""),
         )
         return "\n".join(f"{name:<10}{size:>10}  {note}".rstrip() for name, size, note in rows)
@@ -162,7 +162,7 @@ def plan(
     longest = max(lengths, default=None)
     context = max(model.max_positions, (longest or 0) if beyond_context else 0)
     wanted = sequences or len(lengths) or None
-    queries = model.parts.blueprint.query_heads if rule is not None and rule.needs_queries else 0
+    queries = model.parts.config.num_heads if rule is not None and rule.needs_queries else 0
     hidden = model.parts.hidden if rule is not None and rule.needs_surprise else 0
 
     def shape(size: int) -> SlotShape:
@@ -195,7 +195,7 @@ def plan(
             f"{format_bytes(slot.nbytes)}; give a larger budget or a smaller cap or block"
         )
     slots = min(fitting, wanted) if wanted else fitting
-    if rule is not None and rule.copying_caps > 1:
+    if rule is not None and rule.induction_cap_factor > 1:
         slot = replace(slot, caps=_caps(model, rule, cap, block, longest))
     return BatchPlan(
         slot=slot,
@@ -203,7 +203,7 @@ def plan(
         kv_budget=budget,
         policy=rule,
         weight_bytes=model.weight_bytes,
-        pass_bytes=model.pass_bytes(PASS_TOKENS, slot.largest, min(slots, PASS_TOKENS)),
+        activation_bytes=model.activation_bytes(MAX_BATCHED_TOKENS, slot.largest, min(slots, MAX_BATCHED_TOKENS)),
         model=model.name,
     )
 
@@ -221,8 +221,8 @@ def _caps(model: Model, policy: Policy, cap: int, block: int, longest: int | Non
     if most < cap + block:
         return ()
     return caps_by_layer(
-        *(cap, model.parts.blueprint.layers, model.copying_layers),
-        times=policy.copying_caps,
+        *(cap, model.parts.config.num_layers, model.induction_layers),
+        times=policy.induction_cap_factor,
         block=block,
         least=least,
         most=most,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from minseek.batch.result_file import Earlier, ResultFile
+from minseek.batch.result_file import ResultFile, ResumeState
 from minseek.errors import InputError
 from minseek.evaluation.grid import Thoughts, Trial
 from minseek.evaluation.points import Point, Record
@@ -24,12 +24,12 @@ class Results:
     ----------
     records : dict of Record
         By `Record.key`.
-    earlier : Earlier
+    earlier : ResumeState
         The bytes of its whole lines and of a torn one, for `ResultFile`.
     """
 
     records: dict[tuple[str, Thoughts, str, int], Record] = field(default_factory=dict)
-    earlier: Earlier = field(default_factory=Earlier)
+    earlier: ResumeState = field(default_factory=ResumeState)
 
     def has(self, trial: Trial) -> bool:
         """Whether a trial has its line.

@@ -49,4 +49,4 @@ def sweep(model: Model, engine: Engine, trials: Iterable[Trial], settings: Setti
                 yield job.record()
     finally:
         for job in seated:
-            engine.withdraw(job)
+            engine.cancel(job)

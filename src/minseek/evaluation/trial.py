@@ -67,10 +67,10 @@ class TrialJob:
         """The prompt."""
         return self._job.begin(slot)
 
-    def proceed(self, logits: Tensor) -> Sequence[int]:
+    def next_tokens(self, logits: Tensor) -> Sequence[int]:
         """The next tokens of a thought or of an answer."""
         self._fed += self.cache.length - self._length
-        tokens = self._job.proceed(logits)
+        tokens = self._job.next_tokens(logits)
         self._length = self.cache.length
         return tokens
 

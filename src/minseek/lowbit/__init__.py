@@ -6,7 +6,7 @@ Sources: Metel & Takeda, "Perturbed Iterate SGD for Lipschitz Continuous Loss Fu
 """
 
 from minseek.lowbit.formats import FORMATS, Fixed, Float, Format, bf16, e2m1, e2m3, e3m2, e4m3fn, e5m2, fp16, fp32
-from minseek.lowbit.rounding import ROUNDINGS, Rounded, Rounding, round_to
+from minseek.lowbit.rounding import ROUNDINGS, Rounding, RoundingSpec, round_to
 from minseek.lowbit.simulate import simulate
 
 __all__ = [
@@ -15,8 +15,8 @@ __all__ = [
     "Fixed",
     "Float",
     "Format",
-    "Rounded",
     "Rounding",
+    "RoundingSpec",
     "bf16",
     "e2m1",
     "e2m3",

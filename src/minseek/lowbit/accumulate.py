@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from minseek.errors import InputError
 from minseek.lowbit.grid import check_fits
-from minseek.lowbit.rounding import Rounded, round_to
+from minseek.lowbit.rounding import RoundingSpec, round_to
 
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.mm.default, _aten.bmm.default, _aten.mv.default, _aten.dot.default, _aten.vdot.default}
@@ -30,7 +30,7 @@ _LONGEST = 2.0**51  # steps from zero to a format's largest value; float64 holds
 
 
 def accumulate(
-    a: Tensor, b: Tensor, rounded: Rounded, *, every: int = 1, generator: torch.Generator | None = None
+    a: Tensor, b: Tensor, rounded: RoundingSpec, *, every: int = 1, generator: torch.Generator | None = None
 ) -> Tensor:
     """Matrix product whose running sums are values of a format.
 
@@ -40,7 +40,7 @@ def accumulate(
     ----------
     a, b : Tensor
         [..., N, K] and [..., K, M], floating point.
-    rounded : Rounded
+    rounded : RoundingSpec
         Format and rounding of the running sums.
     every : int
         Products between two roundings.
@@ -66,7 +66,7 @@ def accumulate(
     return total
 
 
-def add_rounded(a: Tensor, b: Tensor, rounded: Rounded, generator: torch.Generator | None) -> Tensor:
+def add_rounded(a: Tensor, b: Tensor, rounded: RoundingSpec, generator: torch.Generator | None) -> Tensor:
     """The sum of two float64 tensors, rounded once.
 
     A sum that float64 cannot hold is first rounded to odd: of the two float64 numbers around it, to the one whose last
@@ -82,14 +82,14 @@ def add_rounded(a: Tensor, b: Tensor, rounded: Rounded, generator: torch.Generat
     return apply(rounded, odd, generator, out=odd)
 
 
-def apply(rounded: Rounded, x: Tensor, generator: torch.Generator | None, out: Tensor | None = None) -> Tensor:
+def apply(rounded: RoundingSpec, x: Tensor, generator: torch.Generator | None, out: Tensor | None = None) -> Tensor:
     """`x` rounded; the generator serves stochastic rounding alone."""
     generator = generator if rounded.rounding == "stochastic" else None
     return round_to(x, rounded.fmt, rounded.rounding, generator=generator, random_bits=rounded.random_bits, out=out)
 
 
 @contextmanager
-def accumulating(rounded: Rounded, *, every: int = 1, generator: torch.Generator | None = None) -> Iterator[None]:
+def accumulating(rounded: RoundingSpec, *, every: int = 1, generator: torch.Generator | None = None) -> Iterator[None]:
     """All matrix products of PyTorch in this block accumulate in a format, those of backward passes too.
 
     That is mm, bmm, mv, dot, addmm, baddbmm, addmv, and what is made of them: matmul, linear, einsum, attention. What
@@ -139,7 +139,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 class _Accumulating(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Computes the products that reach PyTorch's kernels, whoever has called them."""
 
-    def __init__(self, rounded: Rounded, every: int, generator: torch.Generator | None) -> None:
+    def __init__(self, rounded: RoundingSpec, every: int, generator: torch.Generator | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rounded, self._every, self._generator = rounded, every, generator
 

@@ -15,13 +15,13 @@ from minseek.lowbit.philox import SPAN, draw_seed
 from minseek.lowbit.torch_rounding import round_plain
 from minseek.native.pages import huge_bytes
 
-__all__ = ["ROUNDINGS", "Rounded", "Rounding", "round_grid", "round_to"]
+__all__ = ["ROUNDINGS", "Rounding", "RoundingSpec", "round_grid", "round_to"]
 
 _PART = 2**13 * SPAN  # elements that PyTorch's operations take at a time: their temporaries are many
 
 
 @dataclass(frozen=True)
-class Rounded:
+class RoundingSpec:
     """A format, and how numbers are rounded to it.
 
     Parameters

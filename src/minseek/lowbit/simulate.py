@@ -15,7 +15,7 @@ from minseek.errors import InputError
 from minseek.lowbit.accumulate import accumulating, apply
 from minseek.lowbit.formats import Format
 from minseek.lowbit.grid import check_fits, grid_for
-from minseek.lowbit.rounding import Rounded, Rounding
+from minseek.lowbit.rounding import Rounding, RoundingSpec
 from minseek.lowbit.straight_through import map_tensors, straight_through
 
 _RUNNING: list[_Simulation] = []
@@ -25,10 +25,10 @@ _RUNNING: list[_Simulation] = []
 def simulate(
     module: nn.Module,
     *,
-    weights: Format | Rounded | None = None,
-    activations: Format | Rounded | None = None,
-    gradients: Format | Rounded | None = None,
-    accumulations: Format | Rounded | None = None,
+    weights: Format | RoundingSpec | None = None,
+    activations: Format | RoundingSpec | None = None,
+    gradients: Format | RoundingSpec | None = None,
+    accumulations: Format | RoundingSpec | None = None,
     rounding: Rounding = "nearest-even",
     generator: torch.Generator | None = None,
     accumulate_every: int = 1,
@@ -41,17 +41,17 @@ def simulate(
     ----------
     module : nn.Module
         Left as it was when the block ends, also by an exception.
-    weights : Format or Rounded, optional
+    weights : Format or RoundingSpec, optional
         The forward pass sees each floating-point parameter rounded. The parameter itself, which an optimiser may
         change in the block, is not; its gradient is that of the rounded one (straight-through).
-    activations : Format or Rounded, optional
+    activations : Format or RoundingSpec, optional
         What a module without children returns, and what `module` is given, is rounded; the gradient passes unchanged.
         That goes for floating-point tensors, also in tuples, lists and dicts. What is computed between modules, such
         as a residual sum or ``functional.relu``, is rounded when it next goes through such a place.
-    gradients : Format or Rounded, optional
+    gradients : Format or RoundingSpec, optional
         The gradients that come back through the places of `activations` are rounded, and each parameter's ``.grad``
         whenever a gradient has been added to it.
-    accumulations : Format or Rounded, optional
+    accumulations : Format or RoundingSpec, optional
         All floating-point matrix products of this thread round their running sums, those of the backward pass too,
         and of whatever else the block computes; see `minseek.lowbit.accumulate.accumulating`.
     rounding : str
@@ -100,9 +100,9 @@ class _Simulation:
     """What the hooks on a module do."""
 
     module: nn.Module
-    weights: Rounded | None
-    activations: Rounded | None
-    gradients: Rounded | None
+    weights: RoundingSpec | None
+    activations: RoundingSpec | None
+    gradients: RoundingSpec | None
     whole: bool
     generator: torch.Generator | None
     accumulates: bool = False
@@ -162,7 +162,7 @@ class _Simulation:
     def _pass(self, x: Tensor) -> Tensor:
         return self._see(x, self.activations, self.gradients) if x.is_floating_point() else x
 
-    def _see(self, x: Tensor, forward: Rounded | None, backward: Rounded | None) -> Tensor:
+    def _see(self, x: Tensor, forward: RoundingSpec | None, backward: RoundingSpec | None) -> Tensor:
         return straight_through(x, forward, backward, self.generator, self._check_open)
 
     def _check_open(self) -> None:
@@ -177,14 +177,14 @@ class _Simulation:
         apply(self.gradients, parameter.grad, self.generator, out=parameter.grad)
 
 
-def _as_rounded(given: Format | Rounded | None, rounding: Rounding) -> Rounded | None:
+def _as_rounded(given: Format | RoundingSpec | None, rounding: Rounding) -> RoundingSpec | None:
     """With its rounding mode, which is checked."""
     if given is None:
         return None
     if isinstance(given, Format):
-        given = Rounded(given, rounding)
-    if not isinstance(given, Rounded):
-        raise InputError(f"{given!r} is neither a Format nor a Rounded: give one, such as minseek.lowbit.bf16")
+        given = RoundingSpec(given, rounding)
+    if not isinstance(given, RoundingSpec):
+        raise InputError(f"{given!r} is neither a Format nor a RoundingSpec: give one, such as minseek.lowbit.bf16")
     grid_for(given.fmt, given.rounding, given.random_bits, torch.float64)
     return given
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from minseek.lowbit.accumulate import apply
-from minseek.lowbit.rounding import Rounded
+from minseek.lowbit.rounding import RoundingSpec
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -29,7 +29,7 @@ def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
 class StraightThrough(Function):
     """Rounds one way, and the gradient another way, as though the first were the identity.
 
-    ``StraightThrough.apply(x, forward, backward, generator, check)``: `forward` and `backward` are `Rounded` or None,
+    ``StraightThrough.apply(x, forward, backward, generator, check)``: `forward` and `backward` are `RoundingSpec` or None,
     which leaves the numbers alone; `check`, of no arguments, is called before the backward pass and may raise.
     """
 
@@ -51,7 +51,7 @@ class StraightThrough(Function):
 
 
 def straight_through(
-    x: Tensor, forward: Rounded | None, backward: Rounded | None, generator: Any, check: Callable[[], None]
+    x: Tensor, forward: RoundingSpec | None, backward: RoundingSpec | None, generator: Any, check: Callable[[], None]
 ) -> Tensor:
     """`StraightThrough`, typed."""
     return cast(Tensor, StraightThrough.apply(x, forward, backward, generator, check))  # type: ignore[no-untyped-call]

@@ -30,19 +30,18 @@ _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class ModelConfig:
     """Sizes and constants.
 
     Attributes
     ----------
     architecture : str
         A key of `VERIFIED`.
-    layers, query_heads, heads, head_dim : int
-        `heads` are key/value heads.
-    windows : list of int or None
+    num_layers, num_heads, num_kv_heads, head_dim : int
+    sliding_windows : list of int or None
         For each layer: keys at most this many positions back (the token itself included) are attended to; None means
         all.
-    eps, scale : float
+    rms_norm_eps, attention_scale : float
         Of the norms; of attention scores.
     inv_freq : list of float
         Rotary angle per position, [D/2], with scalings such as YaRN in it.
@@ -50,31 +49,31 @@ class Blueprint:
         Factor on cosines and sines (YaRN's attention factor).
     max_positions : int
         The context length the model was made for.
-    end_ids : list of int
+    eos_token_ids : list of int
         Tokens that end the model's turn, from its generation configuration and its configuration.
     """
 
     architecture: str
-    layers: int
-    query_heads: int
-    heads: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
     head_dim: int
-    windows: list[int | None]
-    eps: float
-    scale: float
+    sliding_windows: list[int | None]
+    rms_norm_eps: float
+    attention_scale: float
     inv_freq: list[float]
     rotary_scaling: float
     max_positions: int
-    end_ids: list[int]
+    eos_token_ids: list[int]
 
     def write(self, file: Path) -> None:
         """Keep it as JSON."""
         file.write_text(json.dumps(asdict(self)))
 
     @staticmethod
-    def read(file: Path) -> Blueprint:
+    def read(file: Path) -> ModelConfig:
         """What `write` kept."""
-        return Blueprint(**json.loads(file.read_text()))
+        return ModelConfig(**json.loads(file.read_text()))
 
 
 def check_config(config: Any) -> None:
@@ -101,8 +100,8 @@ def check_config(config: Any) -> None:
         raise InputError(f"the activation {config.hidden_act!r} is not supported: only 'silu' is verified")
 
 
-def describe(model: Any) -> Blueprint:
-    """The blueprint of a loaded transformers model.
+def from_transformers(model: Any) -> ModelConfig:
+    """The config of a loaded transformers model.
 
     Raises
     ------
@@ -116,19 +115,19 @@ def describe(model: Any) -> Blueprint:
         windows = [getattr(config, "sliding_window", None)] * len(attentions)
     else:
         windows = [getattr(attention, "sliding_window", None) for attention in attentions]
-    return Blueprint(
+    return ModelConfig(
         architecture=config.model_type,
-        layers=len(attentions),
-        query_heads=config.num_attention_heads,
-        heads=config.num_key_value_heads,
+        num_layers=len(attentions),
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
         head_dim=attentions[0].head_dim,
-        windows=windows,
-        eps=config.rms_norm_eps,
-        scale=attentions[0].scaling,
+        sliding_windows=windows,
+        rms_norm_eps=config.rms_norm_eps,
+        attention_scale=attentions[0].scaling,
         inv_freq=model.model.rotary_emb.inv_freq.tolist(),
         rotary_scaling=float(model.model.rotary_emb.attention_scaling),
         max_positions=config.max_position_embeddings,
-        end_ids=_end_ids(model),
+        eos_token_ids=_end_ids(model),
     )
 
 

@@ -23,7 +23,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Placement:
+class DeviceChoice:
     """The device and dtype chosen, each with its reason."""
 
     device: torch.device
@@ -32,7 +32,7 @@ class Placement:
     dtype_reason: str
 
 
-def place(device: str = "auto", dtype: str = "auto") -> Placement:
+def place(device: str = "auto", dtype: str = "auto") -> DeviceChoice:
     """Choose where and how precisely to compute.
 
     Raises
@@ -47,7 +47,7 @@ def place(device: str = "auto", dtype: str = "auto") -> Placement:
         kind, dtype_reason = _DTYPES[dtype], "asked for"
     else:
         raise InputError(f"unknown dtype {dtype!r}: choose auto, {', '.join(_DTYPES)}")
-    return Placement(chosen, kind, device_reason, dtype_reason)
+    return DeviceChoice(chosen, kind, device_reason, dtype_reason)
 
 
 def _device(device: str) -> tuple[torch.device, str]:

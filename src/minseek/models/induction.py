@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minseek.cache import Slot, SlotPool, SlotShape, rotate
-from minseek.models.forward.chunk import Feed
+from minseek.models.forward.chunk import SequenceChunk
 
 if TYPE_CHECKING:
     from minseek.models.forward.decoder import Decoder
@@ -19,16 +19,16 @@ _COPIES = 1 / 3  # of a head's attention rests on what it copies from
 _AT_MOST = 1 / 6  # of the layers: with more, too little would be left to the others
 
 
-def copying_layers(decoder: Decoder) -> tuple[int, ...]:
+def induction_layers(decoder: Decoder) -> tuple[int, ...]:
     """The layers, ascending, with a head that gives at least a third of its attention to copying; a sixth at most."""
-    shares = copying_shares(decoder)
+    shares = induction_scores(decoder)
     copying = [layer for layer, share in enumerate(shares) if share >= _COPIES]
     most = sorted(copying, key=lambda layer: -shares[layer])[: int(_AT_MOST * len(shares))]
     return tuple(sorted(most))
 
 
 @torch.no_grad()
-def copying_shares(decoder: Decoder) -> list[float]:
+def induction_scores(decoder: Decoder) -> list[float]:
     """For each layer, how much of its attention the head that copies most rests on what it copies from.
 
     Random tokens are read twice. While they come for the second time, nothing tells what follows but what followed the
@@ -41,18 +41,18 @@ def copying_shares(decoder: Decoder) -> list[float]:
     list of float
         From 0 to 1, one for each layer; the mean over queries of the attention's weight, of the layer's highest head.
     """
-    parts, blueprint = decoder.parts, decoder.parts.blueprint
-    vocabulary = min(len(parts.embedding), parts.vocabulary)
-    period = min(_TOKENS, vocabulary, blueprint.max_positions // 2)
+    parts, config = decoder.parts, decoder.parts.config
+    vocab_size = min(len(parts.embedding), parts.vocab_size)
+    period = min(_TOKENS, vocab_size, config.max_positions // 2)
     asked = min(_ASKED, period)
-    once = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0))[:period].tolist()
-    shape = SlotShape(parts.shape, 2 * period - asked, asked, query_heads=blueprint.query_heads)
+    once = torch.randperm(vocab_size, generator=torch.Generator().manual_seed(0))[:period].tolist()
+    shape = SlotShape(parts.shape, 2 * period - asked, asked, query_heads=config.num_heads)
     (slot,) = SlotPool(shape, parts.rotary, 1, device=parts.embedding.device).slots
     for start in range(0, 2 * period, asked):
         tokens = (once + once)[start : start + asked]
-        decoder.feed_many([Feed(tokens, slot)])
+        decoder.forward_batch([SequenceChunk(tokens, slot)])
     windows = (layer.window for layer in parts.layers)
-    return [_share(slot, i, period, asked, blueprint.scale, window) for i, window in enumerate(windows)]
+    return [_share(slot, i, period, asked, config.attention_scale, window) for i, window in enumerate(windows)]
 
 
 def _share(slot: Slot, layer: int, period: int, asked: int, scale: float, window: int | None) -> float:

@@ -12,11 +12,11 @@ from torch import Tensor
 from minseek.cache import KeyStorage, SlotPool, SlotShape, ThoughtCache
 from minseek.errors import InputError, check_type
 from minseek.models.chat.thinking_format import ThinkingFormat, choose_format
-from minseek.models.device import Placement
-from minseek.models.forward.chunk import Feed
+from minseek.models.device import DeviceChoice
+from minseek.models.forward.chunk import SequenceChunk
 from minseek.models.forward.decoder import Decoder
-from minseek.models.induction import copying_layers
-from minseek.models.weights import DecoderParts
+from minseek.models.induction import induction_layers
+from minseek.models.weights import DecoderWeights
 from minseek.units import format_bytes
 
 
@@ -66,16 +66,16 @@ class Model:
         The transformers tokenizer.
     thinking : ThinkingFormat
         How it writes its thinking.
-    placement : Placement
+    placement : DeviceChoice
         Where and how precisely it computes.
     """
 
     def __init__(
         self,
         name: str,
-        parts: DecoderParts,
+        parts: DecoderWeights,
         tokenizer: Any,
-        placement: Placement,
+        placement: DeviceChoice,
         thinking: str | ThinkingFormat | None = None,
     ) -> None:
         self.name, self.parts, self.placement = name, parts, placement
@@ -85,27 +85,27 @@ class Model:
         self._plain_decode = getattr(getattr(tokenizer, "backend_tokenizer", None), "decode", None)
         self._decoder = Decoder(parts)
         end = tokenizer.eos_token_id
-        self.end_ids = frozenset(parts.blueprint.end_ids) | (frozenset() if end is None else {end})
+        self.eos_token_ids = frozenset(parts.config.eos_token_ids) | (frozenset() if end is None else {end})
 
     @property
     def architecture(self) -> str:
         """Such as "llama"; see `minseek.models.VERIFIED`."""
-        return self.parts.blueprint.architecture
+        return self.parts.config.architecture
 
     @property
     def max_positions(self) -> int:
         """The context length the model was made for, tokens."""
-        return self.parts.blueprint.max_positions
+        return self.parts.config.max_positions
 
     @property
-    def step_kind(self) -> str:
+    def backend(self) -> str:
         """What decodes: "C" or "PyTorch"."""
-        return self._decoder.step_kind
+        return self._decoder.backend
 
     @cached_property
-    def copying_layers(self) -> tuple[int, ...]:
+    def induction_layers(self) -> tuple[int, ...]:
         """Layers that copy what was said before, found when first asked for; see `minseek.models.induction`."""
-        return copying_layers(self._decoder)
+        return induction_layers(self._decoder)
 
     @property
     def weight_bytes(self) -> int:
@@ -141,13 +141,13 @@ class Model:
             raise InputError(f"a cache of {size} could not be allocated on {device}: give a smaller budget") from error
         return Session(self._decoder, cache)
 
-    def feed_many(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
-        """One pass over new tokens of several sequences; see `minseek.models.forward.decoder.Decoder.feed_many`."""
-        return self._decoder.feed_many(feeds)
+    def forward_batch(self, feeds: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
+        """One pass over new tokens of several sequences; see `minseek.models.forward.decoder.Decoder.forward_batch`."""
+        return self._decoder.forward_batch(feeds)
 
-    def pass_bytes(self, tokens: int, longest: int, wanted: int) -> int:
-        """Bytes of a pass of that many tokens; see `minseek.models.forward.decoder.Decoder.pass_bytes`."""
-        return self._decoder.pass_bytes(tokens, longest, wanted)
+    def activation_bytes(self, tokens: int, longest: int, wanted: int) -> int:
+        """Bytes of a pass of that many tokens; see `minseek.models.forward.decoder.Decoder.activation_bytes`."""
+        return self._decoder.activation_bytes(tokens, longest, wanted)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text that goes on from what stands before."""

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from minseek.cache import CacheShape, Rotary
 from minseek.errors import InputError
-from minseek.models.config import Blueprint
+from minseek.models.config import ModelConfig
 from minseek.native.pages import huge_bytes
 
 _APART = 64  # bytes: every tensor begins at a cache line
 _NAMES = {
-    "norm1": "input_layernorm",
-    "norm2": "post_attention_layernorm",
+    "attn_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
     **{name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")},
     **{name: f"self_attn.{name}" for name in ("q_norm", "k_norm")},
     **{name: f"mlp.{name}_proj" for name in ("gate", "up", "down")},
@@ -25,15 +25,15 @@ _OPTIONAL = ("q_norm", "k_norm", *(f"{name}_bias" for name in ("q", "k", "v", "o
 
 
 @dataclass(frozen=True)
-class LayerParts:
+class LayerWeights:
     """Weights of one layer: matrices [out, in], biases and norms [out]; None where the model has none."""
 
-    norm1: Tensor
+    attn_norm: Tensor
     q: Tensor
     k: Tensor
     v: Tensor
     o: Tensor
-    norm2: Tensor
+    mlp_norm: Tensor
     gate: Tensor
     up: Tensor
     down: Tensor
@@ -50,11 +50,11 @@ class LayerParts:
 
 
 @dataclass(frozen=True)
-class DecoderParts:
+class DecoderWeights:
     """All that a forward pass needs."""
 
-    blueprint: Blueprint
-    layers: list[LayerParts]
+    config: ModelConfig
+    layers: list[LayerWeights]
     embedding: Tensor  # [vocabulary, hidden]
     norm: Tensor  # [hidden]
     head: Tensor  # [vocabulary, hidden]; may be the embedding itself
@@ -67,11 +67,11 @@ class DecoderParts:
         return self.embedding.shape[1]
 
     @property
-    def vocabulary(self) -> int:
+    def vocab_size(self) -> int:
         return self.head.shape[0]
 
     @property
-    def inner(self) -> int:
+    def intermediate_size(self) -> int:
         """Width of the feed-forward part."""
         return self.layers[0].gate.shape[0]
 
@@ -83,7 +83,7 @@ class DecoderParts:
         return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
 
 
-def take_parts(blueprint: Blueprint, weights: Mapping[str, Tensor]) -> DecoderParts:
+def from_state_dict(config: ModelConfig, weights: Mapping[str, Tensor]) -> DecoderWeights:
     """Name the tensors of a transformers state dict.
 
     Raises
@@ -105,7 +105,7 @@ def take_parts(blueprint: Blueprint, weights: Mapping[str, Tensor]) -> DecoderPa
         return tensor.contiguous()
 
     layers = []
-    for index, window in enumerate(blueprint.windows):
+    for index, window in enumerate(config.sliding_windows):
         found: dict[str, Tensor | None] = dict.fromkeys(_OPTIONAL)
         for name, path in _NAMES.items():
             path = f"model.layers.{index}.{path}"
@@ -113,27 +113,27 @@ def take_parts(blueprint: Blueprint, weights: Mapping[str, Tensor]) -> DecoderPa
                 found[name] = take(f"{path}.weight")
             if f"{path}.bias" in left:
                 found[f"{name}_bias"] = take(f"{path}.bias")
-        layers.append(LayerParts(**found, window=window))  # type: ignore[arg-type]
+        layers.append(LayerWeights(**found, window=window))  # type: ignore[arg-type]
     embedding = take("model.embed_tokens.weight")
     norm = take("model.norm.weight")
     head = take("lm_head.weight") if "lm_head.weight" in left else embedding
     head_bias = take("lm_head.bias") if "lm_head.bias" in left else None
     if left:
         raise InputError(f"the model is not supported: nothing is known of its tensor {min(left)!r}")
-    inv_freq = torch.tensor(blueprint.inv_freq, dtype=torch.float32, device=embedding.device)
-    return DecoderParts(
-        blueprint=blueprint,
+    inv_freq = torch.tensor(config.inv_freq, dtype=torch.float32, device=embedding.device)
+    return DecoderWeights(
+        config=config,
         layers=layers,
         embedding=embedding,
         norm=norm,
         head=head,
         head_bias=head_bias,
-        rotary=Rotary(inv_freq, blueprint.rotary_scaling),
-        shape=CacheShape(blueprint.layers, blueprint.heads, blueprint.head_dim, embedding.dtype),
+        rotary=Rotary(inv_freq, config.rotary_scaling),
+        shape=CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, embedding.dtype),
     )
 
 
-def gather_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def pack_contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies of CPU tensors, one behind the other on huge pages; tensors that share their memory still do.
 
     The dictionary is emptied meanwhile, so that what nobody else holds is freed as soon as it is copied.

@@ -87,7 +87,7 @@ def needed(fields: Mapping[str, Any], name: str, why: str) -> Any:
     return fields[name]
 
 
-def text_of(name: str, value: Any) -> str:
+def parse_str(name: str, value: Any) -> str:
     """A value that must be text."""
     if not isinstance(value, str):
         raise FieldError(f"{name} must be a text, not {shown(value)}", param=name)
@@ -133,7 +133,7 @@ def sampling_of(fields: Mapping[str, Any], default: Sampling) -> Sampling:
     return default
 
 
-def count_of(name: str, value: Any) -> int:
+def parse_count(name: str, value: Any) -> int:
     """A value that must be a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise FieldError(f"{name} must be an integer, not {shown(value)}", param=name)
@@ -142,21 +142,21 @@ def count_of(name: str, value: Any) -> int:
     return value
 
 
-def limit_of(fields: Mapping[str, Any]) -> int | None:
+def parse_max_tokens(fields: Mapping[str, Any]) -> int | None:
     """The tokens to write at most, under whichever of their names; None where there is none of them."""
-    given = {name: count_of(name, fields[name]) for name in LIMIT_NAMES if name in fields}
+    given = {name: parse_count(name, fields[name]) for name in LIMIT_NAMES if name in fields}
     if len(set(given.values())) > 1:
         listed = ", ".join(f"{name}={shown(value)}" for name, value in given.items())
         raise FieldError(f"{listed} mean the same and differ: give one", param=list(given)[-1])
     return next(iter(given.values()), None)
 
 
-def stops_of(fields: Mapping[str, Any], default: tuple[str, ...]) -> tuple[str, ...]:
+def parse_stop(fields: Mapping[str, Any], default: tuple[str, ...]) -> tuple[str, ...]:
     """The texts that end a completion: one, or a list."""
     if "stop" not in fields:
         return default
     value = fields["stop"]
-    stops = tuple(text_of("stop", stop) for stop in (value if isinstance(value, list) else [value]))
+    stops = tuple(parse_str("stop", stop) for stop in (value if isinstance(value, list) else [value]))
     if "" in stops:
         raise FieldError("stop must not be an empty text: leave it out", param="stop")
     return stops

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minseek.errors import InputError
-from minseek.protocol.fields import FieldError, count_of, shown
+from minseek.protocol.fields import FieldError, parse_count, shown
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.strategies import BudgetForcing, MinSeek, Standard, Strategy
 
@@ -55,7 +55,7 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
         )
     for option in ("keep", "stop_when_stable"):
         if option in given:
-            count_of(f"thinking.{option}", given[option])
+            parse_count(f"thinking.{option}", given[option])
     if not isinstance(given.get("vote", False), bool):
         raise FieldError(f"thinking.vote must be true or false, not {shown(given['vote'])}", param="thinking.vote")
     for option in ("rule", "answer"):
@@ -71,7 +71,7 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
 
 def limits_of(options: Mapping[str, Any], new_tokens: int | None) -> Limits:
     """The limits of a run; of `new_tokens` in all, some are the answer's: see `Limits.total_tokens`."""
-    given = {name: count_of(f"thinking.{name}", options[name]) for name in LIMIT_FIELDS if name in options}
+    given = {name: parse_count(f"thinking.{name}", options[name]) for name in LIMIT_FIELDS if name in options}
     budget, answer = given.pop("budget_tokens", None), given.pop("answer_tokens", None)
     if new_tokens is not None:
         kept = answer or (max(1, new_tokens // 4) if budget is None else new_tokens - budget)

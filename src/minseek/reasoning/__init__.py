@@ -14,11 +14,12 @@ from minseek.reasoning.events import (
     ThoughtToken,
 )
 from minseek.reasoning.limits import Limits
-from minseek.reasoning.strategies import BudgetForcing, MinSeek, Standard, Strategy, Verdict
+from minseek.reasoning.strategies import BudgetForcing, Decision, MinSeek, Standard, Strategy
 
 __all__ = [
     "AnswerToken",
     "BudgetForcing",
+    "Decision",
     "Event",
     "Finished",
     "InterimAnswer",
@@ -32,7 +33,6 @@ __all__ = [
     "ThoughtEnded",
     "ThoughtStarted",
     "ThoughtToken",
-    "Verdict",
     "reason",
     "stream",
 ]

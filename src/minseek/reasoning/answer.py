@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from minseek.decode import TagWatcher, TokenLogprob, check_logprobs, check_stop
 from minseek.models import Model
-from minseek.reasoning.chain import Chain, Steps
+from minseek.reasoning.chain import Chain, RunSteps
 from minseek.reasoning.events import AnswerToken
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.thinking import Written
@@ -42,7 +42,7 @@ class Answer:
         return [event.token for event in self.told if event.token is not None]
 
 
-class Answerer:
+class AnswerWriter:
     """Closes thinking and writes answers into a chain.
 
     Parameters
@@ -59,14 +59,14 @@ class Answerer:
         self._stop, self.logprobs = check_stop(stop), check_logprobs(logprobs)
         self.closing = model.encode(model.thinking.closing)
 
-    def close(self, chain: Chain) -> Steps[Answer]:
+    def close(self, chain: Chain) -> RunSteps[Answer]:
         """Close thinking, with the tag as the model wrote it behind the last thought or else the format's; answer."""
         closing = chain.sampled_tag or self.closing
         chain.tokens.extend(closing)
         yield from chain.feed(closing)
         return (yield from self.answer(chain, closing))
 
-    def answer(self, chain: Chain, closing: Sequence[int] = (), carried: Written | None = None) -> Steps[Answer]:
+    def answer(self, chain: Chain, closing: Sequence[int] = (), carried: Written | None = None) -> RunSteps[Answer]:
         """Write the answer; `carried` tokens of it have been read already."""
         answer, limit = Answer(closing), self._limits.most_answer(chain.thinking_tokens)
         stream, words = chain.text_stream(before=len(carried or ())), _Words(self._stop)
@@ -75,7 +75,7 @@ class Answerer:
             answer.told.append(AnswerToken(token, text, chain.length, logprob))
             return answer.told[-1]
 
-        if chain.sampled_tag and (head := words.push(chain.behind_tag)):
+        if chain.sampled_tag and (head := words.push(chain.text_after_tag)):
             yield told(None, head)
         count = 0
         for token, logprob in (carried or ())[:limit]:
@@ -91,7 +91,7 @@ class Answerer:
                 answer.ended_by = chain.plan.bound_by
                 break
             token = chain.pick()
-            if token in self._model.end_ids:
+            if token in self._model.eos_token_ids:
                 break
             chain.tokens.append(token)
             count += 1
@@ -104,7 +104,7 @@ class Answerer:
             answer.ended_by = "stop"
         return answer
 
-    def repeat(self, chain: Chain, answer: Answer) -> Steps[Answer]:
+    def repeat(self, chain: Chain, answer: Answer) -> RunSteps[Answer]:
         """Tell an answer that was written, and forgotten, before; nothing of it is read again."""
         chain.tokens.extend([*answer.closing, *answer.tokens])
         for event in answer.told:

@@ -18,14 +18,14 @@ _CONTEXT = 32  # tokens of the prompt, and twice as many of what follows: enough
 
 
 @dataclass(frozen=True)
-class Read:
+class NeedLogits:
     """Tokens that the session is to be fed; the logits that follow them are the answer."""
 
     tokens: Sequence[int]
 
 
 T = TypeVar("T")
-Steps = Generator[Event | Read, Tensor | None, T]
+RunSteps = Generator[Event | NeedLogits, Tensor | None, T]
 """Events, and among them `Read`, which is answered by logits."""
 
 
@@ -44,7 +44,7 @@ class Chain:
         Everything after the prompt, tags included.
     sampled_tag : list of int
         The close tag as the model wrote it, while its thought is the last one in the cache.
-    behind_tag : str
+    text_after_tag : str
         Text that shared a token with it.
     base : int
         Tokens of the prompt and the first thought.
@@ -65,7 +65,7 @@ class Chain:
         self.kept: list[Thought] = []
         self.tokens: list[int] = []
         self.sampled_tag: list[int] = []
-        self.behind_tag = ""
+        self.text_after_tag = ""
         self.base = self.thinking_tokens = self.peak = 0
         self.over = False
         self.ended_by = "thoughts"
@@ -75,9 +75,9 @@ class Chain:
         """Tokens in the cache."""
         return self._session.length
 
-    def feed(self, tokens: Sequence[int]) -> Steps[None]:
+    def feed(self, tokens: Sequence[int]) -> RunSteps[None]:
         """Have tokens read."""
-        logits = yield Read(tokens)
+        logits = yield NeedLogits(tokens)
         assert logits is not None, "whoever runs the steps answers with logits"
         self._logits = logits
         self.peak = max(self.peak, self.length)

@@ -11,7 +11,7 @@ from torch import Tensor
 from minseek.errors import InputError
 from minseek.reasoning.answer import Answer
 from minseek.reasoning.answer_extraction import final_answer
-from minseek.reasoning.chain import Read, Steps
+from minseek.reasoning.chain import NeedLogits, RunSteps
 from minseek.reasoning.strategies import Strategy
 
 AnswerAfter = Collection[int] | Literal["every"] | None
@@ -79,7 +79,7 @@ class Interim:
         return self._answers[max(self._counts, key=lambda gist: (gist != "", self._counts[gist]))]
 
 
-def silent(steps: Steps[T]) -> Generator[Read, Tensor | None, T]:
+def silent(steps: RunSteps[T]) -> Generator[NeedLogits, Tensor | None, T]:
     """The same steps, telling nothing."""
     logits: Tensor | None = None
     while True:
@@ -88,7 +88,7 @@ def silent(steps: Steps[T]) -> Generator[Read, Tensor | None, T]:
         except StopIteration as end:
             given: T = end.value
             return given
-        logits = (yield step) if isinstance(step, Read) else None
+        logits = (yield step) if isinstance(step, NeedLogits) else None
 
 
 def _checked(answer_after: AnswerAfter) -> frozenset[int] | None:

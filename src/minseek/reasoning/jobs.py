@@ -12,7 +12,7 @@ from minseek.decode import Sampling
 from minseek.engine import BatchPlan
 from minseek.models import Model
 from minseek.models.chat.prompts import Question
-from minseek.reasoning.chain import Read
+from minseek.reasoning.chain import NeedLogits
 from minseek.reasoning.events import Event, Finished, Result
 from minseek.reasoning.interim import AnswerAfter
 from minseek.reasoning.limits import Limits
@@ -84,7 +84,7 @@ class ThinkingJob:
         self._steps = self._run.steps(self._run.model.session(cache=self.cache))
         return self._until_read(None)
 
-    def proceed(self, logits: Tensor) -> Sequence[int]:
+    def next_tokens(self, logits: Tensor) -> Sequence[int]:
         """The next token, or the words that induce a thought."""
         return self._until_read(logits)
 
@@ -92,7 +92,7 @@ class ThinkingJob:
         while True:
             step = self._steps.send(logits)
             logits = None
-            if isinstance(step, Read):
+            if isinstance(step, NeedLogits):
                 return step.tokens
             if self._told is not None:
                 self._told(step)

@@ -16,7 +16,7 @@ from minseek.units import format_bytes, parse_bytes
 LEAST = 16  # tokens of thinking, and tokens of the answer, that a run must have room for
 
 
-class NoRoom(InputError):
+class DoesNotFitError(InputError):
     """A run whose prompt and least of thinking and answer do not fit.
 
     Attributes
@@ -76,7 +76,7 @@ class RunPlan:
 
         Raises
         ------
-        NoRoom
+        DoesNotFitError
             If the prompt and the least of thinking and answer do not fit.
         InputError
             If the device has less memory than a budget that is still to be allocated.
@@ -94,19 +94,19 @@ class RunPlan:
         needed = prompt + least_thinking + closing + least_answer
         sizes = {"needed": needed, "prompt": prompt, "least": needed - max(0, least_thinking - LEAST)}
         if context is not None and needed > context:
-            raise NoRoom(
+            raise DoesNotFitError(
                 f"the question takes {prompt} tokens, and the model's context holds {context}, with at least "
                 f"{needed - prompt} needed for thinking and answer: shorten it",
                 **sizes,
             )
         if budget is not None and affordable is not None and needed > affordable:
             if slot_tokens == affordable:
-                raise NoRoom(
+                raise DoesNotFitError(
                     f"a slot holds {slot_tokens} tokens, and prompt, thinking and answer need at least {needed}: "
                     "shorten the prompt, or give larger slots",
                     **sizes,
                 )
-            raise NoRoom(
+            raise DoesNotFitError(
                 f"the KV budget of {budget:,} bytes holds {affordable} tokens of {token_bytes:,} bytes, and prompt, "
                 f"thinking and answer need at least {needed}: give {needed * token_bytes}B or more",
                 **sizes,

@@ -11,8 +11,8 @@ from minseek.decode import Sampler, Sampling
 from minseek.models import Model, Session
 from minseek.models.chat.prompts import Question, as_messages, encode_prompt, render_messages, template_tail
 from minseek.models.chat.thinking_format import is_open
-from minseek.reasoning.answer import Answer, Answerer
-from minseek.reasoning.chain import Chain, Read, Steps
+from minseek.reasoning.answer import Answer, AnswerWriter
+from minseek.reasoning.chain import Chain, NeedLogits, RunSteps
 from minseek.reasoning.events import Event, Finished, InterimAnswer, Result, Stats
 from minseek.reasoning.interim import AnswerAfter, Interim, silent
 from minseek.reasoning.limits import Limits
@@ -45,7 +45,7 @@ class Run:
     ) -> None:
         self.model, self.strategy, self.limits = model, strategy, limits
         messages = as_messages(question, system)
-        if isinstance(strategy, type) or not hasattr(strategy, "settle"):
+        if isinstance(strategy, type) or not hasattr(strategy, "decide"):
             raise TypeError(f"a strategy is MinSeek(), BudgetForcing() or Standard(), not {strategy!r}")
         form = self._form = model.thinking
         text = render_messages(model.tokenizer, messages)
@@ -57,7 +57,7 @@ class Run:
             text += form.open
             self._opened = True
         self.prompt = encode_prompt(model.tokenizer, text)
-        self._answerer = Answerer(model, limits, stop, logprobs)
+        self._answerer = AnswerWriter(model, limits, stop, logprobs)
         rated = getattr(strategy, "needs_logprob", False)
         self._thinker = Thinker(model, form.induce if induce is None else induce, limits, rated)
         closing = self._answerer.closing if self._thinks or form.open else []
@@ -77,12 +77,12 @@ class Run:
             except StopIteration:
                 return
             logits = None
-            if isinstance(step, Read):
+            if isinstance(step, NeedLogits):
                 logits = session.feed(step.tokens)
             else:
                 yield step
 
-    def steps(self, session: Session) -> Steps[None]:
+    def steps(self, session: Session) -> RunSteps[None]:
         """The same run for whoever feeds the session: what is to be read next, answered by logits, among the events."""
         began = time.perf_counter()
         chain = Chain(self.model, self.prompt, session, self.plan, self._sampler)
@@ -107,7 +107,7 @@ class Run:
         )
         yield Finished(Result(answer.text, chain.thoughts, stats, chain.tokens))
 
-    def _respond(self, chain: Chain) -> Steps[Answer]:
+    def _respond(self, chain: Chain) -> RunSteps[Answer]:
         """Whatever follows the prompt."""
         if not self._thinks:
             chain.ended_by = "thinking-budget"
@@ -120,7 +120,7 @@ class Run:
             opening = opened.text
         return (yield from self._think(chain, opening))
 
-    def _think(self, chain: Chain, opening: str) -> Steps[Answer]:
+    def _think(self, chain: Chain, opening: str) -> RunSteps[Answer]:
         """The first thought, and induced ones while the strategy wants them and the limits allow; then the answer."""
         first = yield from self._thinker.thought(chain, opening)
         chain.base = chain.length  # the prompt and the first thought: always kept
@@ -133,7 +133,7 @@ class Run:
                     chain.ended_by = "stable"
                     break
             new = yield from self._thinker.thought(chain)
-            verdict = self.strategy.settle(chain.kept, new, self._chance)
+            verdict = self.strategy.decide(chain.kept, new, self._chance)
             chain.kept.append(new)
             if verdict.dropped is not None:
                 chain.drop(verdict.dropped)
@@ -147,7 +147,7 @@ class Run:
         self._interim.tokens -= len(answer.tokens)  # it is the answer's now
         return (yield from self._answerer.repeat(chain, answer))
 
-    def _finish(self, chain: Chain) -> Steps[Answer]:
+    def _finish(self, chain: Chain) -> RunSteps[Answer]:
         """The answer after the last thought, told as it is written."""
         index = len(chain.thoughts) - 1
         answer = yield from self._conclude(chain, final=self.strategy.thoughts != 0)
@@ -155,7 +155,7 @@ class Run:
             yield self._as_interim(index, chain, answer)
         return answer
 
-    def _answer_now(self, chain: Chain) -> Steps[InterimAnswer]:
+    def _answer_now(self, chain: Chain) -> RunSteps[InterimAnswer]:
         """What the answer would be if no thought followed; the run goes on as if nobody had asked."""
         index, length, fork = len(chain.thoughts) - 1, chain.length, chain.fork()
         answer = yield from silent(self._conclude(fork, final=index != 0))
@@ -164,7 +164,7 @@ class Run:
         self._interim.add(answer)
         return self._as_interim(index, fork, answer)
 
-    def _conclude(self, chain: Chain, final: bool) -> Steps[Answer]:
+    def _conclude(self, chain: Chain, final: bool) -> RunSteps[Answer]:
         """A final thought, if it may be and the strategy wants it, and the answer."""
         if final and self.strategy.answer == "final-thought" and self._thinker.may_induce(chain, final=True):
             thought = yield from self._thinker.thought(chain)

@@ -16,7 +16,7 @@ Answer = Literal["direct", "final-thought"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """Which thought leaves the cache (the new one, a kept one, or none) and why."""
 
     dropped: Thought | None
@@ -38,7 +38,7 @@ class Strategy(Protocol):
     def answer(self) -> Answer:
         """*direct* closes thinking after the last thought; *final-thought* lets one more thought close by itself."""
 
-    def settle(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Verdict:
+    def decide(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Decision:
         """Decide on a new induced thought, given the induced ones that are kept, oldest first."""
 
 
@@ -49,7 +49,7 @@ class Standard:
     thoughts: ClassVar[int] = 0
     answer: ClassVar[Answer] = "direct"
 
-    def settle(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Verdict:
+    def decide(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Decision:
         """Nothing is induced, so there is nothing to decide."""
         raise AssertionError("Standard induces no thoughts")
 
@@ -75,9 +75,9 @@ class BudgetForcing:
         _check_count("thoughts", self.thoughts, least=0, none=True)
         _check_use_of_answers(self.stop_when_stable, self.vote)
 
-    def settle(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Verdict:
+    def decide(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Decision:
         """Keep it."""
-        return Verdict(None, "budget forcing keeps every thought")
+        return Decision(None, "budget forcing keeps every thought")
 
 
 @dataclass(frozen=True)
@@ -121,21 +121,21 @@ class MinSeek:
             if getattr(self, field) not in choices:
                 raise InputError(f"unknown {field} {getattr(self, field)!r}: choose {', '.join(choices)}")
 
-    def settle(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Verdict:
+    def decide(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Decision:
         """Keep the new thought if there is room or if the rule prefers it to a kept one, which then goes."""
         if not new.finished:
-            return Verdict(new, "it was cut off")
+            return Decision(new, "it was cut off")
         if len(kept) < self.keep:
-            return Verdict(None, "there was room for it")
+            return Decision(None, "there was room for it")
         if self.rule == "latest":
-            return Verdict(kept[0], "it is the latest")
+            return Decision(kept[0], "it is the latest")
         if self.rule == "random":  # after n thoughts each has been kept with probability keep / n (reservoir)
             at = chance.randrange(new.index)
-            return Verdict(kept[at], "chosen at random") if at < self.keep else Verdict(new, "not chosen at random")
+            return Decision(kept[at], "chosen at random") if at < self.keep else Decision(new, "not chosen at random")
         worst = min(kept, key=lambda t: (self._worth(t), -t.index))
         if self._worth(new) > self._worth(worst):
-            return Verdict(worst, f"{self._told(new)} against {self._told(worst)} of thought {worst.index}")
-        return Verdict(new, f"{self._told(new)}, and {self._told(worst)} of thought {worst.index} stay")
+            return Decision(worst, f"{self._told(new)} against {self._told(worst)} of thought {worst.index}")
+        return Decision(new, f"{self._told(new)}, and {self._told(worst)} of thought {worst.index} stay")
 
     @property
     def needs_logprob(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from minseek.decode import TagWatcher, TokenLogprob
 from minseek.errors import InputError
 from minseek.models import Model, ThinkingFormat
-from minseek.reasoning.chain import Chain, Steps
+from minseek.reasoning.chain import Chain, RunSteps
 from minseek.reasoning.events import Ending, Thought, ThoughtEnded, ThoughtStarted, ThoughtToken
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.plan import LEAST
@@ -51,12 +51,12 @@ class Thinker:
             raise InputError(f"the text that induces a thought must not be empty, and {word!r} has no tokens")
         self._closing_ids = _ids_that_close(model, model.thinking) if limits.min_thought_tokens else []
 
-    def read_opening(self, chain: Chain, logprobs: int | None) -> Steps[Opening]:
+    def read_opening(self, chain: Chain, logprobs: int | None) -> RunSteps[Opening]:
         """Let the model open its thinking itself, if it does."""
         stream, text, written = chain.text_stream(), "", Written()
         while True:
             token = chain.pick()
-            if token in self._model.end_ids:
+            if token in self._model.eos_token_ids:
                 chain.over = True
                 return Opening(None, [])
             written.append((token, chain.logprob(token, logprobs)))
@@ -87,7 +87,7 @@ class Thinker:
             return True
         return False
 
-    def thought(self, chain: Chain, opening: str = "") -> Steps[Thought]:
+    def thought(self, chain: Chain, opening: str = "") -> RunSteps[Thought]:
         """One thought, up to where the model wants to close it or a limit is met; no close tag stays in the cache."""
         thought = Thought(len(chain.thoughts), text=opening)
         chain.thoughts.append(thought)
@@ -105,13 +105,13 @@ class Thinker:
         while ending is None:
             early = thought.length < (self._limits.min_thought_tokens or 0)
             token = chain.pick(banned=self._closing_ids if early else ())
-            if token in self._model.end_ids:
+            if token in self._model.eos_token_ids:
                 ending = "closed"
                 break
             piece = watcher.push(stream.push(token))
             if watcher.found:
                 before = watcher.pieces_before()
-                chain.sampled_tag, chain.behind_tag = [*thought.tokens[before:], token], watcher.rest
+                chain.sampled_tag, chain.text_after_tag = [*thought.tokens[before:], token], watcher.rest
                 del thought.tokens[before:]
                 yield _told(chain, thought, None, piece)
                 ending = "closed"
@@ -168,4 +168,4 @@ def _ids_that_close(model: Model, form: ThinkingFormat) -> list[int]:
             f"min_thought_tokens needs a close tag of one token, and {form.close!r} has {len(tag)} in this model: "
             "leave it out"
         )
-    return [*model.end_ids, *tag]
+    return [*model.eos_token_ids, *tag]

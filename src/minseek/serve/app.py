@@ -16,16 +16,16 @@ from starlette.middleware.cors import CORSMiddleware
 from minseek import __version__
 from minseek.engine import BatchPlan
 from minseek.models import Model
-from minseek.serve.bodies import ChatBody, CompletionBody
+from minseek.serve.bodies import ChatRequest, CompletionRequest
 from minseek.serve.chat import ROUTE as CHAT
 from minseek.serve.chat import chat
 from minseek.serve.completions import ROUTE as COMPLETIONS
 from minseek.serve.completions import complete
 from minseek.serve.errors import HANDLERS
-from minseek.serve.middleware import BodyGuard, HostGuard, KeyGuard, Watch
+from minseek.serve.middleware import AccessLog, ApiKeyCheck, BodyLimit, HostCheck
 from minseek.serve.models import model_entry
 from minseek.serve.page_files import PAGE_PATHS, add_page
-from minseek.serve.replies import ChatReply, CompletionReply, ErrorReply, HealthReply, ModelReply, ModelsReply
+from minseek.serve.replies import ChatResponse, CompletionResponse, ErrorReply, HealthReply, ModelReply, ModelsReply
 from minseek.serve.service import Service
 from minseek.serve.settings import Settings
 
@@ -80,9 +80,9 @@ def create_app(model: Model, plan: BatchPlan, settings: Settings | None = None) 
     app.state.service = service
     _add_routes(app, service)
     add_page(app)
-    app.add_middleware(BodyGuard, most=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, most=settings.max_body_bytes)
     if settings.api_key:
-        app.add_middleware(KeyGuard, key=settings.api_key, free=("/health", *PAGE_PATHS))
+        app.add_middleware(ApiKeyCheck, key=settings.api_key, free=("/health", *PAGE_PATHS))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -92,8 +92,8 @@ def create_app(model: Model, plan: BatchPlan, settings: Settings | None = None) 
             expose_headers=["Retry-After"],
         )
     if settings.hosts is not None:
-        app.add_middleware(HostGuard, hosts=settings.hosts)
-    app.add_middleware(Watch, metrics=service.metrics)
+        app.add_middleware(HostCheck, hosts=settings.hosts)
+    app.add_middleware(AccessLog, metrics=service.metrics)
     return app
 
 
@@ -102,16 +102,16 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     if service.settings.api_key:
         refusals[401] = {"model": ErrorReply, "description": "The API key is missing or wrong"}
 
-    # The key is checked by `KeyGuard`, before a body is read; this says so in the description.
+    # The key is checked by `ApiKeyCheck`, before a body is read; this says so in the description.
     guarded = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))] if service.settings.api_key else [])
 
-    @guarded.post(CHAT, response_model=ChatReply, responses={**refusals, 200: _STREAM})
-    async def chat_completions(request: Request, body: ChatBody) -> Response:
+    @guarded.post(CHAT, response_model=ChatResponse, responses={**refusals, 200: _STREAM})
+    async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """Answer a chat; how to think is said by reasoning_effort, a budget of tokens, or `thinking`."""
         return await chat(request, service, body)
 
-    @guarded.post(COMPLETIONS, response_model=CompletionReply, responses={**refusals, 200: _STREAM})
-    async def completions(request: Request, body: CompletionBody) -> Response:
+    @guarded.post(COMPLETIONS, response_model=CompletionResponse, responses={**refusals, 200: _STREAM})
+    async def completions(request: Request, body: CompletionRequest) -> Response:
         """Continue texts as they stand."""
         return await complete(request, service, body)
 

@@ -129,7 +129,7 @@ class Shared(Body):
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-class ChatBody(Shared):
+class ChatRequest(Shared):
     """The body of ``POST /v1/chat/completions``."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -159,7 +159,7 @@ class ChatBody(Shared):
     web_search_options: None = None
 
 
-class CompletionBody(Shared):
+class CompletionRequest(Shared):
     """The body of ``POST /v1/completions``."""
 
     prompt: Text | list[Text] | list[TokenId] | list[list[TokenId]]

@@ -15,12 +15,12 @@ from fastapi.responses import Response
 from minseek.errors import InputError
 from minseek.protocol.fields import FieldError
 from minseek.reasoning.jobs import ThinkingJob
-from minseek.reasoning.plan import NoRoom
-from minseek.serve.bodies import ChatBody
-from minseek.serve.chat_stream import Piece, Turn
-from minseek.serve.event_channel import Mailbox
-from minseek.serve.replies import ChatChoice, ChatLogprobs, ChatMessage, ChatReply, MinseekReply, Usage
-from minseek.serve.request_stream import EventStream, Exchange, check_stream_options, unless_gone
+from minseek.reasoning.plan import DoesNotFitError
+from minseek.serve.bodies import ChatRequest
+from minseek.serve.chat_stream import ChatStream, Delta
+from minseek.serve.event_channel import EventChannel
+from minseek.serve.replies import ChatChoice, ChatLogprobs, ChatMessage, ChatResponse, MinseekDetails, Usage
+from minseek.serve.request_stream import EventStream, RequestStream, cancel_on_disconnect, check_stream_options
 from minseek.serve.sampling import sampling_of
 from minseek.serve.service import Service
 from minseek.serve.thinking import thinking_of
@@ -29,25 +29,25 @@ from minseek.serve.tokens import chat_logprobs
 ROUTE = "/v1/chat/completions"
 
 
-async def chat(request: Request, service: Service, body: ChatBody) -> Response:
+async def chat(request: Request, service: Service, body: ChatRequest) -> Response:
     """Answer a chat, as a whole or as a stream."""
     service.check_model(body.model)
     service.check_choices(body.choices, "n")
     if body.top_logprobs is not None and not body.logprobs:
         raise FieldError('top_logprobs has no effect without "logprobs": true', param="top_logprobs")
     check_stream_options(body)
-    mailbox = Mailbox()
+    mailbox = EventChannel()
     jobs = await service.prepare(lambda: _jobs(service, body, mailbox))
     service.log_texts(ROUTE, [message.text for message in body.messages])
-    exchange = Exchange(service, jobs, mailbox, ROUTE)
-    turns = [Turn(service.model.thinking, service.token_bytes) for _ in jobs]
+    exchange = RequestStream(service, jobs, mailbox, ROUTE)
+    turns = [ChatStream(service.model.thinking, service.token_bytes) for _ in jobs]
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
     if body.stream:
         return EventStream(exchange, _chunks(service, body, exchange, turns, head))
-    return await unless_gone(request, exchange, _whole(service, body, exchange, turns, head))
+    return await cancel_on_disconnect(request, exchange, _whole(service, body, exchange, turns, head))
 
 
-def _jobs(service: Service, body: ChatBody, mailbox: Mailbox) -> list[ThinkingJob]:
+def _jobs(service: Service, body: ChatRequest, mailbox: EventChannel) -> list[ThinkingJob]:
     """A job for each choice."""
     messages = [
         {"role": "system" if message.role == "developer" else message.role, "content": message.text}
@@ -77,13 +77,13 @@ def _jobs(service: Service, body: ChatBody, mailbox: Mailbox) -> list[ThinkingJo
         ]
     except FieldError:
         raise
-    except NoRoom as error:
+    except DoesNotFitError as error:
         raise _refusal(service, error) from None
     except InputError as error:
         raise FieldError(str(error), param="messages") from None
 
 
-def _refusal(service: Service, error: NoRoom) -> FieldError:
+def _refusal(service: Service, error: DoesNotFitError) -> FieldError:
     """Why a conversation does not fit into a slot: its messages are too long, or the thoughts that it asks for."""
     slot = service.plan.slot.capacity
     if error.least <= slot:
@@ -101,20 +101,20 @@ def _refusal(service: Service, error: NoRoom) -> FieldError:
 
 
 async def _whole(
-    service: Service, body: ChatBody, exchange: Exchange, turns: list[Turn], head: dict[str, Any]
+    service: Service, body: ChatRequest, exchange: RequestStream, turns: list[ChatStream], head: dict[str, Any]
 ) -> Response:
     """The answers, once all of them are complete."""
-    pieces: list[list[Piece]] = [[] for _ in turns]
-    async for news in exchange.news():
+    pieces: list[list[Delta]] = [[] for _ in turns]
+    async for news in exchange.events():
         for choice, events in news.items():
             pieces[choice].extend(turns[choice].pieces(events))
     choices = [_choice(service, body, index, *pair) for index, pair in enumerate(zip(turns, pieces, strict=True))]
     usage = _usage(turns)
-    reply = ChatReply(**head, choices=choices, usage=usage, minseek=choices[0].minseek)
+    reply = ChatResponse(**head, choices=choices, usage=usage, minseek=choices[0].minseek)
     return Response(reply.model_dump_json(), media_type="application/json")
 
 
-def _choice(service: Service, body: ChatBody, index: int, turn: Turn, pieces: list[Piece]) -> ChatChoice:
+def _choice(service: Service, body: ChatRequest, index: int, turn: ChatStream, pieces: list[Delta]) -> ChatChoice:
     reasoning = "".join(piece.text for piece in pieces if piece.kind == "reasoning")
     thoughts = reasoning if turn.stats.thinking_tokens else None
     logprobs = [logprob for piece in pieces for logprob in piece.logprobs]
@@ -127,23 +127,23 @@ def _choice(service: Service, body: ChatBody, index: int, turn: Turn, pieces: li
         ),
         logprobs=ChatLogprobs(content=chat_logprobs(service.model, logprobs)) if body.logprobs else None,
         finish_reason=turn.finish_reason,
-        minseek=MinseekReply(**turn.report()),
+        minseek=MinseekDetails(**turn.report()),
     )
 
 
-def _usage(turns: list[Turn]) -> Usage:
+def _usage(turns: list[ChatStream]) -> Usage:
     stats = [turn.stats for turn in turns]
     return Usage.of(stats[0].prompt_tokens, sum(s.tokens for s in stats), sum(s.thinking_tokens for s in stats))
 
 
 async def _chunks(
-    service: Service, body: ChatBody, exchange: Exchange, turns: list[Turn], head: dict[str, Any]
+    service: Service, body: ChatRequest, exchange: RequestStream, turns: list[ChatStream], head: dict[str, Any]
 ) -> AsyncIterator[dict[str, Any]]:
     """Chunks of the stream."""
     head = {**head, "object": "chat.completion.chunk"}
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     begun: set[int] = set()
-    async with aclosing(exchange.news()) as all_news:
+    async with aclosing(exchange.events()) as all_news:
         async for news in all_news:
             for choice, events in news.items():
                 for piece in turns[choice].pieces(events):
@@ -155,7 +155,9 @@ async def _chunks(
         yield {**head, "choices": [], "usage": usage.model_dump()}
 
 
-def _chunk(service: Service, body: ChatBody, index: int, turn: Turn, piece: Piece, *, first: bool) -> dict[str, Any]:
+def _chunk(
+    service: Service, body: ChatRequest, index: int, turn: ChatStream, piece: Delta, *, first: bool
+) -> dict[str, Any]:
     delta: dict[str, Any] = {"role": "assistant", "content": ""} if first else {}
     if piece.kind == "reasoning":
         delta |= {"reasoning_content": piece.text, "reasoning": piece.text}

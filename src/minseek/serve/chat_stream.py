@@ -73,7 +73,7 @@ class CleanText:
 
 
 @dataclass
-class Piece:
+class Delta:
     """What one chunk of a stream tells.
 
     Attributes
@@ -92,7 +92,7 @@ class Piece:
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
-class Turn:
+class ChatStream:
     """Reads the events of one run.
 
     A stream gives the pieces out; whoever wants the whole answer joins them, so that both say the same.
@@ -113,13 +113,13 @@ class Turn:
         self._uncertain: list[TokenLogprob] = []
         self.result: Result | None = None
 
-    def pieces(self, events: Iterable[Event]) -> Iterator[Piece]:
+    def pieces(self, events: Iterable[Event]) -> Iterator[Delta]:
         """Pieces of what happened; tokens that came together make one piece."""
-        last: Piece | None = None
+        last: Delta | None = None
         for event in events:
             for piece in self._pieces(event):
                 if last is not None and piece.kind != "note" and last.kind == piece.kind:
-                    last = Piece(piece.kind, last.text + piece.text, piece.note, last.logprobs + piece.logprobs)
+                    last = Delta(piece.kind, last.text + piece.text, piece.note, last.logprobs + piece.logprobs)
                     continue
                 if last is not None:
                     yield last
@@ -127,10 +127,10 @@ class Turn:
         if last is not None:
             yield last
 
-    def _pieces(self, event: Event) -> Iterator[Piece]:
+    def _pieces(self, event: Event) -> Iterator[Delta]:
         if isinstance(event, ThoughtStarted):
             self._tokens = 0
-            yield Piece("note", "", {"type": "thought_started", "index": event.index, "word": event.word})
+            yield Delta("note", "", {"type": "thought_started", "index": event.index, "word": event.word})
             if not self._line_ended:
                 self._reasoning.push("\n")
                 self._line_ended = True
@@ -140,27 +140,27 @@ class Turn:
                 self._line_ended = event.text.endswith("\n")
             note = {"type": "thought", "index": event.index, "tokens": self._tokens, **self._cache(event.cached)}
             if text := self._reasoning.push(event.text):
-                yield Piece("reasoning", text, note)
+                yield Delta("reasoning", text, note)
         elif isinstance(event, ThoughtEnded):
-            yield Piece("note", "", self._thought_ended(event))
+            yield Delta("note", "", self._thought_ended(event))
         elif isinstance(event, AnswerToken):
             yield from self._answer(event.text, event.cached, event.logprob)
         elif isinstance(event, Finished):
             yield from self._finish(event.result)
 
-    def _answer(self, text: str, cached: int, logprob: TokenLogprob | None, *, last: bool = False) -> Iterator[Piece]:
+    def _answer(self, text: str, cached: int, logprob: TokenLogprob | None, *, last: bool = False) -> Iterator[Delta]:
         if logprob is not None:
             self._uncertain.append(logprob)
         if text := self._content.push(text, last=last):
-            yield Piece("content", text, {"type": "answer", **self._cache(cached)}, self._uncertain)
+            yield Delta("content", text, {"type": "answer", **self._cache(cached)}, self._uncertain)
             self._uncertain = []
 
-    def _finish(self, result: Result) -> Iterator[Piece]:
+    def _finish(self, result: Result) -> Iterator[Delta]:
         self.result = result
         yield from self._answer("", result.stats.kv_tokens, None, last=True)
         # Tokens without a text of their own still belong to the answer; those of a stop string do not.
         rest = [] if result.stats.answer_ended_by == "stop" else self._uncertain
-        yield Piece("note", "", {"type": "finished", **self.report()}, rest)
+        yield Delta("note", "", {"type": "finished", **self.report()}, rest)
 
     def _thought_ended(self, event: ThoughtEnded) -> dict[str, Any]:
         return {

@@ -15,10 +15,10 @@ from minseek.decode import TokenLogprob
 from minseek.engine import Generation
 from minseek.protocol.fields import FieldError
 from minseek.reasoning import AnswerToken, Event
-from minseek.serve.bodies import CompletionBody
-from minseek.serve.event_channel import Mailbox
-from minseek.serve.replies import CompletionChoice, CompletionReply, FinishReason, Usage
-from minseek.serve.request_stream import EventStream, Exchange, check_stream_options, unless_gone
+from minseek.serve.bodies import CompletionRequest
+from minseek.serve.event_channel import EventChannel
+from minseek.serve.replies import CompletionChoice, CompletionResponse, FinishReason, Usage
+from minseek.serve.request_stream import EventStream, RequestStream, cancel_on_disconnect, check_stream_options
 from minseek.serve.sampling import sampling_of
 from minseek.serve.service import Service
 from minseek.serve.tokens import completion_logprobs
@@ -27,7 +27,7 @@ ROUTE = "/v1/completions"
 _NEW_TOKENS = 16  # as in OpenAI's API, where a request does not say
 
 
-class Continuation:
+class CompletionStream:
     """The text of one choice as it comes, and the tokens whose text is certain."""
 
     def __init__(self) -> None:
@@ -51,23 +51,23 @@ class Continuation:
         return text, certain
 
 
-async def complete(request: Request, service: Service, body: CompletionBody) -> Response:
+async def complete(request: Request, service: Service, body: CompletionRequest) -> Response:
     """Continue the prompts, as a whole or as a stream."""
     service.check_model(body.model)
     check_stream_options(body)
     prompts = _prompts(body)
     service.check_choices(len(prompts) * body.choices, "prompt" if len(prompts) > 1 else "n")
-    mailbox = Mailbox()
+    mailbox = EventChannel()
     jobs = await service.prepare(lambda: _jobs(service, body, prompts, mailbox))
     service.log_texts(ROUTE, [prompt for prompt in prompts if isinstance(prompt, str)])
-    exchange = Exchange(service, jobs, mailbox, ROUTE)
+    exchange = RequestStream(service, jobs, mailbox, ROUTE)
     head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
     if body.stream:
         return EventStream(exchange, _chunks(service, body, exchange, jobs, head))
-    return await unless_gone(request, exchange, _whole(service, body, exchange, jobs, head))
+    return await cancel_on_disconnect(request, exchange, _whole(service, body, exchange, jobs, head))
 
 
-def _prompts(body: CompletionBody) -> list[str | list[int]]:
+def _prompts(body: CompletionRequest) -> list[str | list[int]]:
     prompt = body.prompt
     if isinstance(prompt, str):
         return [prompt]
@@ -77,7 +77,7 @@ def _prompts(body: CompletionBody) -> list[str | list[int]]:
 
 
 def _jobs(
-    service: Service, body: CompletionBody, prompts: Sequence[str | Sequence[int]], mailbox: Mailbox
+    service: Service, body: CompletionRequest, prompts: Sequence[str | Sequence[int]], mailbox: EventChannel
 ) -> list[Generation]:
     """A job for each choice of each prompt, in OpenAI's order: all of the first prompt's come first."""
     if not prompts:
@@ -101,13 +101,13 @@ def _jobs(
                     evicts=False,
                     told=_teller(mailbox, len(jobs)),
                     logprobs=body.logprobs,
-                    continues=True,
+                    is_continuation=True,
                 )
             )
     return jobs
 
 
-def _teller(mailbox: Mailbox, choice: int) -> Callable[[int | None, str, TokenLogprob | None], None]:
+def _teller(mailbox: EventChannel, choice: int) -> Callable[[int | None, str, TokenLogprob | None], None]:
     return lambda token, text, logprob: mailbox.put(choice, AnswerToken(token, text, 0, logprob))
 
 
@@ -130,11 +130,11 @@ def _encode(service: Service, prompt: str | Sequence[int]) -> list[int]:
 
 
 async def _whole(
-    service: Service, body: CompletionBody, exchange: Exchange, jobs: list[Generation], head: dict[str, Any]
+    service: Service, body: CompletionRequest, exchange: RequestStream, jobs: list[Generation], head: dict[str, Any]
 ) -> Response:
     """The completions, once all of them are there."""
-    written = [Continuation() for _ in jobs]
-    async for news in exchange.news():
+    written = [CompletionStream() for _ in jobs]
+    async for news in exchange.events():
         for choice, events in news.items():
             written[choice].take(events)
     choices = [
@@ -146,7 +146,7 @@ async def _whole(
         )
         for index, (own, job) in enumerate(zip(written, jobs, strict=True))
     ]
-    reply = CompletionReply(**head, choices=choices, usage=_usage(body, jobs))
+    reply = CompletionResponse(**head, choices=choices, usage=_usage(body, jobs))
     return Response(reply.model_dump_json(), media_type="application/json")
 
 
@@ -154,25 +154,25 @@ def _why(job: Generation) -> FinishReason:
     return "stop" if job.finish_reason == "stop" else "length"
 
 
-def _usage(body: CompletionBody, jobs: list[Generation]) -> Usage:
+def _usage(body: CompletionRequest, jobs: list[Generation]) -> Usage:
     return Usage.of(sum(len(job.prompt) for job in jobs[:: body.choices]), sum(len(job.tokens) for job in jobs))
 
 
 async def _chunks(
-    service: Service, body: CompletionBody, exchange: Exchange, jobs: list[Generation], head: dict[str, Any]
+    service: Service, body: CompletionRequest, exchange: RequestStream, jobs: list[Generation], head: dict[str, Any]
 ) -> AsyncIterator[dict[str, Any]]:
     """Chunks of the stream; each choice ends with one that says why."""
     head = {**head, "object": "text_completion"}
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     if with_usage:
         head["usage"] = None
-    written = [Continuation() for _ in jobs]
+    written = [CompletionStream() for _ in jobs]
 
     def chunk(index: int, text: str, logprobs: list[TokenLogprob], before: int, why: str | None) -> dict[str, Any]:
         told = None if body.logprobs is None else completion_logprobs(service.model, logprobs, before).model_dump()
         return {**head, "choices": [{"index": index, "text": text, "logprobs": told, "finish_reason": why}]}
 
-    async with aclosing(exchange.news()) as all_news:
+    async with aclosing(exchange.events()) as all_news:
         async for news in all_news:
             for choice, events in news.items():
                 before = len(written[choice].text)

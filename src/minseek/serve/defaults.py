@@ -6,8 +6,8 @@ from minseek.engine import BatchPlan
 from minseek.errors import InputError
 from minseek.models import Model
 from minseek.reasoning.jobs import ThinkingJob
-from minseek.reasoning.plan import NoRoom
-from minseek.serve.bodies import ChatBody, Message
+from minseek.reasoning.plan import DoesNotFitError
+from minseek.serve.bodies import ChatRequest, Message
 from minseek.serve.settings import Settings
 from minseek.serve.thinking import EFFORTS, Defaults, Effort, thinking_of
 
@@ -26,10 +26,10 @@ def defaults_of(model: Model, plan: BatchPlan, settings: Settings) -> Defaults:
     if settings.strategy is None:
         return Defaults(EFFORTS["low" if model.thinking.open else "none"], plan.slot.capacity, most)
     defaults = Defaults(Effort(settings.strategy), plan.slot.capacity, most)
-    strategy, limits = thinking_of(ChatBody(messages=[Message(role="user", content=_SHORTEST)]), defaults)
+    strategy, limits = thinking_of(ChatRequest(messages=[Message(role="user", content=_SHORTEST)]), defaults)
     try:
         ThinkingJob(model, _SHORTEST, plan=plan, strategy=strategy, limits=limits)
-    except NoRoom as error:
+    except DoesNotFitError as error:
         raise InputError(
             f"with this strategy the shortest chat needs at least {error.needed} tokens, and a slot holds "
             f"{plan.slot.capacity}: give fewer thoughts, or larger slots"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from minseek.engine import Engine
 from minseek.engine.generation import Job
 from minseek.serve.errors import ApiError, report
-from minseek.serve.event_channel import Ended, Mailbox
+from minseek.serve.event_channel import EventChannel, StreamEnd
 from minseek.serve.replies import State
 
 _FIRST_GUESS = 10.0  # seconds that a choice takes, before any has been measured
@@ -28,24 +28,24 @@ class Order:
     ----------
     job : Job
         What the engine runs; it puts what happens into the mailbox.
-    mailbox : Mailbox
+    mailbox : EventChannel
         The request's.
     choice : int
         Which of its choices this is.
     """
 
     job: Job
-    mailbox: Mailbox
+    mailbox: EventChannel
     choice: int
     began: float = field(default=0.0, init=False)
 
     def end(self, error: Exception | None = None) -> None:
         """Tell that it is over."""
-        self.mailbox.put(self.choice, Ended(error))
+        self.mailbox.put(self.choice, StreamEnd(error))
         self.mailbox.wake()
 
 
-class Worker:
+class EngineThread:
     """Runs orders until it is stopped.
 
     Parameters
@@ -160,7 +160,7 @@ class Worker:
             self.seated.clear()
             self._waiting.clear()
         for order in left:
-            self.engine.withdraw(order.job)
+            self.engine.cancel(order.job)
             order.end(ApiError(503, "the server was stopped before the answer was complete", code="unavailable"))
 
     def _prepare(self) -> bool:
@@ -170,7 +170,7 @@ class Worker:
                 self._changed.wait()
             for order in self._cancelled:
                 if order in self.seated:
-                    self.engine.withdraw(order.job)
+                    self.engine.cancel(order.job)
                     self.seated.remove(order)
                 elif order in self._waiting:
                     self._waiting.remove(order)
@@ -196,7 +196,7 @@ class Worker:
                 self._over(order, ended.error)
         except Exception as error:  # of the pass: what its jobs have in their slots is no longer sound
             for order in list(self.seated):
-                self.engine.withdraw(order.job)
+                self.engine.cancel(order.job)
                 self._over(order, error)
         for order in self.seated:
             order.mailbox.wake()

@@ -11,16 +11,16 @@ from minseek.reasoning import Event
 
 
 @dataclass(frozen=True)
-class Ended:
+class StreamEnd:
     """A choice is over: well, or with an error."""
 
     error: Exception | None = None
 
 
-Item = Event | Ended
+Item = Event | StreamEnd
 
 
-class Mailbox:
+class EventChannel:
     """Holds what has happened until the loop takes it, in order and all of it at once.
 
     What piles up is bounded, since the tokens of a request are.

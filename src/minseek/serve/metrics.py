@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from minseek.engine import Engine
 from minseek.reasoning import Result
-from minseek.serve.engine_thread import Worker
+from minseek.serve.engine_thread import EngineThread
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
 
@@ -47,7 +47,7 @@ class Metrics:
         self._seen = (0, 0)
         self._peak = 0
 
-    def watch(self, engine: Engine, worker: Worker, token_bytes: int) -> None:
+    def watch(self, engine: Engine, worker: EngineThread, token_bytes: int) -> None:
         """Take the figures of slots and queue from the worker whenever somebody asks; tokens from `after_pass`."""
         self._engine, self._worker, self._token_bytes = engine, worker, token_bytes
         plan, r = engine.plan, self._registry

@@ -43,7 +43,7 @@ class Guard:
         raise NotImplementedError
 
 
-class HostGuard(Guard):
+class HostCheck(Guard):
     """Lets requests pass that name the server as expected.
 
     A web page elsewhere can make its own name lead to this machine (DNS rebinding); its requests still carry that name.
@@ -61,7 +61,7 @@ class HostGuard(Guard):
         return ApiError(403, "this server is not called by that name: see --allowed-host", code="host_not_allowed")
 
 
-class KeyGuard(Guard):
+class ApiKeyCheck(Guard):
     """Lets requests pass that carry the key, or that need none."""
 
     def __init__(self, app: ASGIApp, key: str, free: Collection[str]) -> None:
@@ -82,7 +82,7 @@ class KeyGuard(Guard):
         )
 
 
-class BodyGuard:
+class BodyLimit:
     """Ends requests whose body is longer than allowed, whether or not they say so beforehand."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
@@ -111,7 +111,7 @@ class BodyGuard:
         await self.app(scope, counted, send)
 
 
-class Watch:
+class AccessLog:
     """Around everything: counts and logs requests, without their contents, and adds the headers of every response."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

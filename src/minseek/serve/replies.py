@@ -35,7 +35,7 @@ class ThoughtReply(BaseModel):
     text: str
 
 
-class MinseekReply(BaseModel):
+class MinseekDetails(BaseModel):
     """How an answer came about; bytes are those of the tokens in the cache at most."""
 
     thoughts: list[ThoughtReply]
@@ -85,7 +85,7 @@ class ChatChoice(BaseModel):
     message: ChatMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason
-    minseek: MinseekReply
+    minseek: MinseekDetails
 
 
 class PromptDetails(BaseModel):
@@ -121,7 +121,7 @@ class Usage(BaseModel):
         )
 
 
-class ChatReply(BaseModel):
+class ChatResponse(BaseModel):
     """What ``POST /v1/chat/completions`` gives; `minseek` is the first choice's."""
 
     id: str
@@ -130,7 +130,7 @@ class ChatReply(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    minseek: MinseekReply
+    minseek: MinseekDetails
 
 
 class CompletionLogprobs(BaseModel):
@@ -151,7 +151,7 @@ class CompletionChoice(BaseModel):
     finish_reason: FinishReason
 
 
-class CompletionReply(BaseModel):
+class CompletionResponse(BaseModel):
     """What ``POST /v1/completions`` gives."""
 
     id: str

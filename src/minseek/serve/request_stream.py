@@ -18,14 +18,14 @@ from minseek.reasoning import AnswerToken, Event, Finished, ThoughtToken
 from minseek.serve.bodies import Shared
 from minseek.serve.engine_thread import Order
 from minseek.serve.errors import FAILURE, ApiError, report
-from minseek.serve.event_channel import Ended, Mailbox
+from minseek.serve.event_channel import EventChannel, StreamEnd
 from minseek.serve.service import Service
 
 _GONE = 499  # as nginx reports a client that has gone; nobody reads it
 _DONE = b"data: [DONE]\n\n"
 
 
-class Exchange:
+class RequestStream:
     """The orders of one request.
 
     Parameters
@@ -41,14 +41,14 @@ class Exchange:
         If the worker does not take them.
     """
 
-    def __init__(self, service: Service, jobs: Sequence[Job], mailbox: Mailbox, route: str) -> None:
+    def __init__(self, service: Service, jobs: Sequence[Job], mailbox: EventChannel, route: str) -> None:
         self._worker, self._metrics, self._mailbox, self._route = service.worker, service.metrics, mailbox, route
         self._orders = [Order(job, mailbox, choice) for choice, job in enumerate(jobs)]
         self._left = len(self._orders)
         self._began = time.perf_counter()
         self._worker.submit(self._orders)
 
-    async def news(self) -> AsyncGenerator[Mapping[int, list[Event]]]:
+    async def events(self) -> AsyncGenerator[Mapping[int, list[Event]]]:
         """What happens, by choice, as much as there is at a time.
 
         Raises
@@ -58,21 +58,21 @@ class Exchange:
         """
         told = False
         while self._left:
-            news: dict[int, list[Event]] = {}
+            events: dict[int, list[Event]] = {}
             failure: Exception | None = None
             for choice, item in await self._mailbox.take():
-                if isinstance(item, Ended):
+                if isinstance(item, StreamEnd):
                     self._left -= 1
                     failure = failure or item.error
                     continue
-                news.setdefault(choice, []).append(item)
+                events.setdefault(choice, []).append(item)
                 if not told and isinstance(item, (ThoughtToken, AnswerToken)):
                     told = True
                     self._metrics.first_token_seconds.labels(self._route).observe(time.perf_counter() - self._began)
                 if isinstance(item, Finished):
                     self._metrics.finished(item.result)
-            if news:
-                yield news
+            if events:
+                yield events
             if failure is not None:
                 raise failure
         self._metrics.request_seconds.labels(self._route).observe(time.perf_counter() - self._began)
@@ -89,7 +89,9 @@ def check_stream_options(body: Shared) -> None:
         raise FieldError('stream_options has no effect without "stream": true', param="stream_options")
 
 
-async def unless_gone(request: Request, exchange: Exchange, answer: Coroutine[Any, Any, Response]) -> Response:
+async def cancel_on_disconnect(
+    request: Request, exchange: RequestStream, answer: Coroutine[Any, Any, Response]
+) -> Response:
     """The response, unless the client goes before it is there: then its slots are free at once."""
     work = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(_gone(request))
@@ -115,7 +117,7 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, exchange: Exchange, chunks: AsyncIterator[Mapping[str, Any]]) -> None:
+    def __init__(self, exchange: RequestStream, chunks: AsyncIterator[Mapping[str, Any]]) -> None:
         super().__init__(_events(chunks), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._exchange = exchange
 

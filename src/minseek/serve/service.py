@@ -15,7 +15,7 @@ from minseek.errors import InputError
 from minseek.models import Model
 from minseek.protocol.fields import FieldError, shown
 from minseek.serve.defaults import defaults_of
-from minseek.serve.engine_thread import Worker
+from minseek.serve.engine_thread import EngineThread
 from minseek.serve.errors import ApiError
 from minseek.serve.metrics import Metrics
 from minseek.serve.settings import Settings
@@ -51,7 +51,7 @@ class Service:
         self.defaults = defaults_of(model, plan, settings)
         engine = Engine(model, plan)
         self.metrics = Metrics()
-        self.worker = Worker(engine, settings.queue, self.metrics.after_pass)
+        self.worker = EngineThread(engine, settings.queue, self.metrics.after_pass)
         self.metrics.watch(engine, self.worker, self.token_bytes)
         self._preparing = asyncio.Semaphore(_PREPARED_AT_ONCE)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from minseek.errors import InputError
-from minseek.protocol.fields import FieldError, limit_of, shown
+from minseek.protocol.fields import FieldError, parse_max_tokens, shown
 from minseek.protocol.thinking import strategy_of
 from minseek.reasoning import Limits, MinSeek, Standard, Strategy
-from minseek.serve.bodies import ChatBody
+from minseek.serve.bodies import ChatRequest
 
 BUDGETS = ("thinking_token_budget", "thinking_budget_tokens", "reasoning_budget_tokens")
 """Names of one and the same budget; ``thinking.budget_tokens`` is the fourth."""
@@ -67,7 +67,7 @@ class Defaults:
     most_tokens: int
 
 
-def thinking_of(body: ChatBody, defaults: Defaults) -> tuple[Strategy, Limits]:
+def thinking_of(body: ChatRequest, defaults: Defaults) -> tuple[Strategy, Limits]:
     """The strategy and the limits that a request asks for.
 
     Of the tokens to write at most some are kept for the answer, so that one always comes; see `Limits.total_tokens`.
@@ -97,7 +97,7 @@ def thinking_of(body: ChatBody, defaults: Defaults) -> tuple[Strategy, Limits]:
     return effort.strategy, _limits(body, min(bounds, default=None), options, answers, defaults.most_tokens)
 
 
-def _off(body: ChatBody, kind: str | None, how: Mapping[str, Any], named: str, budget: int | None) -> str | None:
+def _off(body: ChatRequest, kind: str | None, how: Mapping[str, Any], named: str, budget: int | None) -> str | None:
     """The field that turns thinking off, if there is one and no other field asks for it."""
     effort = body.reasoning_effort
     off = "reasoning_effort" if effort == "none" else "thinking.type" if kind == "disabled" else None
@@ -117,7 +117,7 @@ def _off(body: ChatBody, kind: str | None, how: Mapping[str, Any], named: str, b
     return off
 
 
-def _budget(body: ChatBody, options: Mapping[str, Any]) -> tuple[str, int | None]:
+def _budget(body: ChatRequest, options: Mapping[str, Any]) -> tuple[str, int | None]:
     """The budget, and the name that it goes by."""
     given = {name: getattr(body, name) for name in BUDGETS if getattr(body, name) is not None}
     if "budget_tokens" in options:
@@ -143,10 +143,10 @@ def _answers(options: Mapping[str, Any], strategy: Strategy) -> int:
     return (strategy.thoughts or 0) + 1
 
 
-def _limits(body: ChatBody, budget: int | None, options: Mapping[str, Any], answers: int, most: int) -> Limits:
+def _limits(body: ChatRequest, budget: int | None, options: Mapping[str, Any], answers: int, most: int) -> Limits:
     """The limits of a run whose thinking and answers together never exceed what may be written."""
     named = {"max_completion_tokens": body.max_completion_tokens, "max_tokens": body.max_tokens}
-    asked = limit_of({name: value for name, value in named.items() if value is not None})
+    asked = parse_max_tokens({name: value for name, value in named.items() if value is not None})
     total = min(most, asked or most)
     answer = min(options.get("answer_tokens", total), total)
     if answers > 1:  # those that are only compared come on top of `total_tokens`: half is for all of them together

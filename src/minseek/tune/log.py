@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """A line of the log.
 
     Attributes

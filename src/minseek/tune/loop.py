@@ -13,13 +13,13 @@ import torch
 from minseek.errors import InputError, MinseekWarning
 from minseek.tune.checkpoint import read_checkpoint, write_checkpoint, write_model
 from minseek.tune.folder import RunFolder
-from minseek.tune.log import Entry, Outcome
+from minseek.tune.log import LogEntry, Outcome
 from minseek.tune.memory import Gauge
 from minseek.tune.trainer import Trainer
 from minseek.units import format_bytes
 
 
-class Course:
+class TrainingLoop:
     """Carries a run out.
 
     Parameters
@@ -51,7 +51,7 @@ class Course:
         eval_every: int | None,
         gauge: Gauge,
         budget: int | None,
-        on_entry: Callable[[Entry], None],
+        on_entry: Callable[[LogEntry], None],
     ) -> None:
         self._model, self._trainer, self._folder = model, trainer, folder
         self._steps, self._eval_every, self._gauge, self._budget = steps, eval_every, gauge, budget
@@ -138,7 +138,9 @@ class Course:
     def _enter(self, event: str, **values: Any) -> None:
         p = self._progress
         p["seconds"] = time.perf_counter() - self._began
-        entry = Entry(event, p["step"], self._steps, p["tokens"], round(p["seconds"], 3), self._gauge.peak(), **values)
+        entry = LogEntry(
+            event, p["step"], self._steps, p["tokens"], round(p["seconds"], 3), self._gauge.peak(), **values
+        )
         p["log"] = self._folder.log(entry.as_dict())
         self._on_entry(entry)
 

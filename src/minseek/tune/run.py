@@ -15,8 +15,8 @@ from minseek.models.device import place
 from minseek.tune.batches import Order
 from minseek.tune.examples import Example, Examples, read_examples
 from minseek.tune.folder import RunFolder, check_folder
-from minseek.tune.log import Entry, Outcome
-from minseek.tune.loop import Course
+from minseek.tune.log import LogEntry, Outcome
+from minseek.tune.loop import TrainingLoop
 from minseek.tune.memory import DeviceGauge, Gauge, ProcessGauge, give_memory_back
 from minseek.tune.model import checkpoint_layers, load_model, model_folder, read_config, read_tokenizer
 from minseek.tune.plan import TunePlan, check_budget, plan_tuning
@@ -27,7 +27,7 @@ from minseek.tune.trainer import Trainer
 from minseek.units import format_bytes, parse_bytes
 
 
-class Tuning:
+class TuneRun:
     """A run made ready: the data is read and the memory planned, no weight is loaded.
 
     Parameters
@@ -125,7 +125,7 @@ class Tuning:
         memory_budget: int | str | None = None,
         checkpoint_every: int | None = None,
         overwrite: bool = False,
-        on_entry: Callable[[Entry], None] = lambda _: None,
+        on_entry: Callable[[LogEntry], None] = lambda _: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Outcome:
         """Train, from the beginning or from where a stopped run stood, and write the tuned model.
@@ -169,7 +169,7 @@ class Tuning:
             trained = select_layers(model, self.settings.layers)
             if self.settings.gradient_checkpointing:
                 checkpoint_layers(model)
-            course = Course(
+            course = TrainingLoop(
                 model,
                 Trainer(model, trained, self.examples, self.held_out, self._order, self.settings),
                 folder,
@@ -251,7 +251,7 @@ def tune(
         If the model, the data, the settings or `out` cannot be used, if the budget is too small, was passed, or cannot
         be checked on this system, or if training diverges.
     """
-    tuning = Tuning(name, data, settings, eval_data=eval_data, device=device)
+    tuning = TuneRun(name, data, settings, eval_data=eval_data, device=device)
     return tuning.run(out, memory_budget=memory_budget, checkpoint_every=checkpoint_every, overwrite=overwrite)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from minseek.cache.policies.attention import HeavyHitters, LastQuery, ObservedAttention, Window
+from minseek.cache.policies.attention import H2O, TOVA, ObservedAttention, SnapKV
 from minseek.cache.policies.base import Policy
-from minseek.cache.policies.baselines import Random, SinkRecent
-from minseek.cache.policies.keys import ExpectedAttention, KeyDifference, RankSum, RedundancyAware
+from minseek.cache.policies.baselines import Random, StreamingLLM
+from minseek.cache.policies.keys import RKV, ExpectedAttention, KeyDiff, RankSum
 from minseek.cache.policies.novelty import NovelValues
 from minseek.errors import InputError
 
 POLICIES: dict[str, type[Policy]] = {
     kind.name: kind
     for kind in (
-        *(ObservedAttention, HeavyHitters, Window, LastQuery, SinkRecent, KeyDifference),
-        *(ExpectedAttention, RedundancyAware, Random, RankSum, NovelValues),
+        *(ObservedAttention, H2O, SnapKV, TOVA, StreamingLLM, KeyDiff),
+        *(ExpectedAttention, RKV, Random, RankSum, NovelValues),
     )
 }
 """Every policy known by name."""
@@ -49,19 +49,19 @@ def make_policy(policy: str | Policy | None) -> Policy | None:
 
 
 __all__ = [
+    "H2O",
     "POLICIES",
+    "RKV",
+    "TOVA",
     "ExpectedAttention",
-    "HeavyHitters",
-    "KeyDifference",
-    "LastQuery",
+    "KeyDiff",
     "NovelValues",
     "ObservedAttention",
     "Policy",
     "Random",
     "RankSum",
-    "RedundancyAware",
-    "SinkRecent",
-    "Window",
+    "SnapKV",
+    "StreamingLLM",
     "make_policy",
     "register",
 ]

@@ -21,11 +21,11 @@ class ObservedAttention(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """Attention received, by opportunity."""
-        return pairs.received / pairs.asked
+        return pairs.attn_sum / pairs.asked
 
 
 @dataclass(frozen=True)
-class HeavyHitters(Policy):
+class H2O(Policy):
     """Attention accumulated since a pair came, not normalised, and half of the cap for recent pairs.
 
     H2O gives the recent window and the heavy hitters equal shares; `recent` is a share of the cap here and adds to
@@ -43,7 +43,7 @@ class HeavyHitters(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """Attention received; the recent share is above all of it."""
-        scores = pairs.received.clone()
+        scores = pairs.attn_sum.clone()
         recent = int(self.share * pairs.cap)
         if recent:
             scores[..., -recent:] += pairs.seen
@@ -51,7 +51,7 @@ class HeavyHitters(Policy):
 
 
 @dataclass(frozen=True)
-class Window(Policy):
+class SnapKV(Policy):
     """Attention from the last queries, pooled over neighbours so that what surrounds a hit stays with it."""
 
     queries: int = 32
@@ -72,13 +72,13 @@ class Window(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """Pooled attention from the window (average pooling over pairs, as in SnapKV's released code)."""
-        flat = pairs.latest.flatten(0, 1)
+        flat = pairs.attn_window_sum.flatten(0, 1)
         pooled = F.avg_pool1d(flat, self.kernel, stride=1, padding=self.kernel // 2, count_include_pad=False)
-        return pooled.view_as(pairs.latest)
+        return pooled.view_as(pairs.attn_window_sum)
 
 
 @dataclass(frozen=True)
-class LastQuery(Policy):
+class TOVA(Policy):
     """The last query's attention, mean over all heads of a layer: one set for each layer."""
 
     recent: int = 1
@@ -93,4 +93,4 @@ class LastQuery(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """Every head holds the same pairs, so their means stand for the layer."""
-        return pairs.latest.mean(1, keepdim=True).expand_as(pairs.latest)
+        return pairs.attn_window_sum.mean(1, keepdim=True).expand_as(pairs.attn_window_sum)

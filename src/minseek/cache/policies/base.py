@@ -48,7 +48,7 @@ class Policy(ABC):
         return 0
 
     @property
-    def copying_caps(self) -> float:
+    def induction_cap_factor(self) -> float:
         """How many times the mean cap layers get that copy what was said before; 1 gives all layers the same."""
         return 1.0
 
@@ -58,7 +58,7 @@ class Policy(ABC):
 
     def choose(self, pairs: Candidates, cap: int) -> Tensor:
         """Indices [L, H, cap], ascending, of the pairs that stay."""
-        scores = self.score(pairs).masked_fill(pairs.arrivals < self.sinks, torch.inf)
+        scores = self.score(pairs).masked_fill(pairs.token_index < self.sinks, torch.inf)
         if self.recent:
             scores[..., -self.recent :] = torch.inf
         return highest(scores, cap)

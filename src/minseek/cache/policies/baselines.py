@@ -13,7 +13,7 @@ from minseek.cache.policies.base import Policy, check_count
 
 
 @dataclass(frozen=True)
-class SinkRecent(Policy):
+class StreamingLLM(Policy):
     """The first tokens and the most recent ones."""
 
     name: ClassVar[str] = "sink-recent"
@@ -21,7 +21,7 @@ class SinkRecent(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """The later, the higher."""
-        return pairs.arrivals.float()
+        return pairs.token_index.float()
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
-from minseek.cache.kernels import likeness, ranks
+from minseek.cache.kernels import cosine_to_mean, ranks
 from minseek.cache.policies.base import Policy, check_count, check_share
 
 
 @dataclass(frozen=True)
-class KeyDifference(Policy):
+class KeyDiff(Policy):
     """Keys least similar to the mean direction of all.
 
     Parameters
@@ -32,8 +32,8 @@ class KeyDifference(Policy):
     def score(self, pairs: Candidates) -> Tensor:
         """Minus the cosine between a key and the mean normalised key."""
         if not self.rotated:
-            return -pairs.unrotated_likeness()
-        return -torch.cat([likeness(layer[None]) for layer in pairs.keys])  # little at a time
+            return -pairs.prerope_cosine_to_mean()
+        return -torch.cat([cosine_to_mean(layer[None]) for layer in pairs.keys])  # little at a time
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ExpectedAttention(Policy):
 
 
 @dataclass(frozen=True)
-class RedundancyAware(Policy):
+class RKV(Policy):
     """Attention from the last queries, less how much a key repeats others.
 
     Parameters
@@ -107,7 +107,7 @@ class RedundancyAware(Policy):
             keys = F.normalize(layer.float(), dim=-1)
             each.append((keys @ keys.sum(1)[..., None])[..., 0] - 1)  # with every other key; its own cosine is 1
         redundancy = (torch.stack(each) / (pairs.count - 1)).softmax(-1)
-        attention = pairs.latest / pairs.latest.sum(-1, keepdim=True).clamp_min(1e-9)
+        attention = pairs.attn_window_sum / pairs.attn_window_sum.sum(-1, keepdim=True).clamp_min(1e-9)
         return self.weight * attention - (1 - self.weight) * redundancy
 
 
@@ -126,5 +126,5 @@ class RankSum(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """What is looked at, and what is unlike the rest."""
-        looked_at = ranks(pairs.received / pairs.asked)
-        return ranks(-pairs.unrotated_likeness(), self.weight, onto=looked_at)
+        looked_at = ranks(pairs.attn_sum / pairs.asked)
+        return ranks(-pairs.prerope_cosine_to_mean(), self.weight, onto=looked_at)

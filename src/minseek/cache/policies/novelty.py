@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
-from minseek.cache.kernels import likeness_so_far, raise_highest, ranks, weighed_distance
+from minseek.cache.kernels import boost_topk, cosine_to_running_mean, ranks, value_error
 from minseek.cache.policies.base import Policy, check_odd, check_share
 from minseek.errors import InputError
 
@@ -33,40 +33,40 @@ class NovelValues(Policy):
     ----------
     share : float
         Of the cap, at most, for novel stretches.
-    stretches : float
+    span_limit : float
         The other limit for them: so many pairs a head, times the square root of the cap (and more or less than that in
         layers whose cap is not the mean, as their cap is). A larger cap serves a longer text, which holds more facts,
         but also more that is odd and no fact.
-    rarity : float
+    threshold_sd : float
         How novel they must be: standard deviations above the mean of the sequence so far.
-    neighbours : int
+    neighbors : int
         Tokens over which novelty is averaged, odd: about a sentence.
-    spread : int
+    dilation : int
         Tokens around a novel one that stay with it, itself included, odd: a fact's last word matters most, and its
         neighbours on one side are not novel.
-    depth : float
+    layer_fraction : float
         The share of the layers, from the first one on, whose values are looked at.
     surprise : float
         Weight of surprise beside that of values.
-    latest : float
+    recent_share : float
         The share of the cap that the most recent tokens have for themselves, where that is more than `recent`.
     weight : float
         Of the rank of the key's difference, beside that of the loss.
-    copying : float
+    induction_cap_factor : float
         The cap of layers that copy what was said before, in mean caps; see `minseek.models.induction`. What an eighth of
         the cache loses is nearly all copying, and few layers do it. 1 gives every layer the same cap.
     """
 
     share: float = 0.6
-    stretches: float = 8.0
-    rarity: float = 1.4
-    neighbours: int = 15
-    spread: int = 7
-    depth: float = 1 / 6
+    span_limit: float = 8.0
+    threshold_sd: float = 1.4
+    neighbors: int = 15
+    dilation: int = 7
+    layer_fraction: float = 1 / 6
     surprise: float = 2.0
-    latest: float = 0.25
+    recent_share: float = 0.25
     weight: float = 0.5
-    copying: float = 2.5
+    induction_cap_factor: float = 2.5
 
     name: ClassVar[str] = "novel-values"
     source: ClassVar[str] = "ours"
@@ -74,49 +74,44 @@ class NovelValues(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("share", "depth", "latest"):
+        for field in ("share", "layer_fraction", "recent_share"):
             check_share(field, getattr(self, field))
-        for field in ("stretches", "rarity", "surprise", "weight"):
+        for field in ("span_limit", "threshold_sd", "surprise", "weight"):
             check_share(field, getattr(self, field), most=torch.inf)
-        for field in ("neighbours", "spread"):
+        for field in ("neighbors", "dilation"):
             check_odd(field, getattr(self, field))
-        check_share("copying", self.copying, most=torch.inf)
-        if self.copying < 1:
-            raise InputError(f"copying must be 1 or more, not {self.copying}")
-
-    @property
-    def copying_caps(self) -> float:
-        """As `copying` says."""
-        return self.copying
+        check_share("induction_cap_factor", self.induction_cap_factor, most=torch.inf)
+        if self.induction_cap_factor < 1:
+            raise InputError(f"induction_cap_factor must be 1 or more, not {self.induction_cap_factor}")
 
     def score(self, pairs: Candidates) -> Tensor:
         """Ranks by loss and by key; 2 more for novel pairs, and 4 for the latest."""
         if pairs.memory.get("seen") != pairs.seen:
             self._note_novelty(pairs)
             pairs.memory["seen"] = pairs.seen
-        loss = weighed_distance(pairs.received / pairs.asked, pairs.values)
-        scores = ranks(-pairs.unrotated_likeness(), self.weight, onto=ranks(loss))
-        longest = self.stretches * pairs.cap / math.sqrt(pairs.mean_cap)
+        loss = value_error(pairs.attn_sum / pairs.asked, pairs.values)
+        scores = ranks(-pairs.prerope_cosine_to_mean(), self.weight, onto=ranks(loss))
+        longest = self.span_limit * pairs.cap / math.sqrt(pairs.mean_cap)
         most = int(min(self.share * pairs.cap, longest, pairs.count))
         if most:
-            raise_highest(scores, pairs.notes, most, least=self.rarity, more=2 + self.weight)
-        latest = int(self.latest * pairs.cap)
-        if latest:
-            scores[..., -latest:] += 2 * (2 + self.weight)
+            boost_topk(scores, pairs.notes, most, least=self.threshold_sd, more=2 + self.weight)
+        recent = int(self.recent_share * pairs.cap)
+        if recent:
+            scores[..., -recent:] += 2 * (2 + self.weight)
         return scores
 
     def _note_novelty(self, pairs: Candidates) -> None:
         """Note the novelty of new pairs, and anew that of the last ones before them, whose neighbours have come now."""
         assert pairs.surprise is not None
-        memory, edge = pairs.memory, min(self.neighbours // 2 + self.spread // 2, self.recent)
+        memory, edge = pairs.memory, min(self.neighbors // 2 + self.dilation // 2, self.recent)
         line = torch.stack((self._unlikeness(pairs), pairs.surprise.to(pairs.values.device)))
         before = memory.get("line", line[:, :0])
         line = torch.cat((before, line), 1)
-        half = self.neighbours // 2
-        means = F.avg_pool1d(line[None], self.neighbours, 1, half, count_include_pad=False)[0]
+        half = self.neighbors // 2
+        means = F.avg_pool1d(line[None], self.neighbors, 1, half, count_include_pad=False)[0]
         first = max(0, before.shape[1] - edge)  # further back lie tokens that are here only as neighbours
         novelty = self._in_deviations(means, means[:, first : max(line.shape[1] - edge, 1)], memory)
-        novelty = F.max_pool1d(novelty[None], self.spread, 1, self.spread // 2)[0, first:]
+        novelty = F.max_pool1d(novelty[None], self.dilation, 1, self.dilation // 2)[0, first:]
         pairs.note(novelty)
         memory["line"] = line[:, -2 * edge :] if edge else line[:, :0]
 
@@ -134,8 +129,8 @@ class NovelValues(Policy):
 
     def _unlikeness(self, pairs: Candidates) -> Tensor:
         """[new]: how unlike the mean direction of the sequence so far each new token's values are, from -1 to 1."""
-        layers = max(1, round(self.depth * pairs.layers))
+        layers = max(1, round(self.layer_fraction * pairs.layers))
         new = pairs.first_values(layers)
         if "values" not in pairs.memory:
             pairs.memory["values"] = new.new_zeros((*new.shape[:2], new.shape[3]), dtype=torch.float32)
-        return -likeness_so_far(new, pairs.memory["values"]).mean((0, 1))
+        return -cosine_to_running_mean(new, pairs.memory["values"]).mean((0, 1))

@@ -12,9 +12,9 @@ from torch.optim.optimizer import ParamsT
 from minseek.errors import InputError
 from minseek.lowbit.formats import Format
 from minseek.lowbit.grid import Rounding
-from minseek.lowbit.optim.arithmetic import Arithmetic, Part, parts
+from minseek.lowbit.optim.arithmetic import Part, PrecisionSpec, parts
 from minseek.lowbit.optim.base import LowBitOptimizer, check_gradient, check_positive
-from minseek.lowbit.rounding import Rounded
+from minseek.lowbit.rounding import RoundingSpec
 
 
 class AdamW(LowBitOptimizer):
@@ -27,7 +27,7 @@ class AdamW(LowBitOptimizer):
     ----------
     params, lr, betas, eps, weight_decay
         As in `torch.optim.AdamW`, whose steps are these, bit for bit, where nothing is rounded.
-    weights, moments : Format or Rounded, optional
+    weights, moments : Format or RoundingSpec, optional
         What is kept is rounded to it; without it, to the tensors' own dtype, as `rounding` says.
     rounding : str
         Of every format that is given without a mode, and of the tensors' own dtype.
@@ -53,15 +53,15 @@ class AdamW(LowBitOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         *,
-        weights: Format | Rounded | None = None,
-        moments: Format | Rounded | None = None,
+        weights: Format | RoundingSpec | None = None,
+        moments: Format | RoundingSpec | None = None,
         rounding: Rounding = "stochastic",
         generator: torch.Generator | None = None,
     ) -> None:
         check_positive(lr=lr, eps=eps, weight_decay=weight_decay)
         if not all(0 <= beta < 1 for beta in betas):
             raise InputError(f"betas must be 0 or more and less than 1, not {betas}")
-        arithmetic = Arithmetic.of(rounding, weights=weights, momenta=moments)
+        arithmetic = PrecisionSpec.of(rounding, weights=weights, momenta=moments)
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, arithmetic, generator
         )

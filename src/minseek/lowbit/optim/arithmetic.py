@@ -13,7 +13,7 @@ from minseek.errors import InputError
 from minseek.lowbit.formats import Float, Format, bf16, fp16, fp32
 from minseek.lowbit.grid import ROUNDINGS, Grid, Rounding, check_fits, grid_for
 from minseek.lowbit.philox import SPAN
-from minseek.lowbit.rounding import Rounded, round_grid
+from minseek.lowbit.rounding import RoundingSpec, round_grid
 
 OF_DTYPE: dict[torch.dtype, Format] = {
     torch.float64: Float(11, 52),
@@ -38,27 +38,27 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 @dataclass(frozen=True, eq=False)  # the cache below finds one by its identity: quick, and there is one an optimiser
-class Arithmetic:
+class PrecisionSpec:
     """Formats of an optimiser's quantities; None where they stay in the tensor's own dtype.
 
     Attributes
     ----------
-    weights, momenta : Rounded or None
+    weights, momenta : RoundingSpec or None
         What is kept from step to step; None: in the dtype of the tensor, rounded as `rounding` says.
-    gradients, update : Rounded or None
+    gradients, update : RoundingSpec or None
         What passes through a step; None: not rounded.
     rounding : str
         Of what has no mode of its own.
     """
 
-    weights: Rounded | None
-    momenta: Rounded | None
-    gradients: Rounded | None
-    update: Rounded | None
+    weights: RoundingSpec | None
+    momenta: RoundingSpec | None
+    gradients: RoundingSpec | None
+    update: RoundingSpec | None
     rounding: Rounding
 
     @classmethod
-    def of(cls, rounding: Rounding, **formats: Format | Rounded | None) -> Arithmetic:
+    def of(cls, rounding: Rounding, **formats: Format | RoundingSpec | None) -> PrecisionSpec:
         """From what an optimiser was given.
 
         Raises
@@ -68,16 +68,16 @@ class Arithmetic:
         """
         if rounding not in ROUNDINGS:
             raise InputError(f"unknown rounding mode {rounding!r}: choose {', '.join(ROUNDINGS)}")
-        rounded: dict[str, Rounded | None] = dict.fromkeys(ROLES)
+        rounded: dict[str, RoundingSpec | None] = dict.fromkeys(ROLES)
         for role, fmt in formats.items():
-            if fmt is not None and not isinstance(fmt, Format | Rounded):
-                raise InputError(f"{role} takes a Format or a Rounded, not {fmt!r}")
-            rounded[role] = Rounded(fmt, rounding) if isinstance(fmt, Format) else fmt
+            if fmt is not None and not isinstance(fmt, Format | RoundingSpec):
+                raise InputError(f"{role} takes a Format or a RoundingSpec, not {fmt!r}")
+            rounded[role] = RoundingSpec(fmt, rounding) if isinstance(fmt, Format) else fmt
         return cls(**rounded, rounding=rounding)
 
     def kept_in(self, role: str, dtype: torch.dtype) -> Format:
         """The format of weights or momenta."""
-        given: Rounded | None = getattr(self, role)
+        given: RoundingSpec | None = getattr(self, role)
         return given.fmt if given else OF_DTYPE.get(dtype, fp32)
 
     def check(self, dtype: torch.dtype) -> None:
@@ -90,11 +90,11 @@ class Arithmetic:
     @cache  # noqa: B019 (few, small, and as long-lived as their optimiser)
     def grid(self, role: str, dtype: torch.dtype) -> Grid | None:
         """Onto what a quantity of tensors of a dtype is rounded; None where that changes nothing."""
-        given: Rounded | None = getattr(self, role)
+        given: RoundingSpec | None = getattr(self, role)
         if given is None:
             if role in ("gradients", "update"):
                 return None
-            given = Rounded(OF_DTYPE[dtype], self.rounding)
+            given = RoundingSpec(OF_DTYPE[dtype], self.rounding)
         if given.fmt == OF_DTYPE[wide(dtype)]:
             return None
         return grid_for(given.fmt, given.rounding, given.random_bits, wide(dtype))
@@ -113,7 +113,7 @@ class Arithmetic:
 class Part:
     """A stretch of a tensor during one step, and where its random numbers come from."""
 
-    arithmetic: Arithmetic
+    arithmetic: PrecisionSpec
     dtype: torch.dtype
     seed: int
     tensor: int
@@ -133,7 +133,7 @@ def stream_of(tensor: int, name: str) -> int:
     return len(STREAMS) * tensor + STREAMS.index(name)
 
 
-def parts(arithmetic: Arithmetic, seed: int, tensor: int, *tensors: Tensor) -> Iterator[tuple[Part, list[Tensor]]]:
+def parts(arithmetic: PrecisionSpec, seed: int, tensor: int, *tensors: Tensor) -> Iterator[tuple[Part, list[Tensor]]]:
     """Stretches of tensors of one size, flat, as views that can be written to."""
     flat = [t.detach().view(-1) for t in tensors]
     for start in range(0, flat[0].numel(), PART):

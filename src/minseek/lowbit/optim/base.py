@@ -11,17 +11,17 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from minseek.errors import InputError, check_type
-from minseek.lowbit.optim.arithmetic import Arithmetic
+from minseek.lowbit.optim.arithmetic import PrecisionSpec
 from minseek.lowbit.philox import draw_seed
 
 _OWN = "lowbit"  # key of our part in a state_dict
 
 
 class LowBitOptimizer(torch.optim.Optimizer):
-    """A `torch.optim.Optimizer` with an `Arithmetic` and a generator."""
+    """A `torch.optim.Optimizer` with an `PrecisionSpec` and a generator."""
 
     def __init__(
-        self, params: ParamsT, defaults: dict[str, Any], arithmetic: Arithmetic, generator: torch.Generator | None
+        self, params: ParamsT, defaults: dict[str, Any], arithmetic: PrecisionSpec, generator: torch.Generator | None
     ) -> None:
         self.arithmetic, self.generator = arithmetic, generator
         super().__init__(params, defaults)

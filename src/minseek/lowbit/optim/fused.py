@@ -11,13 +11,13 @@ from torch import Tensor
 from minseek.lowbit.formats import bf16
 from minseek.lowbit.grid import ROUNDINGS, Grid
 from minseek.lowbit.native import at, library, threads
-from minseek.lowbit.optim.arithmetic import Arithmetic, stream_of
+from minseek.lowbit.optim.arithmetic import PrecisionSpec, stream_of
 
 _MODES = ("nearest-even", "stochastic")
 
 
 def sgd_bf16(
-    arithmetic: Arithmetic,
+    arithmetic: PrecisionSpec,
     seed: int,
     tensor: int,
     group: dict[str, Any],

@@ -19,7 +19,7 @@ from minseek.lowbit.optim.base import check_gradient, check_positive
 from minseek.lowbit.optim.iterates import Iterates, Kept
 from minseek.lowbit.optim.perturb import Perturbation, Shape
 from minseek.lowbit.optim.sgd import SGD
-from minseek.lowbit.rounding import Rounded
+from minseek.lowbit.rounding import RoundingSpec
 
 StepSize = Literal["constant", "decaying", "normalized", "adagrad-norm"]
 
@@ -76,10 +76,10 @@ class PISGD(SGD):
         step_size: StepSize = "constant",
         keep: Sequence[Kept] = (),
         maximize: bool = False,
-        weights: Format | Rounded | None = None,
-        momenta: Format | Rounded | None = None,
-        gradients: Format | Rounded | None = None,
-        update: Format | Rounded | None = None,
+        weights: Format | RoundingSpec | None = None,
+        momenta: Format | RoundingSpec | None = None,
+        gradients: Format | RoundingSpec | None = None,
+        update: Format | RoundingSpec | None = None,
         rounding: Rounding = "stochastic",
         generator: torch.Generator | None = None,
     ) -> None:

@@ -12,10 +12,10 @@ from torch.optim.sgd import sgd
 from minseek.errors import InputError
 from minseek.lowbit.formats import Format
 from minseek.lowbit.grid import Rounding
-from minseek.lowbit.optim.arithmetic import Arithmetic, Part, parts
+from minseek.lowbit.optim.arithmetic import Part, PrecisionSpec, parts
 from minseek.lowbit.optim.base import LowBitOptimizer, check_gradient, check_positive
 from minseek.lowbit.optim.fused import sgd_bf16
-from minseek.lowbit.rounding import Rounded
+from minseek.lowbit.rounding import RoundingSpec
 
 
 class SGD(LowBitOptimizer):
@@ -28,9 +28,9 @@ class SGD(LowBitOptimizer):
     ----------
     params, lr, momentum, dampening, weight_decay, nesterov, maximize
         As in `torch.optim.SGD`, whose steps are these, bit for bit, where nothing is rounded.
-    weights, momenta : Format or Rounded, optional
+    weights, momenta : Format or RoundingSpec, optional
         What is kept is rounded to it; without it, to the tensors' own dtype, as `rounding` says.
-    gradients, update : Format or Rounded, optional
+    gradients, update : Format or RoundingSpec, optional
         Gradients as they come, and what is subtracted from the weights, lr times the direction.
     rounding : str
         Of every format that is given without a mode, and of the tensors' own dtype.
@@ -59,17 +59,17 @@ class SGD(LowBitOptimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
-        weights: Format | Rounded | None = None,
-        momenta: Format | Rounded | None = None,
-        gradients: Format | Rounded | None = None,
-        update: Format | Rounded | None = None,
+        weights: Format | RoundingSpec | None = None,
+        momenta: Format | RoundingSpec | None = None,
+        gradients: Format | RoundingSpec | None = None,
+        update: Format | RoundingSpec | None = None,
         rounding: Rounding = "stochastic",
         generator: torch.Generator | None = None,
     ) -> None:
         check_positive(lr=lr, momentum=momentum, weight_decay=weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise InputError("nesterov needs a momentum above 0 and a dampening of 0")
-        arithmetic = Arithmetic.of(rounding, weights=weights, momenta=momenta, gradients=gradients, update=update)
+        arithmetic = PrecisionSpec.of(rounding, weights=weights, momenta=momenta, gradients=gradients, update=update)
         options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         super().__init__(params, {**options, "nesterov": nesterov, "maximize": maximize}, arithmetic, generator)
 

@@ -41,7 +41,7 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, *, scale: float, window: int
     )[0]
 
 
-def attend_counting(
+def attention_with_weights(
     q: Tensor, keys: Tensor, values: Tensor, at: Tensor, *, scale: float, window: int | None
 ) -> tuple[Tensor, Tensor]:
     """Causal attention of the last T pairs over all, and its weights.
@@ -71,7 +71,7 @@ def attend_counting(
     return (weights.to(q.dtype) @ values[:, None]).view(q.shape), weights
 
 
-def attend_singles(q: Tensor, keys: Tensor, values: Tensor, unseen: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
+def decode_attention(q: Tensor, keys: Tensor, values: Tensor, unseen: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
     """Attention of one query each of B sequences over their pairs, and its weights.
 
     Parameters

@@ -12,13 +12,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from minseek.cache import Pairs
-from minseek.models.forward.chunk import Feed
-from minseek.models.weights import DecoderParts
+from minseek.cache import KVCache
+from minseek.models.forward.chunk import SequenceChunk
+from minseek.models.weights import DecoderWeights
 
 _LAYER_FIELDS = (
-    *("norm1", "q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias", "q_norm", "k_norm"),
-    *("norm2", "gate", "up", "down", "gate_bias", "up_bias", "down_bias"),
+    *("attn_norm", "q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias", "q_norm", "k_norm"),
+    *("mlp_norm", "gate", "up", "down", "gate_bias", "up_bias", "down_bias"),
 )
 
 
@@ -59,7 +59,7 @@ class NativeForward:
     take `forward`, where tokens are the columns of matrix products and no column depends on another.
     """
 
-    def __init__(self, library: ctypes.CDLL, parts: DecoderParts, threads: int) -> None:
+    def __init__(self, library: ctypes.CDLL, parts: DecoderWeights, threads: int) -> None:
         self._library = library
         self._parts = parts  # keeps the weights alive
         layers = (_Layer * len(parts.layers))()
@@ -68,24 +68,24 @@ class NativeForward:
                 weight: Tensor | None = getattr(layer, name)
                 setattr(target, name, None if weight is None else weight.data_ptr())
             target.window = layer.window or 0
-        sizes = parts.blueprint
+        sizes = parts.config
         self._decoder = _Decoder(
-            *(sizes.layers, parts.hidden, sizes.query_heads, sizes.heads, sizes.head_dim),
-            *(parts.inner, parts.vocabulary, threads, sizes.eps, sizes.scale),
+            *(sizes.num_layers, parts.hidden, sizes.num_heads, sizes.num_kv_heads, sizes.head_dim),
+            *(parts.intermediate_size, parts.vocab_size, threads, sizes.rms_norm_eps, sizes.attention_scale),
             *(parts.embedding.data_ptr(), parts.norm.data_ptr()),
             *(parts.head.data_ptr(), None if parts.head_bias is None else parts.head_bias.data_ptr(), layers),
         )
         self._scratch = _floats(library.scratch_floats(ctypes.byref(self._decoder)))
         self._memory = _floats(0)
         self._lock = threading.Lock()  # sessions of a model share the scratch, and ctypes lets other threads run
-        self._described: WeakKeyDictionary[Pairs, tuple[int, _Sequence]] = WeakKeyDictionary()
+        self._described: WeakKeyDictionary[KVCache, tuple[int, _Sequence]] = WeakKeyDictionary()
 
-    def step(self, token: int, cache: Pairs, *, logits: bool) -> Tensor | None:
+    def step(self, token: int, cache: KVCache, *, logits: bool) -> Tensor | None:
         """Append one token to the cache; its logits [vocabulary], float32, if they are wanted."""
         with self._lock:
             cache.reserve(1)  # the C code writes where it is told to
             cos, sin = cache.rotary.at(cache.position, 1)
-            out = _floats(self._parts.vocabulary) if logits else None
+            out = _floats(self._parts.vocab_size) if logits else None
             known = self._describe(cache)
             self._library.step(
                 *(ctypes.byref(self._decoder), c_int32(token), c_int32(cache.length), c_int32(cache.capacities[0])),
@@ -100,12 +100,14 @@ class NativeForward:
         """Bytes that a pass of so many tokens needs, the longest sequence having so many pairs."""
         return int(self._library.forward_bytes(ctypes.byref(self._decoder), c_int64(columns), c_int64(longest)))
 
-    def forward(self, feeds: Sequence[Feed], asked: Sequence[int], known: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, feeds: Sequence[SequenceChunk], asked: Sequence[int], known: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         """Append the tokens of each feed to its cache.
 
         Parameters
         ----------
-        feeds : sequence of Feed
+        feeds : sequence of SequenceChunk
             Their tokens, one feed's behind the other's, are the columns.
         asked, known : sequence of int
             Columns whose logits are wanted; others whose last hidden states are wanted.
@@ -118,7 +120,9 @@ class NativeForward:
         with self._lock:
             return self._forward(feeds, asked, known)
 
-    def _forward(self, feeds: Sequence[Feed], asked: Sequence[int], known: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _forward(
+        self, feeds: Sequence[SequenceChunk], asked: Sequence[int], known: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         sequences = (_Sequence * len(feeds))()
         columns, longest = 0, 0
         tokens: list[int] = []
@@ -131,7 +135,7 @@ class NativeForward:
             target.position, target.asked = cache.position, cache.asked
             for layer, length in enumerate(cache.lengths):
                 target.length[layer] = length
-            target.recent = count - cache.counts_as_latest(count)
+            target.recent = count - cache.num_in_window(count)
             angles.append(cache.rotary.at(cache.position, count))
             tokens += feed.tokens
             columns += count
@@ -142,7 +146,7 @@ class NativeForward:
             self._memory = _floats(needed // 4 + 16)
         cos, sin = (torch.cat(parts).contiguous() for parts in zip(*angles, strict=True))
         wanted = (*asked, *known)
-        logits = torch.empty(len(asked), self._parts.vocabulary, dtype=torch.float32)
+        logits = torch.empty(len(asked), self._parts.vocab_size, dtype=torch.float32)
         hidden = torch.empty(len(wanted), self._parts.hidden, dtype=torch.float32)
         self._library.forward(
             *(ctypes.byref(self._decoder), (c_int32 * columns)(*tokens), c_int32(columns)),
@@ -155,12 +159,12 @@ class NativeForward:
             feed.cache.advance(len(feed.tokens))
         return logits, hidden
 
-    def _describe(self, cache: Pairs) -> _Sequence:
+    def _describe(self, cache: KVCache) -> _Sequence:
         """Where the cache lies, found out anew only when it has been allocated anew."""
         known = self._described.get(cache)
         if known is None or known[0] != cache.allocation:
             groups = (cache.keys, cache.values, cache.raw_keys, cache.positions)
-            counts = (cache.received, cache.latest, cache.queries)
+            counts = (cache.attn_sum, cache.attn_window_sum, cache.queries)
             room = (c_int32 * len(cache.keys))(), (c_int32 * len(cache.keys))(*cache.capacities)
             fields = *([0] * len(_SEQUENCE_SIZES)), *room, *map(_addresses, groups + counts)
             known = cache.allocation, _Sequence(*fields)

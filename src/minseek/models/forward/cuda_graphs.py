@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-Record = Callable[[Callable[[], None]], Callable[[], None]]
+CaptureFn = Callable[[Callable[[], None]], Callable[[], None]]
 """Takes a function that does nothing but compute on tensors, and returns one that repeats it in the same memory.
 
 The function itself has not been carried out then: nothing has changed but memory that only it knows."""
@@ -29,12 +29,12 @@ def records_on(device: torch.device) -> bool:
     return device.type == "cuda" and os.environ.get("MINSEEK_CUDA_GRAPHS") != "0"
 
 
-def recorder(device: torch.device) -> Record | None:
+def graph_capturer(device: torch.device) -> CaptureFn | None:
     """What records on a device; None where passes are not recorded."""
     return cuda_graphs(device) if records_on(device) else None
 
 
-def cuda_graphs(device: torch.device) -> Record:
+def cuda_graphs(device: torch.device) -> CaptureFn:
     """Records CUDA graphs, all in one memory pool: no two of them ever run at the same time."""
     with torch.cuda.device(device):
         stream, pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
@@ -67,7 +67,7 @@ def _fill(size: int, device: torch.device) -> None:
     torch.zeros(size, dtype=torch.uint8, device=device)
 
 
-class Recordings:
+class CudaGraphCache:
     """Passes over slots of one store: the first of a kind is carried out as it is, the second is recorded.
 
     Parameters
@@ -80,12 +80,12 @@ class Recordings:
         took would be too small for the next.
     """
 
-    def __init__(self, record: Record, logits: Tensor, hidden: Tensor, room: int) -> None:
+    def __init__(self, record: CaptureFn, logits: Tensor, hidden: Tensor, room: int) -> None:
         self._record, self._logits, self._hidden, self._room = record, logits, hidden, room
         self._held: Callable[[], None] | None = None  # never replayed: the others share its memory
         self._kinds: dict[Hashable, tuple[Tensor, Callable[[], None]] | None] = {}  # None: not recorded yet
 
-    def carry_out(self, kind: Hashable, numbers: Sequence[Sequence[int]], run: Pass) -> tuple[Tensor, Tensor]:
+    def capture_fn(self, kind: Hashable, numbers: Sequence[Sequence[int]], run: Pass) -> tuple[Tensor, Tensor]:
         """What `run` gives for these numbers; passes of one kind differ in nothing else. Valid until the next pass.
 
         Raises

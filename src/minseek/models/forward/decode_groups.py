@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import torch
 
-from minseek.cache import FIXED, Singles, Slot, SlotStore, numbers_of, slot_of
-from minseek.models.forward.chunk import Feed
+from minseek.cache import NUM_FIXED, DecodeBatch, Slot, SlotMemory, input_row, slot_of
+from minseek.models.forward.chunk import SequenceChunk
 
 
 class Kind(NamedTuple):
-    """Of a group: whether its slots are divided, how many sequences it has, and what `Singles` calls `within`."""
+    """Of a group: whether its slots are divided, how many sequences it has, and what `DecodeBatch` calls `within`."""
 
     divided: bool
     sequences: int
@@ -27,18 +27,18 @@ class Group:
     Attributes
     ----------
     numbers : list of list of int
-        What `Singles` needs to know of each.
+        What `DecodeBatch` needs to know of each.
     """
 
-    store: SlotStore
+    store: SlotMemory
     divided: bool
-    feeds: list[Feed] = field(default_factory=list)
+    feeds: list[SequenceChunk] = field(default_factory=list)
     numbers: list[list[int]] = field(default_factory=list)
 
     @property
     def within(self) -> list[int]:
         """For each stack, pairs a head that the longest sequence has with its new token."""
-        return [1 + max(lengths) for lengths in zip(*(own[FIXED:] for own in self.numbers), strict=True)]
+        return [1 + max(lengths) for lengths in zip(*(own[NUM_FIXED:] for own in self.numbers), strict=True)]
 
     @property
     def kind(self) -> Kind:
@@ -48,29 +48,29 @@ class Group:
         rounded = (min(-(-n // step) * step, most) for n, (step, most) in zip(self.within, steps, strict=True))
         return Kind(self.divided, len(self.feeds), tuple(rounded))
 
-    def singles(self, device: torch.device) -> Singles:
+    def singles(self, device: torch.device) -> DecodeBatch:
         """For a pass that is carried out once."""
-        return Singles(self.store, self.divided, torch.tensor(self.numbers, device=device), self.within)
+        return DecodeBatch(self.store, self.divided, torch.tensor(self.numbers, device=device), self.within)
 
 
-def grouped(feeds: Sequence[Feed]) -> tuple[list[Group], list[Feed]]:
+def grouped(feeds: Sequence[SequenceChunk]) -> tuple[list[Group], list[SequenceChunk]]:
     """Feeds of single tokens into slots, by slots; those into divided slots last. And feeds that are computed apart."""
-    alone, apart = list[tuple[Slot, Feed]](), list[Feed]()
+    alone, apart = list[tuple[Slot, SequenceChunk]](), list[SequenceChunk]()
     for feed in feeds:
         slot = slot_of(feed.cache) if len(feed.tokens) == 1 else None
         if slot is None:
             apart.append(feed)
         else:
             alone.append((slot, feed))
-    groups: dict[tuple[SlotStore, bool], Group] = {}
+    groups: dict[tuple[SlotMemory, bool], Group] = {}
     for slot, feed in sorted(alone, key=lambda pair: (pair[0].divided, pair[0].index)):
         group = groups.setdefault((slot.store, slot.divided), Group(slot.store, slot.divided))
         group.feeds.append(feed)
-        group.numbers.append(numbers_of(feed.tokens[0], feed.cache))
+        group.numbers.append(input_row(feed.tokens[0], feed.cache))
     return list(groups.values()), apart
 
 
-def wanted_rows(feeds: Sequence[Feed], placed: Sequence[Feed]) -> list[int]:
+def logit_rows(feeds: Sequence[SequenceChunk], placed: Sequence[SequenceChunk]) -> list[int]:
     """Where the wanted tokens stand, in the order of `feeds`, if all tokens stand in the order of `placed`."""
     ends, end = {}, 0
     for feed in placed:

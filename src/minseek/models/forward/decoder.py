@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minseek.cache import Pairs
+from minseek.cache import KVCache
 from minseek.errors import InputError
-from minseek.models.forward.chunk import Feed
+from minseek.models.forward.chunk import SequenceChunk
 from minseek.models.forward.cpu_backend import NativeForward
-from minseek.models.forward.cuda_graphs import recorder
+from minseek.models.forward.cuda_graphs import graph_capturer
 from minseek.models.forward.surprise import Surprise
 from minseek.models.forward.torch_backend import TorchForward
-from minseek.models.weights import DecoderParts
+from minseek.models.weights import DecoderWeights
 from minseek.native import native_status
 
 _CHUNK = 512  # tokens read at once: enough for the products to be fast, and little memory for activations
@@ -30,26 +30,26 @@ class Decoder:
     unmodified model.
     """
 
-    def __init__(self, parts: DecoderParts) -> None:
+    def __init__(self, parts: DecoderWeights) -> None:
         self.parts = parts
         self._surprise = Surprise(parts)
         self._native: NativeForward | None = None
-        self.step_kind = "PyTorch"
+        self.backend = "PyTorch"
         device = parts.embedding.device
-        self._plain = TorchForward(parts, self._surprise, recorder(device))
+        self._plain = TorchForward(parts, self._surprise, graph_capturer(device))
         if device.type == "cpu":
             status = native_status(parts.shape.dtype)
             if status.library is not None:
                 threads = min(torch.get_num_threads(), 1 + parts.weight_bytes // _BYTES_PER_THREAD)
                 self._native = NativeForward(status.library, parts, threads)
-                self.step_kind = "C"
+                self.backend = "C"
 
     @property
     def records(self) -> bool:
         """Whether single tokens for caches in slots are fed in recorded passes."""
         return self._native is None and self._plain.record is not None
 
-    def feed(self, tokens: Sequence[int], cache: Pairs) -> Tensor:
+    def feed(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
         """Append tokens to the cache; the logits that follow the last one, float32, [vocabulary].
 
         Raises
@@ -59,7 +59,7 @@ class Decoder:
         """
         self._check(tokens)
         cache.reserve(len(tokens))
-        if self._native is not None and len(tokens) <= _FEW and not cache.received:
+        if self._native is not None and len(tokens) <= _FEW and not cache.attn_sum:
             for token in tokens[:-1]:
                 self._native.step(token, cache, logits=False)
             logits = self._native.step(tokens[-1], cache, logits=True)
@@ -67,11 +67,11 @@ class Decoder:
             return logits
         chunks = [tokens[start : start + _CHUNK] for start in range(0, len(tokens), _CHUNK)]
         for chunk in chunks[:-1]:
-            self.feed_many([Feed(chunk, cache)])
-        return self.feed_many([Feed(chunks[-1], cache, wanted=1)])[0][0]
+            self.forward_batch([SequenceChunk(chunk, cache)])
+        return self.forward_batch([SequenceChunk(chunks[-1], cache, wanted=1)])[0][0]
 
     @torch.no_grad()
-    def feed_many(self, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
+    def forward_batch(self, feeds: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
         """One pass over new tokens of several sequences, prompts and single steps side by side.
 
         Returns
@@ -83,8 +83,8 @@ class Decoder:
             self._check(feed.tokens)
         return self._plain.forward(feeds) if self._native is None else self._feed_native(self._native, feeds)
 
-    def _feed_native(self, native: NativeForward, feeds: Sequence[Feed]) -> tuple[Tensor, Tensor]:
-        asked, known, asking = list[int](), list[int](), list[tuple[Feed, range]]()
+    def _feed_native(self, native: NativeForward, feeds: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
+        asked, known, asking = list[int](), list[int](), list[tuple[SequenceChunk, range]]()
         columns = 0
         for feed in feeds:
             end = columns + len(feed.tokens)
@@ -99,9 +99,9 @@ class Decoder:
         self._surprise.note([feed for feed, _ in asking], states)
         return logits, hidden[: len(asked)]
 
-    def pass_bytes(self, tokens: int, longest: int, wanted: int) -> int:
+    def activation_bytes(self, tokens: int, longest: int, wanted: int) -> int:
         """Bytes of activations and logits of a pass; `longest` is how many pairs the longest sequence has then."""
-        given = wanted * self.parts.vocabulary * 4 + (tokens + 4 * 128) * self.parts.hidden * 4  # states tell surprise
+        given = wanted * self.parts.vocab_size * 4 + (tokens + 4 * 128) * self.parts.hidden * 4  # states tell surprise
         if self._native is not None:
             return self._native.memory(tokens, longest) + given
         return self._plain.memory(tokens, longest, wanted) + given

@@ -9,14 +9,14 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from minseek.models.forward.chunk import Feed
-from minseek.models.weights import DecoderParts
+from minseek.models.forward.chunk import SequenceChunk
+from minseek.models.weights import DecoderWeights
 
 
 class Surprise:
     """How much less a model expected each token than a token of the vocabulary on average: a difference of logits."""
 
-    def __init__(self, parts: DecoderParts) -> None:
+    def __init__(self, parts: DecoderWeights) -> None:
         self._head, self._bias = parts.head, parts.head_bias
 
     @cached_property
@@ -34,7 +34,7 @@ class Surprise:
             surprise += self._mean_bias - self._bias[tokens].float()
         return surprise
 
-    def note(self, feeds: Sequence[Feed], states: Tensor) -> None:
+    def note(self, feeds: Sequence[SequenceChunk], states: Tensor) -> None:
         """Tell caches that ask for it how surprising their new tokens were.
 
         feeds: whose caches ask. states: the last hidden states of all their tokens, in that order, [T, hidden].

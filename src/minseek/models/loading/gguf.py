@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from minseek.errors import InputError, MinseekWarning
-from minseek.models.config import check_config, describe
+from minseek.models.config import check_config, from_transformers
 from minseek.models.loading.transformers_quirks import check_complete, parsed_once, quiet, readable_errors
 from minseek.native import cache_folder
 from minseek.units import format_bytes
 
-BLUEPRINT = "minseek.json"
+MODEL_CONFIG_FILE = "minseek.json"
 """The file beside converted weights that lets them be loaded without transformers' modelling code, in half the time."""
 
 
@@ -36,7 +36,7 @@ def dense_folder(file: Path, dtype: torch.dtype) -> Path:
         if stream.read(4) != b"GGUF":
             raise InputError(f"{file} is not a GGUF file: it does not begin with the letters GGUF")
     status = file.stat()
-    key = f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{dtype}\0v2"
+    key = f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{dtype}\0v3"
     folder = cache_folder() / "dense" / f"{file.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     kind = str(dtype).removeprefix("torch.")
     if not folder.is_dir():
@@ -75,7 +75,7 @@ def _convert(file: Path, dtype: torch.dtype, folder: Path) -> None:
         with quiet():
             model.save_pretrained(made, max_shard_size="1TB")
             tokenizer.save_pretrained(made)
-        describe(model).write(made / BLUEPRINT)
+        from_transformers(model).write(made / MODEL_CONFIG_FILE)
         try:
             os.rename(made, folder)
         except OSError:

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from minseek.errors import InputError
 from minseek.models.chat.thinking_format import ThinkingFormat, check_format_name
-from minseek.models.config import Blueprint, check_config, describe
-from minseek.models.device import Placement, place
+from minseek.models.config import ModelConfig, check_config, from_transformers
+from minseek.models.device import DeviceChoice, place
 from minseek.models.loading.aliases import ALIASES, TINY, alias_file
-from minseek.models.loading.gguf import BLUEPRINT, dense_folder
+from minseek.models.loading.gguf import MODEL_CONFIG_FILE, dense_folder
 from minseek.models.loading.transformers_quirks import check_complete, quiet, readable_errors
 from minseek.models.model import Model
-from minseek.models.weights import DecoderParts, gather_weights, take_parts
+from minseek.models.weights import DecoderWeights, from_state_dict, pack_contiguous
 from minseek.native import native_status
 
 
@@ -98,7 +98,7 @@ def find_source(name: str) -> Path:
     return Path(name)
 
 
-def _read(name: str, source: Path, placement: Placement) -> tuple[DecoderParts, Any]:
+def _read(name: str, source: Path, placement: DeviceChoice) -> tuple[DecoderWeights, Any]:
     """A directory or Hub id, through transformers; tensors are shared with its model, which is not kept."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -111,13 +111,13 @@ def _read(name: str, source: Path, placement: Placement) -> tuple[DecoderParts, 
             where, config=config, dtype=placement.dtype, output_loading_info=True
         )
     check_complete(name, found)
-    blueprint, weights = describe(model), model.to(placement.device).state_dict()
+    config, weights = from_transformers(model), model.to(placement.device).state_dict()
     del model  # its weights are freed one by one as they are gathered
-    return take_parts(blueprint, _settled(weights, placement)), tokenizer
+    return from_state_dict(config, _settled(weights, placement)), tokenizer
 
 
-def _read_converted(folder: Path, placement: Placement) -> tuple[DecoderParts, Any]:
-    """A directory with a blueprint in it, without importing transformers' modelling code."""
+def _read_converted(folder: Path, placement: DeviceChoice) -> tuple[DecoderWeights, Any]:
+    """A directory with a config in it, without importing transformers' modelling code."""
     from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerFast
 
@@ -126,9 +126,9 @@ def _read_converted(folder: Path, placement: Placement) -> tuple[DecoderParts, A
         weights = {name: tensor.to(placement.dtype) for name, tensor in stored}
         del stored
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        return take_parts(Blueprint.read(folder / BLUEPRINT), _settled(weights, placement)), tokenizer
+        return from_state_dict(ModelConfig.read(folder / MODEL_CONFIG_FILE), _settled(weights, placement)), tokenizer
 
 
-def _settled(weights: dict[str, Tensor], placement: Placement) -> dict[str, Tensor]:
+def _settled(weights: dict[str, Tensor], placement: DeviceChoice) -> dict[str, Tensor]:
     """Weights where every pass will read them."""
-    return gather_weights(weights) if placement.device.type == "cpu" else weights
+    return pack_contiguous(weights) if placement.device.type == "cpu" else weights

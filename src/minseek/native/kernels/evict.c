@@ -77,7 +77,7 @@ void key_likeness(const weight *keys, const int32_t *positions, const float *cos
 
 /* Each of n weights times the distance of its value from the weighted mean of all: what a sum of weighted values loses
  * with one of them, to first order. weights and out: [layers, H, n]. */
-void weighed_distance(const weight *values, const float *weights, int32_t layers, int64_t stride, int32_t heads,
+void value_error(const weight *values, const float *weights, int32_t layers, int64_t stride, int32_t heads,
                       int32_t capacity, int32_t n, int32_t dim, int32_t threads, float *out) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int task = 0; task < layers * heads; task++) {
