@@ -14,7 +14,7 @@ from minseek.cache import SlotPool
 from minseek.models.forward import decoder as decoder_module
 from minseek.models.forward.attention import attend
 from minseek.models.forward.chunk import SequenceChunk
-from minseek.native import cpu_flags
+from minseek.native import cpu_flags, instruction_set
 from minseek.native import forward as native_forward
 from tests.helpers.loading import load
 from tests.helpers.tiny_models import VARIANTS, make_reference, save
@@ -58,20 +58,19 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_bfloat16(
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="builds for processors of this kind")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("level", "needed"), [("x86-64", "sse2"), ("x86-64-v3", "avx2"), ("x86-64-v4", "avx512f")])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
 def test_kernels_for_older_processors_compute_the_same(
-    level: str, needed: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    isa: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Vectors of 4, 8 and 16 floats, none of which a processor with wider ones would build for itself."""
-    if needed not in cpu_flags():
-        pytest.skip(f"this processor has no {needed}")
+    monkeypatch.setenv("MINSEEK_ISA", isa)
+    if not instruction_set().flags:
+        pytest.skip(instruction_set().reason)
     save(tmp_path, "qwen3")
     ids = torch.randint(0, 256, (150,), generator=torch.Generator().manual_seed(1)).tolist()
-    own = minseek.load(str(tmp_path), device="cpu", dtype=dtype)
-    kernels = native_forward._KERNELS[dtype]
-    older = replace(kernels, flags=(*kernels.flags, f"-march={level}"))
-    monkeypatch.setitem(native_forward._KERNELS, dtype, older)
     model = minseek.load(str(tmp_path), device="cpu", dtype=dtype)
+    monkeypatch.delenv("MINSEEK_ISA")
+    own = minseek.load(str(tmp_path), device="cpu", dtype=dtype)
     assert model.backend == "C"
     given = []
     for m in (own, model):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ import torch
 import minseek
 from minseek.cache import Slot, SlotPool, SlotShape
 from minseek.models.forward.chunk import SequenceChunk
-from minseek.native import cpu_flags
-from minseek.native import forward as native_forward
+from minseek.native import instruction_set
 from tests.helpers.loading import load
 from tests.helpers.prompts import tokens
 from tests.helpers.tiny_models import VARIANTS, make_reference, save
@@ -58,17 +56,15 @@ def test_logits_of_mixed_sequences_equal_transformers(
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="builds for processors of this kind")
-@pytest.mark.parametrize(("level", "needed"), [("x86-64", "sse2"), ("x86-64-v3", "avx2"), ("x86-64-v4", "avx512f")])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
 @pytest.mark.parametrize("variant", ["qwen3", "llama-odd", "llama-biases"])
 def test_passes_of_few_tokens_give_the_same_bits(
-    variant: str, level: str, needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variant: str, isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where few columns are there, rows of weights share vectors: two, or four."""
-    if needed not in cpu_flags():
-        pytest.skip(f"this processor has no {needed}")
-    kernels = native_forward._KERNELS["bfloat16"]
-    own = replace(kernels, flags=(*kernels.flags, f"-march={level}"))
-    monkeypatch.setitem(native_forward._KERNELS, "bfloat16", own)
+    monkeypatch.setenv("MINSEEK_ISA", isa)
+    if not instruction_set().flags:
+        pytest.skip(instruction_set().reason)
     model = minseek.load(str(save(tmp_path, variant)), device="cpu", dtype="bfloat16")
     assert model.backend == "C"
 

@@ -25,7 +25,7 @@ class EnvCommand:
         from minseek import __version__
         from minseek.models.device import place
         from minseek.models.forward.cuda_graphs import records_on
-        from minseek.native import cache_folder, native_status
+        from minseek.native import cache_folder, instruction_set, native_status
 
         placement = place()
         table = Table("what", Column("is", overflow="fold"), Column("because", overflow="fold"), show_edge=False)
@@ -41,6 +41,8 @@ class EnvCommand:
         else:
             kind = "PyTorch, in CUDA graphs" if records_on(placement.device) else "PyTorch"
             table.add_row("decoding step", kind, "the weights are not in main memory")
+        isa = instruction_set()
+        table.add_row("instruction set", isa.name if isa.flags else "none", isa.reason)
         table.add_row("kept files", str(cache_folder()), "MINSEEK_CACHE, else the user's cache folder")
         Console().print(table)
         return 0
