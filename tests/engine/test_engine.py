@@ -44,7 +44,7 @@ class Failing(Generation):
 class Refusing(Generation):
     """A generation that does not even begin."""
 
-    def begin(self, slot: Slot) -> Sequence[int]:
+    def start(self, slot: Slot) -> Sequence[int]:
         raise InputError("not today")
 
 
@@ -226,7 +226,7 @@ def test_a_run_raises_the_first_error_and_leaves_no_slot_taken(tiny: minseek.Mod
 def told_by(model: minseek.Model, prompt: list[int], **options: Any) -> tuple[list[Any], minseek.engine.Completion]:
     told: list[Any] = []
     options = {"max_new_tokens": 24, "sampling": GREEDY, "ignore_eos": True, **options}
-    job = Generation(model, prompt, told=lambda *given: told.append(given), **options)
+    job = Generation(model, prompt, on_token=lambda *given: told.append(given), **options)
     list(Engine(model, make_plan(model, None, cap=400)).run([job]))
     return told, job.completion()
 

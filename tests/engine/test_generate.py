@@ -269,9 +269,9 @@ class SlowSequence:
 class Told(Generation):
     """A generation that remembers the logits it was given, and what is in its slot at the end."""
 
-    def begin(self, slot: Slot) -> Sequence[int]:
+    def start(self, slot: Slot) -> Sequence[int]:
         self.logits: list[Tensor] = []
-        return super().begin(slot)
+        return super().start(slot)
 
     def next_tokens(self, logits: Tensor) -> Sequence[int]:
         self.logits.append(logits.clone())
@@ -638,7 +638,7 @@ def test_progress_counts_what_was_read_and_written(tiny: minseek.Model) -> None:
     jobs = [generation(tiny, tokens(length, length), new=10) for length in (50, 70, 128)]
     list(engine.run(jobs))
     progress = engine.progress
-    assert (progress.read, progress.written, progress.in_use) == (248, 3 * 9, 0)
+    assert (progress.prefill_tokens, progress.decode_tokens, progress.in_use) == (248, 3 * 9, 0)
     assert progress.evictions == sum((length + 9 - 40 - 1) // 16 for length in (50, 70, 128))
     assert progress.prefill_seconds > 0 < progress.decode_seconds
 
@@ -646,4 +646,4 @@ def test_progress_counts_what_was_read_and_written(tiny: minseek.Model) -> None:
 def test_a_prompts_last_token_is_read(tiny: minseek.Model) -> None:
     engine = Engine(tiny, make_plan(tiny, "window", sequences=1))
     list(engine.run([generation(tiny, tokens(57, 1), new=10)]))  # 56 up to the eviction, and one
-    assert (engine.progress.read, engine.progress.written) == (57, 9)
+    assert (engine.progress.prefill_tokens, engine.progress.decode_tokens) == (57, 9)

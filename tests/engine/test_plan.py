@@ -17,7 +17,7 @@ import minseek
 from minseek.cache import SlotShape
 from minseek.cache.policies import POLICIES, ExpectedAttention, Policy, SnapKV, StreamingLLM
 from minseek.engine import Engine
-from minseek.engine.plan import LEAST_CAP
+from minseek.engine.plan import MIN_AUTO_CAP
 from minseek.errors import InputError
 from minseek.models import alias_file
 from minseek.units import format_bytes
@@ -100,7 +100,7 @@ def test_an_automatic_cap_is_the_largest_that_fits(
     assert least(policy) <= plan.cap <= useful
     count = wanted or 1
     larger = by_hand(plan.cap + 1, block, policy)
-    floor = useful if policy is None else min(useful, max(least(policy), LEAST_CAP))  # whole, where nothing is evicted
+    floor = useful if policy is None else min(useful, max(least(policy), MIN_AUTO_CAP))  # whole, if nothing is evicted
     if plan.cap < floor:  # only if not even one slot of the floor fits
         assert plan.slots == 1
         assert larger > budget

@@ -80,7 +80,7 @@ def test_layers_that_copy_get_more_of_the_same_bytes(tiny: minseek.Model, copies
     assert plan.as_dict()["caps"] == [50, 200, 50]
     assert (plan.slots, plan.slot.nbytes, plan.kv_bytes) == (uniform.slots, uniform.slot.nbytes, uniform.kv_bytes)
     assert plan.activation_bytes > uniform.activation_bytes  # attention over 220 pairs, not over 120
-    assert "cap 200 in the layers that copy (1), 50 in the others" in str(plan)
+    assert "cap 200 in the induction layers (1), 50 in the others" in str(plan)
     assert uniform.slot.caps == ()
     assert uniform.as_dict()["caps"] == [100] * 3
     assert "copy" not in str(uniform)

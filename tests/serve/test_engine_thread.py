@@ -71,7 +71,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_try_again(tiny: minseek.Model, 
         gate.open.clear()
         worker = running.service.worker
         asked = [pool.submit(http.post, CHAT, json=body()) for _ in range(3)]
-        wait_for(lambda: (len(worker.seated), worker.waiting) == (1, 2))
+        wait_for(lambda: (len(worker.running), worker.waiting) == (1, 2))
         assert running.metric("minseek_queue_length") == 2
         assert running.metric("minseek_slots_used") == 1
         for stream in (False, True):
@@ -79,7 +79,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_try_again(tiny: minseek.Model, 
             assert full.status_code == 429
             assert full.json()["error"]["code"] == "queue_full"
             assert 1 <= int(full.headers["retry-after"]) <= 600
-            told = f"3 choices run or wait, and no more are taken: try again in {full.headers['retry-after']} s"
+            told = f"3 choices run or wait, and no more are accepted: try again in {full.headers['retry-after']} s"
             assert full.json()["error"]["message"] == told
         with pytest.raises(openai.RateLimitError):
             running.client().completions.create(model=running.service.name, prompt="a")
@@ -90,14 +90,14 @@ def test_a_full_queue_is_a_429_that_says_when_to_try_again(tiny: minseek.Model, 
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
 
 
-def test_a_429_says_how_many_choices_there_is_room_for(tiny: minseek.Model, gate: Gate) -> None:
+def test_a_429_says_how_many_choices_the_queue_takes(tiny: minseek.Model, gate: Gate) -> None:
     with serving(tiny, Settings(queue=1), slots=3) as running, ThreadPoolExecutor(1) as pool, running.http() as http:
         gate.open.clear()
         first = pool.submit(http.post, CHAT, json=body())
-        wait_for(lambda: len(running.service.worker.seated) == 1)
+        wait_for(lambda: len(running.service.worker.running) == 1)
         full = http.post(CHAT, json=body(n=4))
         assert full.status_code == 429
-        told = "4 choices are asked for, and there is room for 3: ask for fewer, or try again in "
+        told = "the request has 4 choices, and the queue takes 3 now: send fewer, or try again in "
         assert full.json()["error"]["message"] == f"{told}{full.headers['retry-after']} s"
         gate.open.set()
         assert content(first.result()) == content(http.post(CHAT, json=body(n=3)))
@@ -111,7 +111,7 @@ def test_a_client_that_goes_frees_its_slot_at_once(tiny: minseek.Model, gate: Ga
         fields = body(stream=stream, thinking={"thoughts": "unbounded"}, max_completion_tokens=30_000)
         raw, waits = send_raw(running, fields), send_raw(running, fields)
         worker = running.service.worker
-        wait_for(lambda: (len(worker.seated), worker.waiting) == (1, 1))
+        wait_for(lambda: (len(worker.running), worker.waiting) == (1, 1))
         raw.close()
         waits.close()
         time.sleep(0.3)  # the server notices; the engine is held meanwhile

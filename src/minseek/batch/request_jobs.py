@@ -36,9 +36,9 @@ class RequestJob:
         self.evicts = job.evicts
         self._refusal: InvalidRequest | None = None
 
-    def begin(self, slot: Slot) -> Sequence[int]:
+    def start(self, slot: Slot) -> Sequence[int]:
         """The job's first tokens."""
-        tokens = self._job.begin(slot)
+        tokens = self._job.start(slot)
         self.cache: KVCache = self._job.cache
         return tokens
 

@@ -18,7 +18,6 @@ from minseek.cli.batch_plan import (
     planned,
     show_batch_plan,
 )
-from minseek.cli.interrupts import whole_passes
 from minseek.cli.view import loading
 from minseek.errors import InputError
 from minseek.units import format_bytes
@@ -181,6 +180,7 @@ def _work_off(
     from minseek.batch.requests import InvalidRequest
     from minseek.batch.results import error_record, result_record
     from minseek.cli.view_batch import BatchView
+    from minseek.engine.interrupts import finish_pass_first
 
     # The slots first: where they cannot be had, nothing is written.
     engine = _engine(model, plan) if plan is not None and measured.to_run else None
@@ -189,7 +189,7 @@ def _work_off(
         progress = engine.progress if engine is not None else None
         view = BatchView(measured.left, plan.slots if plan else 0, progress, quiet=on_screen)
         try:
-            with view, whole_passes(engine) if engine is not None else nullcontext():
+            with view, finish_pass_first(engine) if engine is not None else nullcontext():
                 left = (item for item in items if not earlier.has(item))
                 make_jobs = _attempts(model, plan, left, out, view)
                 finished = engine.run(make_jobs) if engine is not None else make_jobs

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minseek.cli.batch_plan import add_model_flags
-from minseek.cli.interrupts import whole_passes
 from minseek.cli.view import loading
 from minseek.errors import InputError
 
@@ -179,6 +178,7 @@ def _run(
     """Run what has no result yet; then tell about all trials."""
     from minseek.cli.view_eval import BenchView
     from minseek.engine import Engine
+    from minseek.engine.interrupts import finish_pass_first
     from minseek.evaluation.records import Results, Writer, read_results
     from minseek.evaluation.sweep import sweep
 
@@ -194,7 +194,7 @@ def _run(
         folder.mkdir(parents=True, exist_ok=True)
         view = BenchView(len(left), plan.slots, engine.progress)
         try:
-            with Writer(file, results, kept, overwrite=args.overwrite) as out, view, whole_passes(engine):
+            with Writer(file, results, kept, overwrite=args.overwrite) as out, view, finish_pass_first(engine):
                 for record in sweep(model, engine, left, settings):
                     out.write(record)
                     results.records[record.key] = record

@@ -68,6 +68,6 @@ class BatchView(LiveLine):
         if p is None:
             return ""
         seconds = p.prefill_seconds + p.decode_seconds
-        prefill = f"{p.read / p.prefill_seconds:,.0f}" if p.prefill_seconds else "0"
-        decode = f"{p.written / seconds:,.0f}" if seconds else "0"
+        prefill = f"{p.prefill_tokens / p.prefill_seconds:,.0f}" if p.prefill_seconds else "0"
+        decode = f"{p.decode_tokens / seconds:,.0f}" if seconds else "0"
         return f" · prefill {prefill} tok/s · decode {decode} tok/s"

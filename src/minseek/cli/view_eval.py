@@ -63,7 +63,7 @@ class BenchView(LiveLine):
         return f"{self.done} trials, {self.generated:,} tokens in {self.seconds:.1f} s ({speed:,.0f} tok/s)"
 
     def _status(self) -> str:
-        speed = self._progress.written / max(self.seconds, 1e-9)
+        speed = self._progress.decode_tokens / max(self.seconds, 1e-9)
         parts = [f"{self.done} of {self._total} trials"]
         if self.done:
             parts.append(f"{100 * self._right / self.done:.0f} % right at the end")

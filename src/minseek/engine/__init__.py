@@ -1,4 +1,4 @@
-"""Many sequences in a fixed budget: plan, slots, continuous batching."""
+"""Inference engine: memory plan, continuous batching in slots, and `generate`."""
 
 from minseek.engine.api import generate
 from minseek.engine.engine import Engine, FinishedJob

@@ -32,29 +32,29 @@ def generate(
     model : Model
         From `minseek.load`.
     prompts : sequence of str or of token ids
-        Texts as they stand: no chat template is put around them.
+        Texts to continue; no chat template is applied.
     plan : BatchPlan, optional
-        From `minseek.plan`; without it, one that holds every prompt whole.
+        From `minseek.plan`. The default holds every prompt without eviction.
     policy : str, Policy or None, optional
-        What an eviction leaves; the default is the plan's. None never evicts.
+        Eviction policy; the default is the plan's. None never evicts.
     max_new_tokens : int
-        Tokens to write at most.
+        Maximum number of tokens to generate for each prompt.
     sampling : Sampling or sequence of Sampling, optional
-        How tokens are chosen, for all or for each prompt; the default is greedy.
+        Sampling for all prompts, or one for each; the default is greedy.
     stop : sequence of str
         Texts that end a completion.
     ignore_eos : bool
-        Go on when the model ends its turn (for measuring).
+        Go on after an eos token (for measurements).
 
     Returns
     -------
     list of Completion
-        In the prompts' order.
+        One for each prompt, in order.
 
     Raises
     ------
     InputError
-        Before anything runs: an empty prompt, or one that nothing may be evicted from and that does not fit.
+        Before anything runs, if a prompt is empty, or does not fit and nothing may be evicted from it.
     TypeError
         If `model` was not loaded, or an argument is of a wrong type.
     """
@@ -105,7 +105,7 @@ def generate(
 
 
 def _encode(model: Model, index: int, prompt: str | Sequence[int]) -> list[int]:
-    """The tokens of a prompt."""
+    """Return the tokens of a prompt."""
     if isinstance(prompt, str):
         tokens = model.encode(prompt)
     elif isinstance(prompt, Sequence) and all(isinstance(token, int) for token in prompt):

@@ -1,4 +1,4 @@
-"""Continuous batching: jobs take slots, every pass feeds all of them, a finished job's slot goes to the next one."""
+"""Continuous batching: jobs take slots, every pass feeds all of them, and a finished job's slot is reused at once."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _CHUNK = 128  # tokens of one prompt in one pass
 
 @dataclass
 class Progress:
-    """What the engine has done so far.
+    """Counters of an engine.
 
     Attributes
     ----------
-    read, written : int
-        Tokens of prompts; tokens that a job chose (its last one is chosen without being fed).
+    prefill_tokens, decode_tokens : int
+        Tokens of prompts fed; tokens fed that a job chose (its last token is chosen without being fed).
     prefill_seconds, decode_seconds : float
-        Of passes with any token of a prompt in them; of the others.
+        Duration of the passes that fed any token of a prompt, and of all other passes.
     decode_only_tokens : int
-        Tokens written in the passes of `decode_seconds`: what the speed of decoding is.
+        Tokens fed in the passes of `decode_seconds`; their quotient is the decoding speed.
     in_use, evictions : int
         Slots in use now; evictions so far.
     """
 
-    read: int = 0
-    written: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     decode_only_tokens: int = 0
@@ -46,7 +46,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A job that has left its slot: it finished, or `error` ended it."""
+    """A job that has released its slot: it finished, or `error` ended it."""
 
     job: Job
     error: Exception | None = None
@@ -54,34 +54,34 @@ class FinishedJob:
 
 @dataclass(eq=False)
 class _Running:
-    """A slot and who has it."""
+    """A slot and the job that runs in it."""
 
     slot: Slot
     job: Job
     cache: KVCache
     pending: deque[int] = field(default_factory=deque)
-    reading: bool = True  # the prompt
+    prefilling: bool = True
     error: Exception | None = None
 
 
 class Engine:
     """Runs jobs in the slots of a plan.
 
-    Every pass takes a chunk of each sequence that has something to feed, up to `MAX_BATCHED_TOKENS` tokens: prompts are read
-    beside sequences that are being written. Chunks end where an eviction is due or after 128 tokens, whatever else is
-    in the pass, so that what a sequence gives does not depend on its company.
+    Every pass feeds a chunk of each running sequence, up to `MAX_BATCHED_TOKENS` tokens, so that prompts are prefilled
+    in the same passes in which other sequences decode. A chunk ends where an eviction is due or after 128 tokens,
+    independently of the other sequences: results are batch-invariant.
+
+    `run` processes a list of jobs. A caller whose jobs arrive over time calls `admit`, `step` and `cancel` instead, all
+    from one thread, and never from within a job.
 
     Attributes
     ----------
     progress : Progress
-        What has been done so far.
+        Counters so far.
     passing : bool
-        Whether a pass is under way.
+        True while a pass runs.
     before_pass : callable or None
-        Called before every pass; an exception of its own ends the run, with nothing lost that had finished.
-
-    `run` works a list of jobs off. Who has jobs that come and go calls `admit`, `step` and `withdraw`, all from one
-    thread, and none of them out of a job.
+        Called before every pass. An exception that it raises ends the run; finished jobs are not lost.
     """
 
     def __init__(self, model: Model, plan: BatchPlan) -> None:
@@ -92,159 +92,159 @@ class Engine:
         self.progress = Progress()
         self.passing = False
         self.before_pass: Callable[[], None] | None = None
-        self._seats: list[_Running] = []
+        self._running: list[_Running] = []
         self._free = list(reversed(self.pool.slots))
 
     @property
     def free(self) -> int:
-        """Slots that nobody has."""
+        """Number of free slots."""
         return len(self._free)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Run all jobs; each is given back when it has finished. The first one's error ends the run, after its pass."""
+        """Run all jobs and yield each one when it has finished. An error in a job ends the run after that pass."""
         waiting, own = iter(jobs), dict[int, Job]()
         more = True
         try:
-            while more or self._seats:
+            while more or self._running:
                 while self._free and more:
                     job = next(waiting, None)
                     more = job is not None
                     if job is not None:
                         self.admit(job)
                         own[id(job)] = job
-                over = self.step()
-                for ended in over:
+                ended_now = self.step()
+                for ended in ended_now:
                     own.pop(id(ended.job), None)
-                for ended in over:
+                for ended in ended_now:
                     if ended.error is None:
                         yield ended.job
-                for ended in over:
-                    if ended.error is not None:  # last, so that nothing is lost that had finished
+                for ended in ended_now:
+                    if ended.error is not None:  # raised last, so that no finished job is lost
                         raise ended.error
-        finally:  # whoever stops in the middle leaves no slot taken
+        finally:  # a caller that stops early leaves no slot taken
             for job in own.values():
                 self.cancel(job)
 
     def admit(self, job: Job) -> None:
-        """Give a job a free slot; it is fed from the next `step` on.
+        """Start a job in a free slot; the next `step` feeds it.
 
         Raises
         ------
         RuntimeError
             If no slot is free.
         InputError
-            If the job has nothing to feed, or a token that the model does not have. The slot stays free, as it does
-            where `begin` itself raises an error.
+            If the job has nothing to feed, or a token outside the vocabulary. The slot stays free, as it does if
+            `Job.start` raises.
         """
         if not self._free:
             raise RuntimeError(f"all {len(self.pool.slots)} slots are taken: admit jobs while `free` is not 0")
         slot = self._free[-1]
         slot.clear()
-        tokens = job.begin(slot)
+        tokens = job.start(slot)
         if not tokens:
             raise InputError("there is nothing to feed: a job begins with at least one token")
         self._check(tokens)
-        self._seats.append(_Running(self._free.pop(), job, job.cache, deque(tokens)))
-        self.progress.in_use = len(self._seats)
+        self._running.append(_Running(self._free.pop(), job, job.cache, deque(tokens)))
+        self.progress.in_use = len(self._running)
 
     def step(self) -> list[FinishedJob]:
-        """One pass over all who sit, if anybody does: the jobs that ended in it, their slots free again.
+        """Run one pass over all running jobs; return those that ended in it, with their slots released.
 
-        An error that a job raises ends that job alone. An error of the pass itself, such as memory that cannot be had,
-        is raised: what the jobs in it have in their slots is no longer sound, so they must be withdrawn.
+        An error raised by a job ends only that job. An error of the pass itself, such as a failed allocation, is
+        raised; the caches of all running jobs are then undefined, and the caller must cancel them.
         """
-        if not self._seats:
+        if not self._running:
             return []
         if self.before_pass is not None:
             self.before_pass()
         self.passing = True
         try:
-            gone = self._pass()
-            for seat in gone:
-                self._leave(seat)
+            ended = self._pass()
+            for entry in ended:
+                self._release(entry)
         finally:
             self.passing = False
-        return [FinishedJob(seat.job, seat.error) for seat in gone]
+        return [FinishedJob(entry.job, entry.error) for entry in ended]
 
     def cancel(self, job: Job) -> None:
-        """Free a job's slot at once, whatever the job was doing; nothing happens if it has none."""
-        for seat in self._seats:
-            if seat.job is job:
-                self._leave(seat)
+        """Release a job's slot at once, without finishing the job; no effect if it has none."""
+        for entry in self._running:
+            if entry.job is job:
+                self._release(entry)
                 return
 
-    def _leave(self, seat: _Running) -> None:
-        self._seats.remove(seat)
-        self._free.append(seat.slot)
-        self.progress.in_use = len(self._seats)
+    def _release(self, entry: _Running) -> None:
+        self._running.remove(entry)
+        self._free.append(entry.slot)
+        self.progress.in_use = len(self._running)
 
     def _check(self, tokens: Sequence[int]) -> None:
-        """Refuse a token that would stop the whole pass."""
+        """Refuse a token outside the vocabulary, which would fail the whole pass."""
         rows = len(self._model.parts.embedding)
         if not 0 <= min(tokens) <= max(tokens) < rows:
             wrong = min(tokens) if min(tokens) < 0 else max(tokens)
             raise InputError(f"the token {wrong} has no place in an embedding of {rows}: the tokenizer does not fit")
 
     def _pass(self) -> list[_Running]:
-        """Feed a chunk of every sequence; those whose jobs have ended."""
+        """Feed a chunk of every sequence; return the entries whose jobs have ended."""
         began = time.perf_counter()
-        fed, room, gone = list[tuple[_Running, SequenceChunk]](), MAX_BATCHED_TOKENS, list[_Running]()
-        for seat in sorted(self._seats, key=lambda s: s.reading):  # who writes does not wait for who reads
-            if seat.job.evicts and not seat.slot.room:
-                self._evict(seat.slot)
-            count = min(len(seat.pending), _CHUNK, seat.cache.room)
+        fed, budget, ended = list[tuple[_Running, SequenceChunk]](), MAX_BATCHED_TOKENS, list[_Running]()
+        for entry in sorted(self._running, key=lambda r: r.prefilling):  # decoding never waits for prefill
+            if entry.job.evicts and not entry.slot.room:
+                self._evict(entry.slot)
+            count = min(len(entry.pending), _CHUNK, entry.cache.room)
             if count == 0:
-                seat.error = InputError(f"the slot of {seat.cache.length} tokens is full: take less, or larger slots")
-                gone.append(seat)
+                entry.error = InputError(f"the slot of {entry.cache.length} tokens is full: take less, or larger slots")
+                ended.append(entry)
                 continue
-            if count > room:
+            if count > budget:
                 continue
-            room -= count
-            if seat.job.evicts and seat.slot.position + count > self._model.max_positions:
-                seat.slot.reencode()
-            tokens = [seat.pending.popleft() for _ in range(count)]
-            fed.append((seat, SequenceChunk(tokens, seat.cache, wanted=int(not seat.pending))))
+            budget -= count
+            if entry.job.evicts and entry.slot.position + count > self._model.max_positions:
+                entry.slot.reencode()
+            tokens = [entry.pending.popleft() for _ in range(count)]
+            fed.append((entry, SequenceChunk(tokens, entry.cache, wanted=int(not entry.pending))))
         if not fed:
-            return gone
+            return ended
         fed.sort(key=lambda pair: -len(pair[1].tokens))  # whole blocks of columns first
-        logits, _ = self._model.forward_batch([feed for _, feed in fed])
-        rows = iter(logits.cpu())  # a GPU is waited for once, not once a sequence
-        answers = [self._ask(seat, next(rows)) if feed.wanted else None for seat, feed in fed]
+        logits, _ = self._model.forward_batch([chunk for _, chunk in fed])
+        rows = iter(logits.cpu())  # one synchronization with a GPU, not one per sequence
+        chosen = [self._next_tokens(entry, next(rows)) if chunk.wanted else None for entry, chunk in fed]
         self._count(fed, time.perf_counter() - began)
-        for (seat, _), answer in zip(fed, answers, strict=True):
-            if answer is not None:
-                seat.reading = False
-                seat.pending.extend(answer)
-                if not seat.pending:
-                    gone.append(seat)
-        served = {id(seat) for seat, _ in fed}
-        self._seats.sort(key=lambda seat: id(seat) in served)  # who had to wait goes first next time
-        return gone
+        for (entry, _), following in zip(fed, chosen, strict=True):
+            if following is not None:
+                entry.prefilling = False
+                entry.pending.extend(following)
+                if not entry.pending:
+                    ended.append(entry)
+        served = {id(entry) for entry, _ in fed}
+        self._running.sort(key=lambda entry: id(entry) in served)  # skipped sequences go first in the next pass
+        return ended
 
-    def _ask(self, seat: _Running, logits: Tensor) -> Sequence[int]:
-        """What a job wants to be fed next; nothing if it is over."""
+    def _next_tokens(self, entry: _Running, logits: Tensor) -> Sequence[int]:
+        """Tokens that a job wants fed next; none if it has ended."""
         try:
-            tokens = seat.job.next_tokens(logits)
+            tokens = entry.job.next_tokens(logits)
             if tokens:
                 self._check(tokens)
             return tokens
-        except Exception as error:  # whatever it is, it is that job's alone
-            seat.error = error
+        except Exception as error:  # any error in a job ends only that job
+            entry.error = error
             return ()
 
     def _evict(self, slot: Slot) -> None:
         policy = self.plan.policy
-        assert policy is not None, "a job that may be evicted from needs a policy"
+        assert policy is not None, "a job with evicts=True needs a plan with a policy"
         policy.evict(slot)
         self.progress.evictions += 1
 
     def _count(self, fed: Sequence[tuple[_Running, SequenceChunk]], seconds: float) -> None:
-        read = sum(len(feed.tokens) for seat, feed in fed if seat.reading)
-        written = sum(len(feed.tokens) for seat, feed in fed if not seat.reading)
+        prefilled = sum(len(chunk.tokens) for entry, chunk in fed if entry.prefilling)
+        decoded = sum(len(chunk.tokens) for entry, chunk in fed if not entry.prefilling)
         p = self.progress
-        p.read, p.written = p.read + read, p.written + written
-        if read:
+        p.prefill_tokens, p.decode_tokens = p.prefill_tokens + prefilled, p.decode_tokens + decoded
+        if prefilled:
             p.prefill_seconds += seconds
         else:
             p.decode_seconds += seconds
-            p.decode_only_tokens += written
+            p.decode_only_tokens += decoded

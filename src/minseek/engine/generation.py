@@ -1,4 +1,4 @@
-"""What the engine runs: a job says what is fed next, and is told the logits that follow."""
+"""Jobs of the engine: a job names the tokens to feed next and receives the logits that follow."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from minseek.models import Model
 
 
 class Job(Protocol):
-    """One sequence's course through a slot.
+    """One sequence to run in a slot.
 
     Attributes
     ----------
     evicts : bool
-        Whether the slot's policy may take pairs from it; a job that may not ends by itself before its slot is full.
+        True if the plan's policy may evict pairs from the slot; any other job must end before its slot is full.
     cache : KVCache
-        From `begin` on, where its pairs go: the slot, or a cache of another kind over the slot's memory.
+        Storage of its pairs once `start` has returned: the slot, or another cache over the slot's memory.
     """
 
     evicts: bool
@@ -40,11 +40,11 @@ class Job(Protocol):
     @property
     def cache(self) -> KVCache: ...  # a property, since a job may promise a particular kind
 
-    def begin(self, slot: Slot) -> Sequence[int]:
-        """Take an empty slot; tokens to feed first."""
+    def start(self, slot: Slot) -> Sequence[int]:
+        """Begin in an empty slot; return the tokens to feed first."""
 
     def next_tokens(self, logits: Tensor) -> Sequence[int]:
-        """Tokens to feed next, having fed the last ones; none ends the job. logits: [vocabulary]."""
+        """Return the tokens to feed next, given the logits [vocabulary] after the last ones; none ends the job."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class CompletionStats:
     Attributes
     ----------
     prompt_tokens, new_tokens : int
-        What was read and written.
+        Tokens of the prompt, and generated ones.
     evictions : int
-        How often the slot was brought back to its cap.
+        Times that the slot was evicted down to its cap.
     reencodings : int
-        How often positions were made contiguous because the sequence reached the end of the model's context.
+        Times that positions were made contiguous because the sequence reached the end of the model's context.
     """
 
     prompt_tokens: int
@@ -69,18 +69,18 @@ class CompletionStats:
 
 @dataclass(frozen=True)
 class Completion:
-    """What `minseek.generate` returns for each prompt.
+    """Generated text of one prompt, as returned by `minseek.generate`.
 
     Attributes
     ----------
     text : str
         The new text, without the token or the stop string that ended it.
     tokens : list of int
-        The new tokens, without one that ends the turn.
+        The new tokens, without the eos token.
     finish_reason : str
-        "stop" (the model ended its turn, or a stop string came) or "length".
+        "stop" (an eos token or a stop string) or "length".
     stats : CompletionStats
-        Figures.
+        Token counts and evictions.
     """
 
     text: str
@@ -89,10 +89,10 @@ class Completion:
     stats: CompletionStats
 
 
-Told = Callable[[int | None, str, TokenLogprob | None], None]
-"""Is told a new token, the text that became certain with it (perhaps none), and how likely it was if that was asked.
+OnToken = Callable[[int | None, str, TokenLogprob | None], None]
+"""Receives a new token, the text that became certain with it (perhaps empty), and its log-probability if requested.
 
-The last text may come without a token. Nothing of a stop string is ever told."""
+The last text may come without a token. No part of a stop string is ever passed."""
 
 
 class Generation:
@@ -104,20 +104,20 @@ class Generation:
     prompt : sequence of int
         Tokens, at least one.
     max_new_tokens : int
-        Tokens to write at most.
+        Maximum number of tokens to generate.
     sampling : Sampling
     stop : sequence of str
-        Texts that end it.
+        Texts that end the generation.
     evicts : bool
-        Whether the plan's policy may take pairs from the slot.
+        Allow the plan's policy to evict pairs from the slot.
     ignore_eos : bool
-        Go on when the model ends its turn.
-    told : callable, optional
-        What is called with each token, in the engine's thread.
+        Go on after an eos token.
+    on_token : callable, optional
+        Called with each token, in the engine's thread.
     logprobs : int, optional
-        Tell with each token how likely it was, and that many most likely ones, 0 to 20.
-    continues : bool
-        The text goes on where the prompt's ends, with the space between them, rather than answering it.
+        Pass each token's log-probability to `on_token`, with those of that many most likely tokens, 0 to 20.
+    is_continuation : bool
+        Continue the prompt's text, including the space between both, rather than answer it.
 
     Raises
     ------
@@ -135,30 +135,30 @@ class Generation:
         stop: Sequence[str] = (),
         evicts: bool = True,
         ignore_eos: bool = False,
-        told: Told | None = None,
+        on_token: OnToken | None = None,
         logprobs: int | None = None,
         is_continuation: bool = False,
     ) -> None:
         self._model, self.prompt, self.evicts = model, prompt, evicts
-        self._limit, self._told, self._logprobs = max_new_tokens, told, check_logprobs(logprobs)
+        self._limit, self._on_token, self._logprobs = max_new_tokens, on_token, check_logprobs(logprobs)
         self._watcher = TagWatcher(*check_stop(stop))
         self._before = text_end(model.decode, prompt) if is_continuation else []
-        self._stream = TextStream(model.decode, self._before) if stop or told else None
+        self._stream = TextStream(model.decode, self._before) if stop or on_token else None
         self._sampler = Sampler(sampling)
         self._ends = frozenset() if ignore_eos else model.eos_token_ids
         self.tokens: list[int] = []
         self.finish_reason = "length"
-        self._parts: list[str] = []  # of the text, where it is followed as it is written
+        self._parts: list[str] = []  # of the text, if it is decoded while it is generated
 
-    def begin(self, slot: Slot) -> Sequence[int]:
-        """The prompt."""
+    def start(self, slot: Slot) -> Sequence[int]:
+        """Return the prompt."""
         self.cache: Slot = slot
         self._figures = (0, 0)
         return self.prompt
 
     def next_tokens(self, logits: Tensor) -> Sequence[int]:
-        """The next token."""
-        self._figures = self.cache.evictions, self.cache.reencodings  # the slot may soon be another's
+        """Return the next token, or none at the end."""
+        self._figures = self.cache.evictions, self.cache.reencodings  # another job may soon have the slot
         token = self._sampler.pick(logits)
         if token in self._ends:
             self.finish_reason = "stop"
@@ -167,26 +167,26 @@ class Generation:
         self.tokens.append(token)
         if self._stream is not None:
             logprob = None if self._logprobs is None else token_logprob(logits, token, self._logprobs)
-            self._tell(token, self._watcher.push(self._stream.push(token)), logprob)
+            self._emit(token, self._watcher.push(self._stream.push(token)), logprob)
         if not self._watcher.found and len(self.tokens) < self._limit:
             return (token,)
         self._flush()
         return ()
 
     def _flush(self) -> None:
-        """Tell what was held back, unless it is a stop string."""
+        """Emit the text held back, unless it is a stop string."""
         if self._stream is not None and not self._watcher.found:
-            self._tell(None, self._watcher.push(self._stream.flush()) + self._watcher.flush(), None)
+            self._emit(None, self._watcher.push(self._stream.flush()) + self._watcher.flush(), None)
         if self._watcher.found:
             self.finish_reason = "stop"
 
-    def _tell(self, token: int | None, text: str, logprob: TokenLogprob | None) -> None:
+    def _emit(self, token: int | None, text: str, logprob: TokenLogprob | None) -> None:
         self._parts.append(text)
-        if self._told is not None and (text or token is not None):
-            self._told(token, text, logprob)
+        if self._on_token is not None and (text or token is not None):
+            self._on_token(token, text, logprob)
 
     def completion(self) -> Completion:
-        """What came of it."""
+        """Return the generated text and its statistics."""
         text = "".join(self._parts)
         if self._stream is None:
             text = decode_behind(self._model.decode, self._before, self.tokens)

@@ -1,4 +1,4 @@
-"""The memory arithmetic before a batch: how many slots of which size fit into the budget."""
+"""Memory plan of a batch: the number and size of the slots that fit into a budget."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from minseek.models.device import memory_bytes
 from minseek.units import format_bytes, parse_bytes
 
 DEFAULT_POLICY = "novel-values"
-LEAST_CAP = 256  # what cap="auto" does not go below as long as one slot of it fits: fewer slots come first
+MIN_AUTO_CAP = 256  # lower bound of cap="auto" while one slot of it fits: the number of slots shrinks first
 MAX_BATCHED_TOKENS = 512  # tokens in one pass, of all sequences together
-_ROOM = 0.8  # of the memory, where no budget is given
+_MEMORY_SHARE = 0.8  # used by default, if no budget is given
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What a batch will take, to the byte.
+    """Memory of a batch, to the byte.
 
     Attributes
     ----------
     slot : SlotShape
-        The rectangle of one sequence.
+        Cache of one sequence.
     slots : int
-        How many sequences are in flight at once.
+        Sequences in flight at once.
     kv_budget : int or None
-        What the slots had to fit into, bytes.
+        Bytes that all slots together may take, if given.
     policy : Policy or None
-        What an eviction leaves; None never evicts.
+        Eviction policy; None never evicts.
     weight_bytes, activation_bytes : int
-        Of the model, and of the activations and logits of one pass.
+        Bytes of the model, and of the activations and logits of one pass.
+    model : str
+        Name of the model.
     """
 
     slot: SlotShape
@@ -57,16 +59,16 @@ class BatchPlan:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of all slots: allocated at once, before anything runs."""
+        """Bytes of all slots, allocated together before anything runs."""
         return self.slots * self.slot.nbytes
 
     @property
     def total_bytes(self) -> int:
-        """Weights, slots and one pass."""
+        """Bytes of weights, slots and one pass."""
         return self.weight_bytes + self.kv_bytes + self.activation_bytes
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures, for JSON."""
+        """Return the figures as a JSON object."""
         return {
             "model": self.model,
             "policy": self.policy.name if self.policy else None,
@@ -101,12 +103,12 @@ class BatchPlan:
         return "\n".join(f"{name:<10}{size:>10}  {note}".rstrip() for name, size, note in rows)
 
     def _by_layer(self) -> list[str]:
-        """How layers share a slot, where their caps differ."""
+        """Describe the division of a slot among layers with different caps."""
         if not self.slot.caps:
             return []
-        *others, (large, copying) = self.slot.stacks
-        less, names = (", ".join(map(str, values)) for values in ([cap for cap, _ in others], copying))
-        return [f"cap {large} in the layers that copy ({names}), {less} in the others"]
+        *others, (large, induction) = self.slot.stacks
+        less, names = (", ".join(map(str, values)) for values in ([cap for cap, _ in others], induction))
+        return [f"cap {large} in the induction layers ({names}), {less} in the others"]
 
 
 def plan(
@@ -120,28 +122,32 @@ def plan(
     sequences: int | None = None,
     beyond_context: bool = False,
 ) -> BatchPlan:
-    """How many slots fit, before anything runs.
+    """Compute the number of slots that fit into a budget, before anything runs.
 
     Parameters
     ----------
     model : Model
         From `minseek.load`.
     kv_budget : int or str, optional
-        Bytes that all slots together may take, such as "192MB". Without it, what the sequences need, up to four fifths
-        of the memory.
+        Bytes that all slots together may take, such as "192MB". The default is the need of the sequences, up to four
+        fifths of the memory.
     cap : int or "auto"
-        Pairs per head that survive an eviction. *auto* makes it as large as lets `sequences` slots fit, but no larger
-        than the longest of `lengths` needs and no smaller than 256 (then fewer slots fit).
+        Pairs per head that survive an eviction. *auto* is the largest cap at which `sequences` slots fit, at most the
+        need of the longest of `lengths`, and at least 256 (then fewer slots fit).
     block : int
         Tokens between two evictions.
     policy : str, Policy or None
-        What an eviction leaves; None never evicts, and a slot is full at ``cap + block`` tokens.
+        Eviction policy; None never evicts, and a slot is full at ``cap + block`` tokens.
     lengths : sequence of int
         Tokens of each sequence, prompt and output together.
     sequences : int, optional
-        Sequences wanted in flight; the default is as many as `lengths`, or as fit.
+        Desired number of sequences in flight; the default is the number of `lengths`, or as many as fit.
     beyond_context : bool
-        Let slots be longer than the model's context, if `lengths` are.
+        Allow slots longer than the model's context, if `lengths` are.
+
+    Returns
+    -------
+    BatchPlan
 
     Raises
     ------
@@ -168,12 +174,12 @@ def plan(
     def shape(size: int) -> SlotShape:
         return SlotShape(model.parts.shape, size, block, rule is not None, queries, hidden)
 
-    room = _room(model) if budget is None else budget
+    available = _available_bytes(model) if budget is None else budget
     least = _least_cap(rule)
     if cap == "auto":
         if rule is None and longest is not None:
             block = min(block, max(1, longest - 1))  # nothing is evicted: a slot is as long as the longest sequence
-        cap = _fitting_cap(shape, room, wanted, longest, rule, block, context)
+        cap = _fitting_cap(shape, available, wanted, longest, rule, block, context)
     else:
         if isinstance(cap, str):
             raise InputError(f"cap must be a number of pairs or 'auto', not {cap!r}")
@@ -186,12 +192,12 @@ def plan(
             f"a slot of cap {cap} + block {block} is longer than the model's context of {model.max_positions} tokens: "
             "give a smaller cap"
         )
-    fitting = room // slot.nbytes
+    fitting = available // slot.nbytes
     if fitting < 1:
-        size = format_bytes(max(room, 0))
-        told = f"memory that is left, {size}," if budget is None else f"KV budget of {size}"
+        size = format_bytes(max(available, 0))
+        limit = f"memory that is left, {size}," if budget is None else f"KV budget of {size}"
         raise InputError(
-            f"the {told} does not hold one slot: cap {cap} + block {block} take "
+            f"the {limit} does not hold one slot: cap {cap} + block {block} take "
             f"{format_bytes(slot.nbytes)}; give a larger budget or a smaller cap or block"
         )
     slots = min(fitting, wanted) if wanted else fitting
@@ -208,15 +214,17 @@ def plan(
     )
 
 
-def _room(model: Model) -> int:
-    """Bytes for slots where no budget was given."""
-    there = int(_ROOM * memory_bytes(model.placement.device))
-    return there if model.placement.device.type == "cuda" else there - model.weight_bytes  # a GPU tells what is free
+def _available_bytes(model: Model) -> int:
+    """Bytes for slots if no budget is given."""
+    available = int(_MEMORY_SHARE * memory_bytes(model.placement.device))
+    if model.placement.device.type == "cuda":  # free memory: the weights are allocated already
+        return available
+    return available - model.weight_bytes
 
 
 def _caps(model: Model, policy: Policy, cap: int, block: int, longest: int | None) -> tuple[int, ...]:
-    """The caps of a model's layers: more pairs for those that copy, at the same bytes."""
-    most = min(model.max_positions, longest or model.max_positions) - block  # what a longer one would hold is nothing
+    """Caps by layer: more pairs for induction layers, at the same number of bytes."""
+    most = min(model.max_positions, longest or model.max_positions) - block  # larger caps would never fill
     least = max(_least_cap(policy), cap // 2)
     if most < cap + block:
         return ()
@@ -235,26 +243,26 @@ def _least_cap(policy: Policy | None) -> int:
 
 def _fitting_cap(
     shape: Callable[[int], SlotShape],
-    room: int,
+    available: int,
     wanted: int | None,
     longest: int | None,
     policy: Policy | None,
     block: int,
     context: int,
 ) -> int:
-    """The largest useful cap with which the wanted number of slots fits; without a policy, what the longest needs."""
+    """Largest useful cap at which the desired number of slots fits; without a policy, the need of the longest."""
     least = _least_cap(policy)
     useful = context - block if longest is None else min(max(longest - block, least), context - block)
     if useful < least:
         raise InputError(f"block {block} leaves no cap within the model's context of {context} tokens: give less")
-    floor = useful if policy is None else min(useful, max(least, LEAST_CAP))
+    floor = useful if policy is None else min(useful, max(least, MIN_AUTO_CAP))
 
     def fits(size: int, count: int) -> bool:
-        return bool(count * shape(size).nbytes <= room)
+        return bool(count * shape(size).nbytes <= available)
 
     count = wanted or 1
     if not fits(floor, count):
-        count = max(1, room // shape(floor).nbytes)
+        count = max(1, available // shape(floor).nbytes)
     low, high = (floor, useful) if fits(floor, count) else (least, floor)
     while low < high:
         middle = (low + high + 1) // 2

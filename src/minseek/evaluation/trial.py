@@ -63,9 +63,9 @@ class TrialJob:
         """The job's."""
         return self._job.cache
 
-    def begin(self, slot: Slot) -> Sequence[int]:
+    def start(self, slot: Slot) -> Sequence[int]:
         """The prompt."""
-        return self._job.begin(slot)
+        return self._job.start(slot)
 
     def next_tokens(self, logits: Tensor) -> Sequence[int]:
         """The next tokens of a thought or of an answer."""

@@ -78,7 +78,7 @@ class ThinkingJob:
         self._told = told
         self._result: Result | None = None
 
-    def begin(self, slot: Slot) -> Sequence[int]:
+    def start(self, slot: Slot) -> Sequence[int]:
         """The prompt."""
         self.cache = ThoughtCache.over(slot)
         self._steps = self._run.steps(self._run.model.session(cache=self.cache))

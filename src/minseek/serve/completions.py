@@ -99,7 +99,7 @@ def _jobs(
                     sampling=sampling_of(body, service.settings.sampling, choice),
                     stop=body.stops,
                     evicts=False,
-                    told=_teller(mailbox, len(jobs)),
+                    on_token=_teller(mailbox, len(jobs)),
                     logprobs=body.logprobs,
                     is_continuation=True,
                 )

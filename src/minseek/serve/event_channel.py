@@ -1,4 +1,4 @@
-"""From the engine's thread to the server's loop: what happens to the choices of one request."""
+"""Channel from the engine's thread to the server's event loop, for the choices of one request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from minseek.reasoning import Event
 
 @dataclass(frozen=True)
 class StreamEnd:
-    """A choice is over: well, or with an error."""
+    """End of a choice, perhaps with an error."""
 
     error: Exception | None = None
 
@@ -21,9 +21,9 @@ Item = Event | StreamEnd
 
 
 class EventChannel:
-    """Holds what has happened until the loop takes it, in order and all of it at once.
+    """Queues events, in order, until the event loop takes all of them.
 
-    What piles up is bounded, since the tokens of a request are.
+    The queue is bounded because the number of tokens of a request is.
     """
 
     def __init__(self) -> None:
@@ -32,19 +32,19 @@ class EventChannel:
         self._items: deque[tuple[int, Item]] = deque()
 
     def put(self, choice: int, item: Item) -> None:
-        """Note what happened to a choice; from any thread. `wake` tells the loop."""
+        """Queue an event of a choice, from any thread; call `wake` afterwards."""
         self._items.append((choice, item))
 
     def wake(self) -> None:
-        """Tell the loop that there is something to take, if there is; from any thread."""
+        """Wake the event loop if events are queued, from any thread."""
         if self._items:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever would read
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it every reader
                 self._loop.call_soon_threadsafe(self._ready.set)
 
     async def take(self) -> list[tuple[int, Item]]:
-        """Everything that has happened since the last time, once there is something."""
+        """Wait for events and return all that are queued."""
         while not self._items:
             self._ready.clear()
-            if not self._items:  # something may have come between the two lines above
+            if not self._items:  # an event may have arrived between the two lines above
                 await self._ready.wait()
         return [self._items.popleft() for _ in range(len(self._items))]

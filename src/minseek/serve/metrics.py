@@ -53,7 +53,7 @@ class Metrics:
         plan, r = engine.plan, self._registry
         for name, text, value in (
             ("minseek_slots", "Slots, each for one choice", lambda: plan.slots),
-            ("minseek_slots_used", "Slots taken now", lambda: len(worker.seated)),
+            ("minseek_slots_used", "Slots taken now", lambda: len(worker.running)),
             ("minseek_queue_length", "Choices that wait for a slot", lambda: worker.waiting),
             ("minseek_cache_allocated_bytes", "Bytes of all slots, allocated at once", lambda: plan.kv_bytes),
         ):
@@ -62,10 +62,10 @@ class Metrics:
     def after_pass(self) -> None:
         """Count a pass, in the engine's thread."""
         progress, seen = self._engine.progress, self._seen
-        self._seen = progress.read, progress.written
-        self._read.inc(progress.read - seen[0])
-        self._written.inc(progress.written - seen[1])
-        held = sum(order.job.cache.length for order in self._worker.seated) * self._token_bytes
+        self._seen = progress.prefill_tokens, progress.decode_tokens
+        self._read.inc(progress.prefill_tokens - seen[0])
+        self._written.inc(progress.decode_tokens - seen[1])
+        held = sum(queued.job.cache.length for queued in self._worker.running) * self._token_bytes
         self._peak = max(self._peak, held)
         self._cache_now.set(held)
         self._cache_peak.set(self._peak)

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from minseek.serve.engine_thread import State
+
 FinishReason = Literal["stop", "length"]
-State = Literal["ok", "stopping", "failed"]
 
 
 class ErrorDetails(BaseModel):

@@ -16,7 +16,7 @@ from minseek.engine import Job
 from minseek.protocol.fields import FieldError
 from minseek.reasoning import AnswerToken, Event, Finished, ThoughtToken
 from minseek.serve.bodies import Shared
-from minseek.serve.engine_thread import Order
+from minseek.serve.engine_thread import QueuedJob
 from minseek.serve.errors import FAILURE, ApiError, report
 from minseek.serve.event_channel import EventChannel, StreamEnd
 from minseek.serve.service import Service
@@ -43,7 +43,7 @@ class RequestStream:
 
     def __init__(self, service: Service, jobs: Sequence[Job], mailbox: EventChannel, route: str) -> None:
         self._worker, self._metrics, self._mailbox, self._route = service.worker, service.metrics, mailbox, route
-        self._orders = [Order(job, mailbox, choice) for choice, job in enumerate(jobs)]
+        self._orders = [QueuedJob(job, mailbox, choice) for choice, job in enumerate(jobs)]
         self._left = len(self._orders)
         self._began = time.perf_counter()
         self._worker.submit(self._orders)

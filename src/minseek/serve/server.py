@@ -101,7 +101,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what is running, then close; called by uvicorn."""
         worker = self._service.worker
-        worker.stop_taking()
+        worker.stop_accepting()
         until = time.monotonic() + self._grace
         while worker.busy and time.monotonic() < until and not self.force_exit:
             await asyncio.sleep(_LOOK)
