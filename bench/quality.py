@@ -21,7 +21,6 @@ from common import kept, machine, table, write
 from needles import REPORT, needle, text
 
 import minseek
-from minseek.cache import SlotPool
 from minseek.cache.policies import POLICIES, Policy
 from minseek.decode import Sampling
 from minseek.engine import Engine, Generation
@@ -66,7 +65,7 @@ def answers(model: minseek.Model, kind: str, policy: Policy | None, prompts: int
 def perplexity(model: minseek.Model, ids: list[int], policy: Policy | None, cap: int = 512) -> float:
     """Of tokens 1,000 and on, each predicted from what the policy has left."""
     plan = minseek.plan(model, kv_budget=10**10, cap=cap if policy else len(ids), policy=policy, sequences=1)
-    (slot,) = SlotPool(plan.slot, model.parts.rotary, 1).slots
+    (slot,) = model.make_slot_pool(plan.slot, 1).slots
     slot.window = policy.window if policy else 0
     loss, count, start = 0.0, 0, 0
     while start < len(ids) - 1:

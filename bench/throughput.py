@@ -27,7 +27,7 @@ from common import RESULTS, bandwidth, kept, machine, median_seconds, settle, ta
 from needles import text
 
 import minseek
-from minseek.cache import Slot, SlotPool
+from minseek.cache import Slot
 from minseek.decode import Sampling
 from minseek.engine import Engine, Generation
 from minseek.models import alias_file
@@ -145,7 +145,7 @@ def step(model: minseek.Model) -> dict[str, Any]:
     rows, device = [], model.placement.device
     for batch, cap in ((1, 512), (8, 512), (16, 512), (32, 512), (8, 2048)):
         plan = minseek.plan(model, kv_budget=10**10, cap=cap, sequences=batch)
-        slots = SlotPool(plan.slot, model.parts.rotary, batch, device=device).slots
+        slots = model.make_slot_pool(plan.slot, batch).slots
         assert plan.policy is not None
         for slot in slots:
             while not all(stack.survived for stack in slot.stacks):  # each layer has its own cap, and has reached it
@@ -164,7 +164,7 @@ def step(model: minseek.Model) -> dict[str, Any]:
 
         rate = bandwidth(device)
         seconds = median_seconds(once, 40, device)
-        live = batch * sum(slots[0].lengths) * model.token_bytes() // len(model.parts.layers)
+        live = batch * sum(slots[0].lengths) * model.token_bytes() // model.num_layers
         floor = (model.weight_bytes + live) / rate
         rows.append({"batch": batch, "cap": cap, "seconds": seconds, "live_bytes": live, "bandwidth": rate})
         rows[-1]["share"] = floor / seconds
@@ -208,8 +208,8 @@ def prefill(model: minseek.Model) -> dict[str, Any]:
 
 def operations_of(model: minseek.Model, plan: minseek.BatchPlan, tokens: int) -> int:
     """Multiplications and additions to read a prompt: the layers' matrices, and attention over what the slot holds."""
-    parts, shape = model.parts, model.parts.config
-    layer = parts.layers[0]
+    weights, shape = model.weights, model.weights.config
+    layer = weights.layers[0]
     matrices = sum(w.numel() for w in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down))
     pairs = 0
     for cap, layers in plan.slot.stacks:

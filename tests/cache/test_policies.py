@@ -98,9 +98,9 @@ class Case:
         self.seen = watch(make_reference(variant), self.ids)
 
     def slot(self, policy: Policy, chunks: tuple[int, ...] = (50, 1, 29)) -> Slot:
-        heads, hidden = HEADS * GROUP if policy.needs_queries else 0, self.model.parts.hidden
-        shape = SlotShape(self.model.parts.shape, CAP, BLOCK, True, heads, hidden if policy.needs_surprise else 0)
-        slot = SlotPool(shape, self.model.parts.rotary, 1).slots[0]
+        heads, hidden = HEADS * GROUP if policy.needs_queries else 0, self.model.hidden_size
+        shape = SlotShape(self.model.cache_shape, CAP, BLOCK, True, heads, hidden if policy.needs_surprise else 0)
+        slot = self.model.make_slot_pool(shape, 1).slots[0]
         slot.window = policy.window
         at = 0
         for count in chunks:
@@ -326,7 +326,7 @@ def mean_rotation(rotary: Rotary, start: int, ahead: int) -> Array:
 
 def test_expected_attention_is_the_gaussian_formula(case: Case) -> None:
     policy, seen = ExpectedAttention(ahead=40), case.seen
-    turn = mean_rotation(case.model.parts.rotary, N, 40)
+    turn = mean_rotation(case.model.weights.rotary, N, 40)
     wanted = np.zeros((LAYERS, HEADS, N))
     for layer in range(LAYERS):
         for head in range(HEADS):

@@ -189,7 +189,7 @@ def test_tokens_that_would_stop_the_pass_are_refused_at_the_door(
     engine.admit(bad)
     bad.next_tokens = lambda logits: [272]
     (ended,) = engine.step()
-    assert "the token 272 has no place" in str(ended.error)
+    assert "the token 272 is outside" in str(ended.error)
     engine.admit(good)
     assert finish(engine) == [good]
 

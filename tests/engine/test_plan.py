@@ -113,7 +113,7 @@ def test_an_automatic_cap_is_the_largest_that_fits(
 
 def test_the_figures_by_hand(tiny: minseek.Model) -> None:
     plan = minseek.plan(tiny, kv_budget="1MB", cap=80, block=20, policy="window")
-    assert plan.slot == SlotShape(tiny.parts.shape, 80, 20)
+    assert plan.slot == SlotShape(tiny.cache_shape, 80, 20)
     assert plan.slot.nbytes == 3 * 2 * 100 * (2 * 16 * 4 + 20) == 88_800
     assert (plan.slots, plan.kv_bytes, plan.kv_budget) == (11, 976_800, 1_000_000)
     assert plan.as_dict() == {

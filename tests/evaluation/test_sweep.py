@@ -24,7 +24,7 @@ from minseek.engine import Engine
 from minseek.evaluation.grid import Trial, parse_variants, trials
 from minseek.evaluation.points import Record
 from minseek.evaluation.records import Writer
-from minseek.evaluation.settings import Settings, fingerprint, slots_for
+from minseek.evaluation.settings import Settings, slots_for
 from minseek.evaluation.sweep import sweep
 from minseek.evaluation.tasks import Task
 from tests.helpers.tiny_models import save
@@ -191,9 +191,9 @@ def test_a_budget_bounds_the_slots(tiny: minseek.Model) -> None:
 
 def test_other_weights_have_another_fingerprint(tiny: minseek.Model, tmp_path: Path) -> None:
     other = minseek.load(str(save(tmp_path, "llama", closes=2.0)), device="cpu", dtype="float32")
-    assert fingerprint(tiny) == fingerprint(tiny)
-    other.parts.norm.mul_(1.001)
-    assert fingerprint(other) != fingerprint(tiny)
+    assert tiny.fingerprint() == tiny.fingerprint()
+    other.weights.norm.mul_(1.001)
+    assert other.fingerprint() != tiny.fingerprint()
 
 
 # --- the command

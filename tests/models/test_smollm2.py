@@ -85,8 +85,8 @@ def test_runs_equal_their_definition_on_transformers(
 
 
 def test_thinking_goes_beyond_the_context_inside_its_positions_and_peak(model: minseek.Model) -> None:
-    parts = replace(model.parts, config=replace(model.parts.config, max_positions=192))
-    small = minseek.Model("small", parts, model.tokenizer, model.placement)
+    weights = replace(model.weights, config=replace(model.weights.config, max_positions=192))
+    small = minseek.Model("small", weights, model.tokenizer, model.placement)
     sampling = minseek.Sampling(seed=3)
     limits = minseek.Limits(max_thought_tokens=40, answer_tokens=16)
     result = minseek.reason(small, QUESTION, strategy=minseek.MinSeek(8), sampling=sampling, limits=limits)

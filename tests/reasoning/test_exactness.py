@@ -120,7 +120,7 @@ def test_a_model_that_opens_its_thinking_itself_is_left_to_do_so(kind: str, open
     prompt = pair.task("hello").prompt
     if opens:  # whatever the random model writes first, let it be the tag
         first = generate(pair.reference, prompt, {256}, 1)[0]
-        for weights in (pair.reference.lm_head.weight, pair.model.parts.head):
+        for weights in (pair.reference.lm_head.weight, pair.model.weights.lm_head):
             weights[[first, 257]] = weights[[257, first]].clone()
     wanted = generate(pair.reference, prompt, {256}, ANSWER)
     assert wanted

@@ -114,10 +114,7 @@ def _encode(model: Model, index: int, prompt: str | Sequence[int]) -> list[int]:
         raise TypeError(f"prompt {index} must be a text or a sequence of token ids, not {prompt!r}")
     if not tokens:
         raise InputError(f"prompt {index} is empty: there is nothing to continue")
-    rows = len(model.parts.embedding)
-    for token in tokens:
-        if not 0 <= token < rows:
-            raise InputError(f"the token {token} of prompt {index} has no place in a vocabulary of {rows}")
+    model.check_token_ids(tokens, f" of prompt {index}")
     return tokens
 
 

@@ -168,11 +168,11 @@ def plan(
     longest = max(lengths, default=None)
     context = max(model.max_positions, (longest or 0) if beyond_context else 0)
     wanted = sequences or len(lengths) or None
-    queries = model.parts.config.num_heads if rule is not None and rule.needs_queries else 0
-    hidden = model.parts.hidden if rule is not None and rule.needs_surprise else 0
+    queries = model.num_heads if rule is not None and rule.needs_queries else 0
+    hidden = model.hidden_size if rule is not None and rule.needs_surprise else 0
 
     def shape(size: int) -> SlotShape:
-        return SlotShape(model.parts.shape, size, block, rule is not None, queries, hidden)
+        return SlotShape(model.cache_shape, size, block, rule is not None, queries, hidden)
 
     available = _available_bytes(model) if budget is None else budget
     least = _least_cap(rule)
@@ -229,7 +229,7 @@ def _caps(model: Model, policy: Policy, cap: int, block: int, longest: int | Non
     if most < cap + block:
         return ()
     return caps_by_layer(
-        *(cap, model.parts.config.num_layers, model.induction_layers),
+        *(cap, model.num_layers, model.induction_layers),
         times=policy.induction_cap_factor,
         block=block,
         least=least,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -50,7 +49,7 @@ class Settings:
         sampling = {name: value for name, value in asdict(self.sampling).items() if name != "seed"}
         return {
             "model": model.name,
-            "weights": fingerprint(model),
+            "weights": model.fingerprint(),
             "dtype": str(model.placement.dtype).removeprefix("torch."),
             "format": model.thinking.name,
             "thoughts": [shown(thoughts) for thoughts in self.grid],
@@ -60,14 +59,6 @@ class Settings:
             "drawn_by": "seed and task",
             "cache_tokens": self.room(model),
         }
-
-
-def fingerprint(model: Model) -> str:
-    """Changes when a model is trained on: of its last norm and some rows of its embedding."""
-    digest = hashlib.sha256()
-    for tensor in (model.parts.norm, model.parts.embedding[:16], model.parts.layers[-1].down[:16]):
-        digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def slots_for(model: Model, settings: Settings, *, kv_budget: int | str | None, sequences: int) -> BatchPlan:

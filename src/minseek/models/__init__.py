@@ -2,6 +2,7 @@
 
 from minseek.models.chat.thinking_format import FORMATS, PLAIN, THINK, ThinkingFormat
 from minseek.models.config import VERIFIED
+from minseek.models.forward.chunk import SequenceChunk, check_token_ids
 from minseek.models.loading.aliases import ALIASES, alias_file, fitting_alias
 from minseek.models.loading.load import load
 from minseek.models.model import Model, Session, SessionStats, check_model
@@ -13,11 +14,13 @@ __all__ = [
     "THINK",
     "VERIFIED",
     "Model",
+    "SequenceChunk",
     "Session",
     "SessionStats",
     "ThinkingFormat",
     "alias_file",
     "check_model",
+    "check_token_ids",
     "fitting_alias",
     "load",
 ]

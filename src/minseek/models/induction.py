@@ -41,17 +41,17 @@ def induction_scores(decoder: Decoder) -> list[float]:
     list of float
         From 0 to 1, one for each layer; the mean over queries of the attention's weight, of the layer's highest head.
     """
-    parts, config = decoder.parts, decoder.parts.config
-    vocab_size = min(len(parts.embedding), parts.vocab_size)
+    weights, config = decoder.weights, decoder.weights.config
+    vocab_size = min(len(weights.embedding), weights.vocab_size)
     period = min(_TOKENS, vocab_size, config.max_positions // 2)
     asked = min(_ASKED, period)
     once = torch.randperm(vocab_size, generator=torch.Generator().manual_seed(0))[:period].tolist()
-    shape = SlotShape(parts.shape, 2 * period - asked, asked, query_heads=config.num_heads)
-    (slot,) = SlotPool(shape, parts.rotary, 1, device=parts.embedding.device).slots
+    shape = SlotShape(weights.shape, 2 * period - asked, asked, query_heads=config.num_heads)
+    (slot,) = SlotPool(shape, weights.rotary, 1, device=weights.embedding.device).slots
     for start in range(0, 2 * period, asked):
         tokens = (once + once)[start : start + asked]
         decoder.forward_batch([SequenceChunk(tokens, slot)])
-    windows = (layer.window for layer in parts.layers)
+    windows = (layer.window for layer in weights.layers)
     return [_share(slot, i, period, asked, config.attention_scale, window) for i, window in enumerate(windows)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from minseek.cache import KeyStorage, SlotPool, SlotShape, ThoughtCache
+from minseek.cache import CacheShape, KeyStorage, SlotPool, SlotShape, ThoughtCache
 from minseek.errors import InputError, check_type
 from minseek.models.chat.thinking_format import ThinkingFormat, choose_format
 from minseek.models.device import DeviceChoice
-from minseek.models.forward.chunk import SequenceChunk
+from minseek.models.forward.chunk import SequenceChunk, check_token_ids
 from minseek.models.forward.decoder import Decoder
 from minseek.models.induction import induction_layers
 from minseek.models.weights import DecoderWeights
@@ -73,29 +74,54 @@ class Model:
     def __init__(
         self,
         name: str,
-        parts: DecoderWeights,
+        weights: DecoderWeights,
         tokenizer: Any,
         placement: DeviceChoice,
         thinking: str | ThinkingFormat | None = None,
     ) -> None:
-        self.name, self.parts, self.placement = name, parts, placement
+        self.name, self.weights, self.placement = name, weights, placement
         self.tokenizer = tokenizer
         self.thinking = choose_format(thinking, tokenizer)
         # A token's text is asked for twice a token: transformers' own checks around this take longer than it does.
         self._plain_decode = getattr(getattr(tokenizer, "backend_tokenizer", None), "decode", None)
-        self._decoder = Decoder(parts)
+        self._decoder = Decoder(weights)
         end = tokenizer.eos_token_id
-        self.eos_token_ids = frozenset(parts.config.eos_token_ids) | (frozenset() if end is None else {end})
+        self.eos_token_ids = frozenset(weights.config.eos_token_ids) | (frozenset() if end is None else {end})
 
     @property
     def architecture(self) -> str:
         """Such as "llama"; see `minseek.models.VERIFIED`."""
-        return self.parts.config.architecture
+        return self.weights.config.architecture
 
     @property
     def max_positions(self) -> int:
         """The context length the model was made for, tokens."""
-        return self.parts.config.max_positions
+        return self.weights.config.max_positions
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return self.weights.config.num_layers
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads of a layer."""
+        return self.weights.config.num_heads
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of a hidden state."""
+        return self.weights.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids: rows of the embedding."""
+        return len(self.weights.embedding)
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """Layers, key/value heads, head dimension and dtype of the KV cache."""
+        return self.weights.shape
 
     @property
     def backend(self) -> str:
@@ -110,11 +136,26 @@ class Model:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights, as they lie in memory; one that serves as embedding and head counts once."""
-        return self.parts.weight_bytes
+        return self.weights.weight_bytes
 
     def token_bytes(self, key_storage: KeyStorage = "re-rotated") -> int:
         """Bytes of cache that one token takes."""
-        return self.parts.shape.token_bytes(key_storage)
+        return self.weights.shape.token_bytes(key_storage)
+
+    def make_slot_pool(self, slot: SlotShape, slots: int) -> SlotPool:
+        """Allocate slots for sequences of this model, on its device."""
+        return SlotPool(slot, self.weights.rotary, slots, device=self.weights.embedding.device)
+
+    def check_token_ids(self, tokens: Sequence[int], source: str = "") -> None:
+        """Refuse token ids out of range; see `minseek.models.check_token_ids`."""
+        check_token_ids(tokens, self.vocab_size, source)
+
+    def fingerprint(self) -> str:
+        """Hash of the last norm and of some rows of the weights, as 16 hexadecimal digits; training changes it."""
+        weights, digest = self.weights, hashlib.sha256()
+        for tensor in (weights.norm, weights.embedding[:16], weights.layers[-1].down[:16]):
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def session(
         self,
@@ -126,15 +167,14 @@ class Model:
         """Begin a sequence in a new cache, allocated at once if `max_tokens` bounds it, or in a given one."""
         if cache is not None:
             return Session(self._decoder, cache)
-        device = self.parts.embedding.device
-        shape = self.parts.shape
+        device, shape = self.weights.embedding.device, self.cache_shape
         try:
             if max_tokens is not None and key_storage == "re-rotated" and self._decoder.records:
                 slot = SlotShape(shape, 0, max_tokens, evicts=False)
-                cache = ThoughtCache.over(SlotPool(slot, self.parts.rotary, 1, device=device).slots[0])
+                cache = ThoughtCache.over(self.make_slot_pool(slot, 1).slots[0])
             else:
                 cache = ThoughtCache(
-                    shape, self.parts.rotary, key_storage=key_storage, max_tokens=max_tokens, device=device
+                    shape, self.weights.rotary, key_storage=key_storage, max_tokens=max_tokens, device=device
                 )
         except RuntimeError as error:  # torch has one kind of error for all that fails
             size = format_bytes((max_tokens or 0) * shape.token_bytes(key_storage))

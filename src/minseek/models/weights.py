@@ -57,18 +57,18 @@ class DecoderWeights:
     layers: list[LayerWeights]
     embedding: Tensor  # [vocabulary, hidden]
     norm: Tensor  # [hidden]
-    head: Tensor  # [vocabulary, hidden]; may be the embedding itself
-    head_bias: Tensor | None
+    lm_head: Tensor  # [vocabulary, hidden]; may be the embedding itself
+    lm_head_bias: Tensor | None
     rotary: Rotary
     shape: CacheShape
 
     @property
-    def hidden(self) -> int:
+    def hidden_size(self) -> int:
         return self.embedding.shape[1]
 
     @property
     def vocab_size(self) -> int:
-        return self.head.shape[0]
+        return self.lm_head.shape[0]
 
     @property
     def intermediate_size(self) -> int:
@@ -79,7 +79,7 @@ class DecoderWeights:
     def weight_bytes(self) -> int:
         """Bytes of all distinct weights; a decoding step reads each once, but for the rows of an untied embedding."""
         tensors = [t for layer in self.layers for t in vars(layer).values() if isinstance(t, Tensor)]
-        tensors += [t for t in (self.embedding, self.norm, self.head, self.head_bias) if t is not None]
+        tensors += [t for t in (self.embedding, self.norm, self.lm_head, self.lm_head_bias) if t is not None]
         return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
 
 
@@ -116,8 +116,8 @@ def from_state_dict(config: ModelConfig, weights: Mapping[str, Tensor]) -> Decod
         layers.append(LayerWeights(**found, window=window))  # type: ignore[arg-type]
     embedding = take("model.embed_tokens.weight")
     norm = take("model.norm.weight")
-    head = take("lm_head.weight") if "lm_head.weight" in left else embedding
-    head_bias = take("lm_head.bias") if "lm_head.bias" in left else None
+    lm_head = take("lm_head.weight") if "lm_head.weight" in left else embedding
+    lm_head_bias = take("lm_head.bias") if "lm_head.bias" in left else None
     if left:
         raise InputError(f"the model is not supported: nothing is known of its tensor {min(left)!r}")
     inv_freq = torch.tensor(config.inv_freq, dtype=torch.float32, device=embedding.device)
@@ -126,8 +126,8 @@ def from_state_dict(config: ModelConfig, weights: Mapping[str, Tensor]) -> Decod
         layers=layers,
         embedding=embedding,
         norm=norm,
-        head=head,
-        head_bias=head_bias,
+        lm_head=lm_head,
+        lm_head_bias=lm_head_bias,
         rotary=Rotary(inv_freq, config.rotary_scaling),
         shape=CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, embedding.dtype),
     )

@@ -13,6 +13,7 @@ from fastapi.responses import Response
 
 from minseek.decode import TokenLogprob
 from minseek.engine import Generation
+from minseek.errors import InputError
 from minseek.protocol.fields import FieldError
 from minseek.reasoning import AnswerToken, Event
 from minseek.serve.bodies import CompletionRequest
@@ -116,9 +117,11 @@ def _encode(service: Service, prompt: str | Sequence[int]) -> list[int]:
     tokens = service.model.encode(prompt) if isinstance(prompt, str) else list(prompt)
     if not tokens:
         raise FieldError("the prompt is empty: there is nothing to continue", param="prompt", code="empty_prompt")
-    rows, slot = len(service.model.parts.embedding), service.plan.slot.capacity
-    if max(tokens) >= rows:
-        raise FieldError(f"the token {max(tokens)} has no place in a vocabulary of {rows}", param="prompt")
+    try:
+        service.model.check_token_ids(tokens, " of the prompt")
+    except InputError as error:
+        raise FieldError(str(error), param="prompt") from error
+    slot = service.plan.slot.capacity
     if len(tokens) >= slot:
         raise FieldError(
             f"the prompt takes {len(tokens)} tokens, and a slot holds {slot}, of which what is written needs some: "

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from minseek.errors import InputError, MinseekWarning
+from minseek.models import check_token_ids
 from minseek.models.device import place
 from minseek.tune.batches import Order
 from minseek.tune.examples import Example, Examples, read_examples
@@ -195,12 +196,8 @@ class TuneRun:
             folder.close()
 
     def _check_tokens(self, name: str) -> None:
-        rows = self.config.vocab_size
-        highest = max(int(example.ids.max()) for example in (*self.examples, *self.held_out))
-        if highest >= rows:
-            raise InputError(
-                f"the token {highest} has no place in an embedding of {rows}: the tokenizer of {name!r} does not fit"
-            )
+        highest = [int(example.ids.max()) for example in (*self.examples, *self.held_out)]
+        check_token_ids(highest, self.config.vocab_size, f" of {name!r}'s tokenizer")
 
 
 def tune(

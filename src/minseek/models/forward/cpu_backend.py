@@ -70,10 +70,10 @@ class NativeForward:
             target.window = layer.window or 0
         sizes = parts.config
         self._decoder = _Decoder(
-            *(sizes.num_layers, parts.hidden, sizes.num_heads, sizes.num_kv_heads, sizes.head_dim),
+            *(sizes.num_layers, parts.hidden_size, sizes.num_heads, sizes.num_kv_heads, sizes.head_dim),
             *(parts.intermediate_size, parts.vocab_size, threads, sizes.rms_norm_eps, sizes.attention_scale),
             *(parts.embedding.data_ptr(), parts.norm.data_ptr()),
-            *(parts.head.data_ptr(), None if parts.head_bias is None else parts.head_bias.data_ptr(), layers),
+            *(parts.lm_head.data_ptr(), None if parts.lm_head_bias is None else parts.lm_head_bias.data_ptr(), layers),
         )
         self._scratch = _floats(library.scratch_floats(ctypes.byref(self._decoder)))
         self._memory = _floats(0)
@@ -147,7 +147,7 @@ class NativeForward:
         cos, sin = (torch.cat(parts).contiguous() for parts in zip(*angles, strict=True))
         wanted = (*asked, *known)
         logits = torch.empty(len(asked), self._parts.vocab_size, dtype=torch.float32)
-        hidden = torch.empty(len(wanted), self._parts.hidden, dtype=torch.float32)
+        hidden = torch.empty(len(wanted), self._parts.hidden_size, dtype=torch.float32)
         self._library.forward(
             *(ctypes.byref(self._decoder), (c_int32 * columns)(*tokens), c_int32(columns)),
             *(sequences, c_int32(len(feeds)), c_void_p(cos.data_ptr()), c_void_p(sin.data_ptr())),

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from minseek.cache import KVCache
-from minseek.errors import InputError
-from minseek.models.forward.chunk import SequenceChunk
+from minseek.models.forward.chunk import SequenceChunk, check_token_ids
 from minseek.models.forward.cpu_backend import NativeForward
 from minseek.models.forward.cuda_graphs import graph_capturer
 from minseek.models.forward.surprise import Surprise
@@ -30,24 +29,24 @@ class Decoder:
     unmodified model.
     """
 
-    def __init__(self, parts: DecoderWeights) -> None:
-        self.parts = parts
-        self._surprise = Surprise(parts)
+    def __init__(self, weights: DecoderWeights) -> None:
+        self.weights = weights
+        self._surprise = Surprise(weights)
         self._native: NativeForward | None = None
         self.backend = "PyTorch"
-        device = parts.embedding.device
-        self._plain = TorchForward(parts, self._surprise, graph_capturer(device))
+        device = weights.embedding.device
+        self._plain = TorchForward(weights, self._surprise, graph_capturer(device))
         if device.type == "cpu":
-            status = native_status(parts.shape.dtype)
+            status = native_status(weights.shape.dtype)
             if status.library is not None:
-                threads = min(torch.get_num_threads(), 1 + parts.weight_bytes // _BYTES_PER_THREAD)
-                self._native = NativeForward(status.library, parts, threads)
+                threads = min(torch.get_num_threads(), 1 + weights.weight_bytes // _BYTES_PER_THREAD)
+                self._native = NativeForward(status.library, weights, threads)
                 self.backend = "C"
 
     @property
     def records(self) -> bool:
         """Whether single tokens for caches in slots are fed in recorded passes."""
-        return self._native is None and self._plain.record is not None
+        return self._native is None and self._plain.capture is not None
 
     def feed(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
         """Append tokens to the cache; the logits that follow the last one, float32, [vocabulary].
@@ -101,16 +100,13 @@ class Decoder:
 
     def activation_bytes(self, tokens: int, longest: int, wanted: int) -> int:
         """Bytes of activations and logits of a pass; `longest` is how many pairs the longest sequence has then."""
-        given = wanted * self.parts.vocab_size * 4 + (tokens + 4 * 128) * self.parts.hidden * 4  # states tell surprise
+        surprise = (tokens + 4 * 128) * self.weights.hidden_size * 4
+        outputs = wanted * self.weights.vocab_size * 4 + surprise
         if self._native is not None:
-            return self._native.memory(tokens, longest) + given
-        return self._plain.memory(tokens, longest, wanted) + given
+            return self._native.memory(tokens, longest) + outputs
+        return self._plain.memory(tokens, longest, wanted) + outputs
 
     def _check(self, tokens: Sequence[int]) -> None:
         if not tokens:
-            raise ValueError("feed() needs at least one token")
-        rows = len(self.parts.embedding)
-        if not 0 <= min(tokens) <= max(tokens) < rows:
-            raise InputError(
-                f"the token {max(tokens)} has no place in an embedding of {rows}: the tokenizer does not fit"
-            )
+            raise ValueError("a forward pass needs at least one token of each sequence")
+        check_token_ids(tokens, len(self.weights.embedding))

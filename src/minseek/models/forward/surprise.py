@@ -16,8 +16,8 @@ from minseek.models.weights import DecoderWeights
 class Surprise:
     """How much less a model expected each token than a token of the vocabulary on average: a difference of logits."""
 
-    def __init__(self, parts: DecoderWeights) -> None:
-        self._head, self._bias = parts.head, parts.head_bias
+    def __init__(self, weights: DecoderWeights) -> None:
+        self._head, self._bias = weights.lm_head, weights.lm_head_bias
 
     @cached_property
     def _mean(self) -> Tensor:

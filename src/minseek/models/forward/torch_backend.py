@@ -27,49 +27,58 @@ class TorchForward:
 
     Parameters
     ----------
-    parts : DecoderWeights
+    weights : DecoderWeights
     surprise : Surprise
-    record : Record or None
-        What records passes of nothing but single tokens; None carries them out one operation at a time.
+    capture : CaptureFn or None
+        Captures passes that only decode as CUDA graphs; None runs them operation by operation.
     """
 
-    def __init__(self, parts: DecoderWeights, surprise: Surprise, record: CaptureFn | None) -> None:
-        self._parts, self._surprise, self.record = parts, surprise, record
+    def __init__(self, weights: DecoderWeights, surprise: Surprise, capture: CaptureFn | None) -> None:
+        self._weights, self._surprise, self.capture = weights, surprise, capture
         self._recordings: WeakKeyDictionary[SlotMemory, CudaGraphCache] = WeakKeyDictionary()
 
-    def memory(self, columns: int, longest: int, singles: int) -> int:
-        """Bytes that a pass of so many tokens needs, `singles` of them alone; the longest sequence has `longest`."""
-        config = self._parts.config
-        apart = min(columns, 128) * self._weights(longest) + config.num_heads * self._pairs(longest)
-        needed = columns * self._width + max(apart, self._together(longest, singles))
-        return needed + (self._recorded_memory(longest, singles) + self._given(singles) if self.record else 0)
+    def memory(self, tokens: int, longest: int, decode_tokens: int) -> int:
+        """Bytes of a pass over `tokens`, of which `decode_tokens` are decoded in batches.
 
-    def _recorded_memory(self, longest: int, singles: int) -> int:
-        """Of recorded passes together, which take turns with it: the largest one's."""
-        logits = singles * self._parts.vocab_size * self._parts.shape.dtype.itemsize
-        return singles * self._width + self._together(longest, singles) + logits + self._given(singles)
+        longest: pairs a head of the longest sequence after the pass.
+        """
+        prefill = min(tokens, 128) * self._attention_bytes_per_token(longest)
+        prefill += self._weights.config.num_heads * self._kv_copy_bytes(longest)
+        needed = tokens * self._activation_bytes_per_token
+        needed += max(prefill, self._decode_attention_bytes(longest, decode_tokens))
+        if self.capture:
+            needed += self._graph_bytes(longest, decode_tokens) + self._output_bytes(decode_tokens)
+        return needed
 
-    def _given(self, rows: int) -> int:
-        return 4 * rows * (self._parts.vocab_size + self._parts.hidden)
+    def _graph_bytes(self, longest: int, decode_tokens: int) -> int:
+        """Bytes of the memory that all captured graphs share: those of the largest one."""
+        logits = decode_tokens * self._weights.vocab_size * self._weights.shape.dtype.itemsize
+        activations = decode_tokens * self._activation_bytes_per_token
+        attention = self._decode_attention_bytes(longest, decode_tokens)
+        return activations + attention + logits + self._output_bytes(decode_tokens)
 
-    def _together(self, longest: int, singles: int) -> int:
-        return singles * (self._weights(longest) + self._parts.config.num_kv_heads * self._pairs(longest))
+    def _output_bytes(self, rows: int) -> int:
+        return 4 * rows * (self._weights.vocab_size + self._weights.hidden_size)
+
+    def _decode_attention_bytes(self, longest: int, decode_tokens: int) -> int:
+        kv_copies = self._weights.config.num_kv_heads * self._kv_copy_bytes(longest)
+        return decode_tokens * (self._attention_bytes_per_token(longest) + kv_copies)
 
     @property
-    def _width(self) -> int:
-        """Of one token's activations in a layer."""
-        parts, config = self._parts, self._parts.config
-        numbers = 4 * parts.hidden + 3 * parts.intermediate_size + 4 * config.num_heads * config.head_dim
-        return numbers * parts.shape.dtype.itemsize
+    def _activation_bytes_per_token(self) -> int:
+        """Bytes of one token's activations in a layer."""
+        weights, config = self._weights, self._weights.config
+        numbers = 4 * weights.hidden_size + 3 * weights.intermediate_size + 4 * config.num_heads * config.head_dim
+        return numbers * weights.shape.dtype.itemsize
 
-    def _weights(self, longest: int) -> int:
-        """Of one token's attention: weights twice and in the model's dtype, and for each head who is not looked at."""
-        config, size = self._parts.config, self._parts.shape.dtype.itemsize
+    def _attention_bytes_per_token(self, longest: int) -> int:
+        """Bytes of one token's attention: float32 scores and weights, a copy in the model's dtype, and the mask."""
+        config, size = self._weights.config, self._weights.shape.dtype.itemsize
         return longest * (config.num_heads * (8 + size) + 5 * config.num_kv_heads)
 
-    def _pairs(self, longest: int) -> int:
-        """Of one head's pairs, where they are fetched, or repeated for the query heads of a group."""
-        return 2 * longest * self._parts.config.head_dim * self._parts.shape.dtype.itemsize
+    def _kv_copy_bytes(self, longest: int) -> int:
+        """Bytes of a copy of one head's keys and values, gathered or repeated for the query heads of a group."""
+        return 2 * longest * self._weights.config.head_dim * self._weights.shape.dtype.itemsize
 
     def forward(self, feeds: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
         """Append the tokens of each feed to its cache.
@@ -83,11 +92,11 @@ class TorchForward:
             feed.cache.reserve(len(feed.tokens))
         groups, apart = grouped(feeds)
         alone = [feed for group in groups for feed in group.feeds]
-        device = self._parts.embedding.device
+        device = self._weights.embedding.device
         rows = torch.tensor(logit_rows(feeds, alone + apart), dtype=torch.long, device=device)
         given = None if apart else self._recorded(groups)
         if given is None:
-            logits, hidden = self._through([group.singles(device) for group in groups], apart, rows)
+            logits, hidden = self._run_layers([group.singles(device) for group in groups], apart, rows)
         else:
             logits, hidden = given[0][rows], given[1][rows]
         for feed in alone:
@@ -97,51 +106,51 @@ class TorchForward:
     def _recorded(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor] | None:
         """Logits and states of all tokens of a pass over slots of one store; None if it is to be carried out anew."""
         store, kinds = groups[0].store, tuple(group.kind for group in groups)
-        if self.record is None or any(group.store is not store for group in groups):
+        if self.capture is None or any(group.store is not store for group in groups):
             return None
 
         def run(numbers: Tensor) -> tuple[Tensor, Tensor]:
-            parts = torch.split(numbers, [kind.sequences for kind in kinds])
+            inputs = torch.split(numbers, [kind.sequences for kind in kinds])
             singles = [
-                DecodeBatch(store, kind.divided, part, kind.within) for kind, part in zip(kinds, parts, strict=True)
+                DecodeBatch(store, kind.divided, part, kind.within) for kind, part in zip(kinds, inputs, strict=True)
             ]
-            return self._through(singles, (), None)
+            return self._run_layers(singles, (), None)
 
         if store not in self._recordings:
-            device = self._parts.embedding.device
+            device = self._weights.embedding.device
             logits, hidden = (
                 torch.empty(store.count, size, dtype=torch.float32, device=device)
-                for size in (self._parts.vocab_size, self._parts.hidden)
+                for size in (self._weights.vocab_size, self._weights.hidden_size)
             )
-            room = self._recorded_memory(store.shape.largest, store.count)
-            self._recordings[store] = CudaGraphCache(self.record, logits, hidden, room)
+            room = self._graph_bytes(store.shape.largest, store.count)
+            self._recordings[store] = CudaGraphCache(self.capture, logits, hidden, room)
         try:
             return self._recordings[store].capture_fn(kinds, [own for group in groups for own in group.numbers], run)
         except RecordingError as error:
-            self.record = None
+            self.capture = None
             self._recordings.clear()
             told = f"decoding will be slow: its passes could not be recorded ({error})"
             warnings.warn(told, MinseekWarning, stacklevel=2)
             return None
 
-    def _through(
+    def _run_layers(
         self, singles: Sequence[DecodeBatch], apart: Sequence[SequenceChunk], wanted: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """A pass over single tokens and behind them those of other feeds: of the wanted rows, or of all."""
-        parts, sets = self._parts, _placed(singles, apart)
+        weights, sets = self._weights, _placed(singles, apart)
         tokens = [own.tokens for own in singles]
         if apart:
             others = [token for feed in apart for token in feed.tokens]
-            tokens.append(torch.tensor(others, device=parts.embedding.device))
+            tokens.append(torch.tensor(others, device=weights.embedding.device))
         for own in singles:
             own.arrive()
-        hidden = F.embedding(torch.cat(tokens), parts.embedding)
-        for index, layer in enumerate(parts.layers):
+        hidden = F.embedding(torch.cat(tokens), weights.embedding)
+        for index, layer in enumerate(weights.layers):
             hidden = hidden + self._attention(index, layer, self._norm(hidden, layer.attn_norm), sets)
             normed = self._norm(hidden, layer.mlp_norm)
             gated = F.silu(F.linear(normed, layer.gate, layer.gate_bias)) * F.linear(normed, layer.up, layer.up_bias)
             hidden = hidden + F.linear(gated, layer.down, layer.down_bias)
-        last = self._norm(hidden, parts.norm)
+        last = self._norm(hidden, weights.norm)
         for own, rows in sets.singles:
             if (before := own.ahead) is not None:
                 own.remember_surprise(self._surprise.of(own.tokens, before), last[rows].float())
@@ -151,10 +160,10 @@ class TorchForward:
                 self._surprise.note([feed], last[rows])
         if wanted is not None:
             last = last[wanted]
-        return F.linear(last, parts.head, parts.head_bias).float(), last.float()
+        return F.linear(last, weights.lm_head, weights.lm_head_bias).float(), last.float()
 
     def _attention(self, index: int, layer: LayerWeights, x: Tensor, sets: _Sets) -> Tensor:
-        dim, scale = self._parts.shape.head_dim, self._parts.config.attention_scale
+        dim, scale = self._weights.shape.head_dim, self._weights.config.attention_scale
         q = F.linear(x, layer.q, layer.q_bias).view(len(x), -1, dim)
         k = F.linear(x, layer.k, layer.k_bias).view(len(x), -1, dim)
         v = F.linear(x, layer.v, layer.v_bias).view(len(x), -1, dim)
@@ -175,7 +184,7 @@ class TorchForward:
         return F.linear(out.view(len(x), -1), layer.o, layer.o_bias)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self._parts.config.rms_norm_eps)
+        return F.rms_norm(x, weight.shape, weight, self._weights.config.rms_norm_eps)
 
 
 @dataclass(frozen=True)

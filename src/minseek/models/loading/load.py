@@ -56,12 +56,12 @@ def load(
     if placement.device.type == "cpu":  # the C step is built, once on a machine, while the weights are read
         threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
     if source.is_file():
-        parts, tokenizer = _read_converted(dense_folder(source, placement.dtype), placement)
+        weights, tokenizer = _read_converted(dense_folder(source, placement.dtype), placement)
     elif source == TINY:
-        parts, tokenizer = _read_converted(TINY, placement)
+        weights, tokenizer = _read_converted(TINY, placement)
     else:
-        parts, tokenizer = _read(name, source, placement)
-    return Model(name, parts, tokenizer, placement, thinking)
+        weights, tokenizer = _read(name, source, placement)
+    return Model(name, weights, tokenizer, placement, thinking)
 
 
 def find_source(name: str) -> Path:
