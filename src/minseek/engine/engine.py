@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from minseek.cache import KVCache, Slot, SlotPool
+from minseek.cache import KVCache, Slot
 from minseek.engine.generation import Job
 from minseek.engine.plan import MAX_BATCHED_TOKENS, BatchPlan
 from minseek.errors import InputError
-from minseek.models import Model
-from minseek.models.forward.chunk import SequenceChunk
+from minseek.models import Model, SequenceChunk
 
 _CHUNK = 128  # tokens of one prompt in one pass
 
@@ -86,7 +85,7 @@ class Engine:
 
     def __init__(self, model: Model, plan: BatchPlan) -> None:
         self._model, self.plan = model, plan
-        self.pool = SlotPool(plan.slot, model.parts.rotary, plan.slots, device=model.parts.embedding.device)
+        self.pool = model.make_slot_pool(plan.slot, plan.slots)
         for slot in self.pool.slots:
             slot.window = plan.policy.window if plan.policy else 0
         self.progress = Progress()
@@ -143,7 +142,7 @@ class Engine:
         tokens = job.start(slot)
         if not tokens:
             raise InputError("there is nothing to feed: a job begins with at least one token")
-        self._check(tokens)
+        self._model.check_token_ids(tokens)
         self._running.append(_Running(self._free.pop(), job, job.cache, deque(tokens)))
         self.progress.in_use = len(self._running)
 
@@ -177,13 +176,6 @@ class Engine:
         self._running.remove(entry)
         self._free.append(entry.slot)
         self.progress.in_use = len(self._running)
-
-    def _check(self, tokens: Sequence[int]) -> None:
-        """Refuse a token outside the vocabulary, which would fail the whole pass."""
-        rows = len(self._model.parts.embedding)
-        if not 0 <= min(tokens) <= max(tokens) < rows:
-            wrong = min(tokens) if min(tokens) < 0 else max(tokens)
-            raise InputError(f"the token {wrong} has no place in an embedding of {rows}: the tokenizer does not fit")
 
     def _pass(self) -> list[_Running]:
         """Feed a chunk of every sequence; return the entries whose jobs have ended."""
@@ -226,7 +218,7 @@ class Engine:
         try:
             tokens = entry.job.next_tokens(logits)
             if tokens:
-                self._check(tokens)
+                self._model.check_token_ids(tokens)
             return tokens
         except Exception as error:  # any error in a job ends only that job
             entry.error = error
