@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from minseek.decode import Sampling
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
         Limits,
         MinSeek,
         Result,
+        RunPlan,
         Standard,
         Stats,
         Strategy,
@@ -25,25 +25,30 @@ if TYPE_CHECKING:
         ThoughtEnded,
         ThoughtStarted,
         ThoughtToken,
+        plan_run,
         reason,
         stream,
     )
 
 from minseek.errors import InputError, MinseekWarning
+from minseek.lazy import lazy_names
 
 __version__ = "0.1.0"
 
-_PACKAGES = {
-    "minseek.engine": ("BatchPlan", "Completion", "generate", "plan"),
-    "minseek.decode": ("Sampling",),
-    "minseek.models": ("FORMATS", "PLAIN", "THINK", "Model", "ThinkingFormat", "load"),
-    "minseek.reasoning": (
-        *("AnswerToken", "BudgetForcing", "Event", "Finished", "InterimAnswer", "Limits", "MinSeek", "Result"),
-        *("Standard", "Stats", "Strategy", "Thought", "ThoughtEnded", "ThoughtStarted", "ThoughtToken"),
-        *("reason", "stream"),
-    ),
-}
-_HOMES = {name: package for package, names in _PACKAGES.items() for name in names}
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "minseek.engine": ("BatchPlan", "Completion", "generate", "plan"),
+        "minseek.decode": ("Sampling",),
+        "minseek.models": ("FORMATS", "PLAIN", "THINK", "Model", "ThinkingFormat", "load"),
+        "minseek.reasoning": (
+            *("AnswerToken", "BudgetForcing", "Event", "Finished", "InterimAnswer", "Limits", "MinSeek"),
+            *("Result", "RunPlan"),
+            *("Standard", "Stats", "Strategy", "Thought", "ThoughtEnded", "ThoughtStarted", "ThoughtToken"),
+            *("plan_run", "reason", "stream"),
+        ),
+    },
+)
 
 __all__ = [
     "FORMATS",
@@ -62,6 +67,7 @@ __all__ = [
     "MinseekWarning",
     "Model",
     "Result",
+    "RunPlan",
     "Sampling",
     "Standard",
     "Stats",
@@ -74,18 +80,7 @@ __all__ = [
     "generate",
     "load",
     "plan",
+    "plan_run",
     "reason",
     "stream",
 ]
-
-
-def __getattr__(name: str) -> Any:  # imports of torch and transformers happen where they are needed
-    if name not in _HOMES:
-        raise AttributeError(f"module 'minseek' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})

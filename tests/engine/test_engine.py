@@ -15,8 +15,9 @@ from minseek.cache import Slot
 from minseek.decode import TokenLogprob, token_logprob
 from minseek.engine import Engine, Generation
 from minseek.errors import InputError
-from minseek.reasoning.jobs import ThinkingJob
+from minseek.reasoning.options import RunOptions
 from minseek.reasoning.run import Run
+from minseek.reasoning.thinking_job import ThinkingJob
 from tests.helpers.generation import GREEDY, LONG, generation, make_plan, outputs, text_model
 from tests.helpers.prompts import tokens
 from tests.helpers.tiny_models import save
@@ -117,12 +118,12 @@ def test_a_withdrawn_job_leaves_its_slot_and_no_trace(tiny: minseek.Model, steps
 def test_a_thinking_job_can_be_withdrawn(tiny: minseek.Model) -> None:
     plan = make_plan(tiny, None, cap=200, block=40, sequences=1)
     engine = Engine(tiny, plan)
-    job = ThinkingJob(tiny, "hello", plan=plan, strategy=minseek.BudgetForcing(50), sampling=SAMPLED)
+    job = ThinkingJob(tiny, "hello", RunOptions(strategy=minseek.BudgetForcing(50), sampling=SAMPLED), plan=plan)
     engine.admit(job)
     for _ in range(20):
         engine.step()
     engine.cancel(job)
-    after = ThinkingJob(tiny, "Why?", plan=plan, sampling=SAMPLED)
+    after = ThinkingJob(tiny, "Why?", RunOptions(sampling=SAMPLED), plan=plan)
     engine.admit(after)
     assert finish(engine) == [after]
     room = minseek.Limits(kv_budget=plan.slot.capacity * tiny.token_bytes())
@@ -359,7 +360,9 @@ def test_a_stop_string_ends_the_answer_and_not_the_thinking(tiny: minseek.Model,
 
 def test_stop_strings_are_not_looked_for_in_the_space_before_an_answer(tiny: minseek.Model) -> None:
     run = Run(
-        tiny, "hello", strategy=minseek.Standard(), sampling=GREEDY, limits=minseek.Limits(), stop=["\n", " x", "<|"]
+        tiny,
+        "hello",
+        RunOptions(strategy=minseek.Standard(), sampling=GREEDY, limits=minseek.Limits(), stop=["\n", " x", "<|"]),
     )
     words = tiny.encode("a</think>\n\n \ngo x") + tiny.encode(" on")
     run._sampler.pick = lambda logits, banned=(): words.pop(0)  # type: ignore[method-assign]
@@ -377,7 +380,9 @@ def test_likelihoods_of_an_answer(template: str, tmp_path: Path) -> None:
         told = [event for event in answer if event.token is not None]
         session = model.session()
         if isinstance(strategy, minseek.Standard) and result.stats.answer_tokens:
-            chain = [*Run(model, "hello", strategy=strategy, sampling=GREEDY, limits=minseek.Limits()).prompt]
+            chain = [
+                *Run(model, "hello", RunOptions(strategy=strategy, sampling=GREEDY, limits=minseek.Limits())).prompt
+            ]
             chain += result.tokens[: len(result.tokens) - len(told)]
             logits = session.feed(chain)
             for event in told:
@@ -398,13 +403,13 @@ def test_likelihoods_of_an_answer(template: str, tmp_path: Path) -> None:
 
 def test_a_conversation_is_put_into_the_template(tiny: minseek.Model) -> None:
     options: Any = {"strategy": minseek.MinSeek(1), "sampling": SAMPLED, "limits": minseek.Limits()}
-    assert tiny.decode(Run(tiny, TALK, **options).prompt) == (
+    assert tiny.decode(Run(tiny, TALK, RunOptions(**options)).prompt) == (
         "s:Be brief.\nu:Name a prime.\na:7\nu:Another?\na:<think>\n"
     )
-    text = Run(tiny, "Another?", system="Be brief.", **options).prompt
-    assert Run(tiny, [TALK[0], TALK[3]], **options).prompt == text
+    text = Run(tiny, "Another?", RunOptions(system="Be brief.", **options)).prompt
+    assert Run(tiny, [TALK[0], TALK[3]], RunOptions(**options)).prompt == text
     noisy = [{**message, "reasoning_content": "hm"} for message in TALK]
-    assert Run(tiny, noisy, **options).prompt == Run(tiny, TALK, **options).prompt
+    assert Run(tiny, noisy, RunOptions(**options)).prompt == Run(tiny, TALK, RunOptions(**options)).prompt
     one = minseek.reason(tiny, [{"role": "user", "content": "hello"}], **options)
     assert one.tokens == minseek.reason(tiny, "hello", **options).tokens
 
@@ -414,8 +419,8 @@ def test_what_was_said_earlier_does_not_open_thinking(content: str, tmp_path: Pa
     leaves = minseek.load(str(save(tmp_path, "llama", "leaves")), device="cpu", dtype="float32")
     talk = [{"role": "user", "content": content}, {"role": "assistant", "content": content}, TALK[3]]
     options: Any = {"sampling": SAMPLED, "limits": minseek.Limits()}
-    assert Run(leaves, talk, strategy=minseek.MinSeek(1), **options).prompt[-1] == 257
-    assert Run(leaves, talk, strategy=minseek.Standard(), **options).prompt[-1] != 257
+    assert Run(leaves, talk, RunOptions(strategy=minseek.MinSeek(1), **options)).prompt[-1] == 257
+    assert Run(leaves, talk, RunOptions(strategy=minseek.Standard(), **options)).prompt[-1] != 257
 
 
 @pytest.mark.parametrize(
@@ -448,7 +453,7 @@ def test_a_wrong_conversation_is_refused_in_one_sentence(tiny: minseek.Model, wr
 def test_a_thinking_budget_of_nothing_gives_the_answer_at_once(template: str, strategy: Any, tmp_path: Path) -> None:
     model = minseek.load(str(save(tmp_path, "llama", template)), device="cpu", dtype="float32")
     limits = minseek.Limits(thinking_budget=0, answer_tokens=30)
-    run = Run(model, "hello", strategy=strategy, sampling=GREEDY, limits=limits)
+    run = Run(model, "hello", RunOptions(strategy=strategy, sampling=GREEDY, limits=limits))
     events = list(run.events())
     assert {type(event) for event in events} == {minseek.AnswerToken, minseek.Finished}
     assert isinstance(events[-1], minseek.Finished)
@@ -468,7 +473,7 @@ def test_a_thinking_budget_of_nothing_gives_the_answer_at_once(template: str, st
 
 def test_without_thinking_the_whole_budget_is_the_answers(tiny: minseek.Model) -> None:
     limits = minseek.Limits(thinking_budget=0, kv_budget=40 * tiny.token_bytes())
-    run = Run(tiny, "hello", strategy=minseek.Standard(), sampling=GREEDY, limits=limits)
+    run = Run(tiny, "hello", RunOptions(strategy=minseek.Standard(), sampling=GREEDY, limits=limits))
     *_, last = run.events()
     assert isinstance(last, minseek.Finished)
     stats = last.result.stats
@@ -506,7 +511,7 @@ def test_a_thinking_job_tells_the_events_of_the_run(tiny: minseek.Model) -> None
     limits = minseek.Limits(answer_tokens=10, max_thought_tokens=40)
     options: Any = {"strategy": minseek.MinSeek(3), "sampling": SAMPLED, "limits": limits, "logprobs": 1}
     told: list[Any] = []
-    job = ThinkingJob(tiny, TALK, plan=plan, told=told.append, **options)
+    job = ThinkingJob(tiny, TALK, RunOptions(**options), plan=plan, on_event=told.append)
     list(Engine(tiny, plan).run([job, *(generation(tiny, LONG[0]) for _ in range(3))]))
     alone = list(minseek.stream(tiny, TALK, **options))
     assert [type(event) for event in told] == [type(event) for event in alone]
@@ -526,8 +531,8 @@ def test_whoever_is_told_may_end_the_job_with_an_error(tiny: minseek.Model) -> N
         if isinstance(event, minseek.ThoughtEnded):
             raise ConnectionError("nobody listens")
 
-    bad = ThinkingJob(tiny, "hello", plan=plan, sampling=SAMPLED, told=refuse)
-    good = ThinkingJob(tiny, "Why?", plan=plan, sampling=SAMPLED)
+    bad = ThinkingJob(tiny, "hello", RunOptions(sampling=SAMPLED), plan=plan, on_event=refuse)
+    good = ThinkingJob(tiny, "Why?", RunOptions(sampling=SAMPLED), plan=plan)
     engine.admit(bad)
     engine.admit(good)
     ended = []

@@ -19,7 +19,8 @@ from minseek.cache.policies import POLICIES, ObservedAttention
 from minseek.engine import Engine, Generation, Job
 from minseek.errors import InputError
 from minseek.models.forward.chunk import SequenceChunk
-from minseek.reasoning.jobs import ThinkingJob
+from minseek.reasoning.options import RunOptions
+from minseek.reasoning.thinking_job import ThinkingJob
 from tests.helpers.generation import END, GREEDY, LONG, continued, generation, make_plan, outputs, text_model
 from tests.helpers.loading import load
 from tests.helpers.prompts import tokens
@@ -555,7 +556,7 @@ def test_thinking_in_slots_is_thinking_alone(
     limits = minseek.Limits(answer_tokens=10, max_thought_tokens=40)
     samplings = [minseek.Sampling(temperature=1.0, seed=seed) if sampled else GREEDY for seed in range(len(QUESTIONS))]
     thinking = [
-        ThinkingJob(tiny, question, plan=plan, strategy=strategy, sampling=sampling, limits=limits)
+        ThinkingJob(tiny, question, RunOptions(strategy=strategy, sampling=sampling, limits=limits), plan=plan)
         for question, sampling in zip(QUESTIONS, samplings, strict=True)
     ]
     prompts = [prompt for prompt in LONG if policy or len(prompt) <= 200]
@@ -584,7 +585,12 @@ def test_thinking_ends_with_its_slot(tiny: minseek.Model) -> None:
     """Unbounded thoughts in a small slot: the slot bounds the run as a budget would, and is never overrun."""
     plan = make_plan(tiny, "rank-sum", cap=60, block=30, sequences=2)
     jobs = [
-        ThinkingJob(tiny, question, plan=plan, strategy=minseek.BudgetForcing(20), sampling=minseek.Sampling(seed=seed))
+        ThinkingJob(
+            tiny,
+            question,
+            RunOptions(strategy=minseek.BudgetForcing(20), sampling=minseek.Sampling(seed=seed)),
+            plan=plan,
+        )
         for seed, question in enumerate(QUESTIONS[:5])
     ]
     list(Engine(tiny, plan).run(jobs))
@@ -608,10 +614,12 @@ def test_a_question_that_does_not_fit_into_a_slot_is_refused_at_once(tiny: minse
 def test_a_slot_needs_no_memory_that_is_still_free(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slots are allocated already: a GPU tells only what is left beside them."""
     plan = make_plan(tiny, None, cap=60, block=30, sequences=2)
-    monkeypatch.setattr("minseek.reasoning.plan.memory_bytes", lambda _: plan.slot.capacity * tiny.token_bytes() - 1)
+    monkeypatch.setattr(
+        "minseek.reasoning.run_plan.memory_bytes", lambda _: plan.slot.capacity * tiny.token_bytes() - 1
+    )
     sampling, limits = minseek.Sampling(seed=1), minseek.Limits(kv_budget=90 * tiny.token_bytes())
     for own in (None, limits):
-        job = ThinkingJob(tiny, "hello", plan=plan, sampling=sampling, limits=own)
+        job = ThinkingJob(tiny, "hello", RunOptions(sampling=sampling, limits=own or minseek.Limits()), plan=plan)
         assert list(Engine(tiny, plan).run([job])) == [job]
         assert job.result().stats.kv_tokens_peak <= 90
     with pytest.raises(InputError, match="allocated at once, and the device has"):
@@ -622,7 +630,7 @@ def test_a_smaller_budget_than_the_slot_holds(tiny: minseek.Model) -> None:
     plan = make_plan(tiny, None, cap=200, block=40, sequences=1)
     limits = minseek.Limits(kv_budget=70 * tiny.token_bytes())
     strategy, sampling = minseek.BudgetForcing(20), minseek.Sampling(seed=1)
-    job = ThinkingJob(tiny, "hello", plan=plan, strategy=strategy, sampling=sampling, limits=limits)
+    job = ThinkingJob(tiny, "hello", RunOptions(strategy=strategy, sampling=sampling, limits=limits), plan=plan)
     list(Engine(tiny, plan).run([job]))
     alone = minseek.reason(tiny, "hello", strategy=strategy, sampling=sampling, limits=limits)
     assert alone.stats.kv_tokens_peak <= 70

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import minseek
+from minseek.reasoning.options import RunOptions
 from minseek.reasoning.run import Run
 
 
@@ -17,7 +18,9 @@ class Scripted:
 
     def run(self, strategy: Any, limits: minseek.Limits | None = None, all_of_it: bool = True) -> minseek.Result:
         wanted = Run(
-            self.model, "hello", strategy=strategy, sampling=minseek.Sampling(), limits=limits or minseek.Limits()
+            self.model,
+            "hello",
+            RunOptions(strategy=strategy, sampling=minseek.Sampling(), limits=limits or minseek.Limits()),
         )
         wanted._sampler.pick = lambda logits, banned=(): self.tokens.pop(0) if self.tokens else 256  # type: ignore
         *_, last = wanted.events()

@@ -27,7 +27,8 @@ from minseek.models.forward.cuda_graphs import CaptureFn, CudaGraphCache, graph_
 from minseek.models.forward.decoder import Decoder
 from minseek.models.model import Model
 from minseek.models.weights import DecoderWeights
-from minseek.reasoning.jobs import ThinkingJob
+from minseek.reasoning.options import RunOptions
+from minseek.reasoning.thinking_job import ThinkingJob
 from minseek.tune.memory import LiveTensors
 from tests.helpers.generation import GREEDY, continued
 from tests.helpers.prompts import tokens
@@ -140,7 +141,7 @@ def test_thoughts_are_recorded_beside_plain_text(variant: str, device: str, load
     questions = ["hello", "what is 2 + 2?", "how many letters has a word, and how many words a sentence?"]
     strategies = [minseek.MinSeek(3), minseek.BudgetForcing(2), minseek.MinSeek(2)]
     thinking = [
-        ThinkingJob(model, question, plan=plan, strategy=strategy, sampling=GREEDY, limits=limits)
+        ThinkingJob(model, question, RunOptions(strategy=strategy, sampling=GREEDY, limits=limits), plan=plan)
         for question, strategy in zip(questions, strategies, strict=True)
     ]
     beside = generations(model, PROMPTS, 30, ignore_eos=True)

@@ -29,6 +29,7 @@ from minseek.models.weights import pack_contiguous
 from minseek.native import NativeStatus, native_status
 from minseek.native import library as native
 from minseek.native.pages import huge_bytes
+from minseek.reasoning.options import RunOptions
 from minseek.reasoning.run import Run
 from minseek.units import format_bytes
 from tests.helpers.tiny_models import ARCHITECTURES, CLOSE, END, OPEN, TEMPLATES, make_reference, make_tokenizer, save
@@ -628,9 +629,7 @@ def test_thinking_begins_with_the_tag_whatever_is_asked(tmp_path: Path, template
     run = Run(
         model,
         question,
-        strategy=minseek.MinSeek(1),
-        sampling=minseek.Sampling(),
-        limits=minseek.Limits(answer_tokens=9),
+        RunOptions(strategy=minseek.MinSeek(1), sampling=minseek.Sampling(), limits=minseek.Limits(answer_tokens=9)),
     )
     prompt = model.decode(run.prompt)
     assert question in prompt

@@ -92,7 +92,7 @@ def test_min_seek_is_budget_forcing_for_one_thought_and_parts_after_the_second(p
 
 
 def test_how_likely_a_thought_is_told_as_transformers_has_it(pair: Pair) -> None:
-    strategy, rated = minseek.MinSeek(3, keep=9, rule="likeliest"), 0
+    strategy, rated = minseek.MinSeek(3, keep=9, rule="most-likely"), 0
     for question in QUESTIONS[:4]:
         prompt, result = pair.task(question).prompt, pair.run(question, strategy)
         text = torch.tensor([prompt + result.tokens], device=pair.reference.device)

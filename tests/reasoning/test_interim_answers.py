@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minseek
-from minseek import BudgetForcing, InputError, InterimAnswer, MinSeek, Standard, Thought
+from minseek import BudgetForcing, InputError, InterimAnswer, MinSeek, Standard, Strategy, Thought
 from minseek.engine import Engine
 from minseek.reasoning.answer_extraction import final_answer
-from minseek.reasoning.jobs import ThinkingJob
+from minseek.reasoning.options import RunOptions
 from minseek.reasoning.run import Run
-from minseek.reasoning.strategies import Decision, Rule
+from minseek.reasoning.strategies import Decision, KeepRule
+from minseek.reasoning.thinking_job import ThinkingJob
 from tests.helpers.generation import make_plan
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_models import save
@@ -27,7 +28,7 @@ from tests.helpers.tiny_models import save
 MOST = 6
 LIMITS = minseek.Limits(answer_tokens=20, max_thought_tokens=40)
 STRATEGIES = [
-    *(MinSeek(MOST, rule=rule) for rule in get_args(Rule)),
+    *(MinSeek(MOST, rule=rule) for rule in get_args(KeepRule)),
     *(MinSeek(MOST, keep=2), MinSeek(MOST, keep=3, rule="random"), MinSeek(MOST, answer="final-thought")),
     BudgetForcing(MOST),
 ]
@@ -92,19 +93,19 @@ def test_also_of_other_templates_and_key_storages(template: str, keys: Any, tmp_
 @given(st.sets(st.integers(0, 9)), st.integers(0, 1000))
 @settings(deadline=None, max_examples=40)
 def test_whatever_is_asked_on_the_way_the_run_stays_the_same(tiny: minseek.Model, asked: set[int], seed: int) -> None:
-    chance = random.Random(seed)
-    strategy = chance.choice([*STRATEGIES, Standard()])
+    rng = random.Random(seed)
+    strategy = rng.choice([*STRATEGIES, Standard()])
     limits = minseek.Limits(
-        answer_tokens=chance.randint(1, 12),
-        max_thought_tokens=chance.choice([None, 15, 30]),
-        max_tokens=chance.choice([40, 400]),
-        thinking_budget=chance.choice([None, None, 3, 25, 60]),
-        kv_budget=chance.choice([None, 70 * tiny.token_bytes(), 120 * tiny.token_bytes()]),
+        answer_tokens=rng.randint(1, 12),
+        max_thought_tokens=rng.choice([None, 15, 30]),
+        max_tokens=rng.choice([40, 400]),
+        thinking_budget=rng.choice([None, None, 3, 25, 60]),
+        kv_budget=rng.choice([None, 70 * tiny.token_bytes(), 120 * tiny.token_bytes()]),
     )
-    options: dict[str, Any] = {"limits": limits, "sampling": sampling(chance.choice([0.0, 1.0]), seed)}
+    options: dict[str, Any] = {"limits": limits, "sampling": sampling(rng.choice([0.0, 1.0]), seed)}
     if limits.max_thought_tokens is None and limits.kv_budget is None:
         options["limits"] = replace(limits, max_thought_tokens=40)
-    run = Run(tiny, "hello", strategy=strategy, answer_after=asked, **options)
+    run = Run(tiny, "hello", RunOptions(strategy=strategy, answer_after=asked, **options))
     events = list(run.events())
     assert isinstance(events[-1], minseek.Finished)
     whole = events[-1].result
@@ -117,7 +118,7 @@ def test_whatever_is_asked_on_the_way_the_run_stays_the_same(tiny: minseek.Model
     assert last in (whole.stats.thoughts, whole.stats.thoughts - final)
     assert (interim[-1].answer, interim[-1].thinking_tokens) == (silent.answer, silent.stats.thinking_tokens)
     assert interim[-1].kv_tokens_peak == silent.stats.kv_tokens_peak
-    assert run.plan.worst is None or whole.stats.kv_tokens_peak <= run.plan.worst
+    assert run.plan.max_tokens_held is None or whole.stats.kv_tokens_peak <= run.plan.max_tokens_held
     assert whole.stats.ended_by == silent.stats.ended_by
 
 
@@ -142,12 +143,11 @@ def test_interim_answers_in_slots_are_those_of_the_run_alone(tiny: minseek.Model
     jobs = [
         ThinkingJob(
             *(tiny, question),
+            RunOptions(
+                strategy=MinSeek(4, rule="random"), sampling=sampling(0.8, seed), limits=LIMITS, answer_after=[0, 2, 4]
+            ),
             plan=plan,
-            strategy=MinSeek(4, rule="random"),
-            sampling=sampling(0.8, seed),
-            limits=LIMITS,
-            answer_after=[0, 2, 4],
-            told=told[seed].append,
+            on_event=told[seed].append,
         )
         for seed, question in enumerate(questions)
     ]
@@ -206,7 +206,9 @@ class Written(Scripted):
         def pick(logits: Any, banned: Sequence[int] = ()) -> int:
             return self.tokens.pop(0)
 
-        run = Run(self.model, "hello", strategy=strategy, sampling=minseek.Sampling(), limits=minseek.Limits())
+        run = Run(
+            self.model, "hello", RunOptions(strategy=strategy, sampling=minseek.Sampling(), limits=minseek.Limits())
+        )
         run._sampler.pick = pick  # type: ignore[method-assign]
         run._sampler.fork = lambda: run._sampler  # type: ignore[method-assign]
         events = list(run.events())
@@ -304,15 +306,23 @@ def test_a_run_that_stops_is_the_run_of_so_many_thoughts(tiny: minseek.Model) ->
 
 
 def test_a_strategy_of_ones_own_needs_neither(tiny: minseek.Model) -> None:
-    class Own:
-        thoughts = 2
-        answer = "direct"
+    @dataclass(frozen=True)
+    class Own(Strategy):
+        thoughts: int | None = 2
 
-        def decide(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Decision:
+        def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
             return Decision(None, "all are kept")
 
     interim, _ = followed(tiny, Own(), answer_after=[1])
     assert [event.index for event in interim] == [1, 2]
+    interim, _ = followed(tiny, Own(1, vote=True))
+    assert [event.index for event in interim] == [0, 1]
+
+
+@pytest.mark.parametrize("wrong", [MinSeek, "min-seek", 3])
+def test_an_object_that_is_no_strategy_is_refused(tiny: minseek.Model, wrong: Any) -> None:
+    with pytest.raises(TypeError, match="a strategy is MinSeek"):
+        minseek.stream(tiny, "hello", strategy=wrong)
 
 
 @pytest.mark.parametrize("kind", [MinSeek, BudgetForcing])

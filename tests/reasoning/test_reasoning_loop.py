@@ -12,6 +12,7 @@ import torch
 
 import minseek
 from minseek.cache import Rotary
+from minseek.reasoning.options import RunOptions
 from minseek.reasoning.run import Run
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_models import ARCHITECTURES, save
@@ -169,15 +170,17 @@ def test_a_budget_that_thoughts_of_the_least_length_must_overflow_is_refused(tin
 )
 def test_the_plan_names_the_most_a_run_comes_to_hold(tiny: minseek.Model, strategy: Any) -> None:
     limits = minseek.Limits(min_thought_tokens=20, max_thought_tokens=20, answer_tokens=30)
-    events = Run(tiny, "hello", strategy=strategy, sampling=replace(SAMPLED, temperature=0.0), limits=limits)
+    events = Run(
+        tiny, "hello", RunOptions(strategy=strategy, sampling=replace(SAMPLED, temperature=0.0), limits=limits)
+    )
     *_, last = events.events()
     assert isinstance(last, minseek.Finished)
     stats = last.result.stats
     unfed = stats.answer_ended_by == "answer-tokens"  # the last token of a full answer is not fed any more
     spared = 0 if stats.answer_ended_by != "end" else 30 - stats.answer_tokens
-    assert events.plan.worst is not None
-    assert stats.kv_tokens_peak <= events.plan.worst
-    assert stats.kv_tokens_peak >= events.plan.worst - spared - unfed
+    assert events.plan.max_tokens_held is not None
+    assert stats.kv_tokens_peak <= events.plan.max_tokens_held
+    assert stats.kv_tokens_peak >= events.plan.max_tokens_held - spared - unfed
 
 
 def test_an_unbounded_run_gets_its_final_thought(tiny: minseek.Model) -> None:
@@ -189,9 +192,9 @@ def test_an_unbounded_run_gets_its_final_thought(tiny: minseek.Model) -> None:
 
 @pytest.mark.parametrize("question", ["hi", "think", "k", "<think>", "What does <think> mean?", "</think>"])
 def test_only_the_template_decides_whether_thinking_is_open(tiny: minseek.Model, tmp_path: Path, question: str) -> None:
-    assert Run(tiny, question, **_DEFAULTS).prompt.count(257) == 1 + question.count("<think>")
+    assert Run(tiny, question, RunOptions(**_DEFAULTS)).prompt.count(257) == 1 + question.count("<think>")
     leaves = minseek.load(str(save(tmp_path, "llama", "leaves")), device="cpu", dtype="float32")
-    assert Run(leaves, question, **_DEFAULTS).prompt[-1] == 257
+    assert Run(leaves, question, RunOptions(**_DEFAULTS)).prompt[-1] == 257
 
 
 def test_runs_of_one_model_in_several_threads_do_not_touch_each_other(tiny: minseek.Model) -> None:

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from minseek import BudgetForcing, InputError, Limits, MinSeek, Standard, Strategy, Thought
 from minseek.cli import main
 from minseek.reasoning.events import Ending
-from minseek.reasoning.strategies import Rule
+from minseek.reasoning.strategies import KeepRule
 from minseek.serve.bodies import Thinking
 
 CUT_OFF = ["thinking-budget", "context", "kv-budget"]
 FINISHED = ["closed", "max-thought-tokens"]
-RULES = list(get_args(Rule))
+RULES = list(get_args(KeepRule))
 # Few different lengths, so that there are ties; three in four thoughts are finished.
 THOUGHTS = st.lists(st.tuples(st.integers(0, 6), st.sampled_from(FINISHED * 4 + CUT_OFF)), max_size=14)
 
@@ -39,18 +39,18 @@ def test_an_ending_either_finishes_a_thought_or_cuts_it_off() -> None:
 def settled(strategy: Strategy, lengths: list[tuple[int, Any]], seed: int = 0) -> list[Thought]:
     """The thoughts kept after inducing thoughts of these lengths and endings; each verdict is checked on the way."""
     kept: list[Thought] = []
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     for index, (length, ending) in enumerate(lengths, start=1):
         new = Thought(index, tokens=[0] * length, ended_by=ending, logprob=likely(length))
-        verdict = strategy.decide(tuple(kept), new, chance)
-        assert verdict.why
+        decision = strategy.decide(tuple(kept), new, rng)
+        assert decision.why
         full = isinstance(strategy, MinSeek) and len(kept) == strategy.keep
-        assert (verdict.dropped is not None) == (isinstance(strategy, MinSeek) and (full or not new.finished))
-        assert new.finished or verdict.dropped in (new, None)
+        assert (decision.dropped is not None) == (isinstance(strategy, MinSeek) and (full or not new.finished))
+        assert new.finished or decision.dropped in (new, None)
         kept.append(new)
-        if verdict.dropped is not None:
-            assert sum(thought is verdict.dropped for thought in kept) == 1
-            kept.remove(verdict.dropped)
+        if decision.dropped is not None:
+            assert sum(thought is decision.dropped for thought in kept) == 1
+            kept.remove(decision.dropped)
     return kept
 
 
@@ -67,7 +67,7 @@ def test_a_rule_keeps_what_brute_force_would_choose(lengths: list[tuple[int, Any
         "shortest": sorted(finished, key=lambda t: (t[1], t[0])),
         "longest": sorted(finished, key=lambda t: (-t[1], t[0])),
         "latest": finished[::-1],
-        "likeliest": sorted(finished, key=lambda t: (-(likely(t[1]) or -math.inf), t[0])),
+        "most-likely": sorted(finished, key=lambda t: (-(likely(t[1]) or -math.inf), t[0])),
     }
     if rule == "random":
         assert len(kept) == min(keep, len(finished))
@@ -108,7 +108,7 @@ def test_a_thought_that_was_cut_off_goes_even_where_there_is_room(rule: Any, end
 
 def test_on_a_tie_the_earlier_thought_stays() -> None:
     old, new = (Thought(index, tokens=[1, 2], logprob=-1.0) for index in (1, 2))
-    for rule in ("shortest", "longest", "likeliest"):
+    for rule in ("shortest", "longest", "most-likely"):
         assert MinSeek(rule=rule).decide([old], new, random.Random(0)).dropped is new
 
 
@@ -118,8 +118,14 @@ def test_the_commands_offer_every_rule(command: str, capsys: pytest.CaptureFixtu
         main([command, "--rule", "nonsense"])
     offered = re.search(r"choose from (.*)\)", capsys.readouterr().err)
     assert offered
-    assert re.findall(r"\w+", offered[1]) == RULES
+    assert re.findall(r"[\w-]+", offered[1]) == RULES
     assert set(get_args(Thinking.model_fields["rule"].annotation)) == {Literal[tuple(RULES)], type(None)}  # type: ignore
+
+
+def test_the_earlier_name_of_a_rule_is_accepted_and_normalized() -> None:
+    assert MinSeek(rule="likeliest") == MinSeek(rule="most-likely")  # type: ignore[arg-type]
+    assert MinSeek(rule="likeliest").rule == "most-likely"  # type: ignore[arg-type]
+    assert Thinking(rule="likeliest").rule == "most-likely"  # type: ignore[arg-type]
 
 
 @given(THOUGHTS)

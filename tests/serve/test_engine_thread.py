@@ -17,7 +17,7 @@ import pytest
 from torch import Tensor
 
 import minseek
-from minseek.reasoning.jobs import ThinkingJob
+from minseek.reasoning.thinking_job import ThinkingJob
 from minseek.serve.settings import Settings
 from tests.helpers.serving import Running, serving, wait_for
 

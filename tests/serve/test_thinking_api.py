@@ -148,8 +148,8 @@ def test_answers_that_are_only_compared_count_as_well(http: httpx2.Client, field
 def test_what_the_fields_mean(fields: dict[str, Any], strategy: Any, budget: int) -> None:
     defaults = Defaults(EFFORTS["low"], slot_tokens=512, most_tokens=4000)
     got, limits = thinking_of(ChatRequest(**body(), **fields), defaults)
-    assert (got, limits.most_thinking) == (strategy, budget)
-    assert limits.most_answer(budget) == 4000 - budget
+    assert (got, limits.max_thinking_tokens) == (strategy, budget)
+    assert limits.max_answer_tokens(budget) == 4000 - budget
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_what_the_fields_mean(fields: dict[str, Any], strategy: Any, budget: int
 def test_what_turns_thinking_on_where_the_default_is_none(fields: dict[str, Any], strategy: Any, budget: int) -> None:
     defaults = Defaults(EFFORTS["none"], slot_tokens=512, most_tokens=4000)
     got, limits = thinking_of(ChatRequest(**body(), **fields), defaults)
-    assert (got, limits.most_thinking) == (strategy, budget)
+    assert (got, limits.max_thinking_tokens) == (strategy, budget)
 
 
 def test_enabled_keeps_the_servers_own_strategy() -> None:

@@ -24,11 +24,13 @@ def make_thinking_job(model: Model, plan: BatchPlan, request: Request) -> Reques
     InputError
         If its options, its messages or its length cannot be honoured.
     """
-    from minseek.protocol.thinking import LIMIT_FIELDS, STRATEGIES, limits_of, strategy_of
-    from minseek.reasoning.jobs import ThinkingJob
+    from minseek.protocol.thinking import LIMIT_FIELDS, limits_of, strategy_of
+    from minseek.reasoning.options import RunOptions
+    from minseek.reasoning.strategies import MinSeek
+    from minseek.reasoning.thinking_job import ThinkingJob
 
     options = request.thinking or {}
-    refuse_unknown(options, ("strategy", *STRATEGIES["min-seek"], *LIMIT_FIELDS), "thinking.")
+    refuse_unknown(options, ("strategy", *MinSeek.options(), *LIMIT_FIELDS), "thinking.")
     strategy = strategy_of(options)
     uses = [name for name in ("stop_when_stable", "vote") if options.get(name)]
     if uses and request.max_new_tokens is not None:
@@ -40,11 +42,13 @@ def make_thinking_job(model: Model, plan: BatchPlan, request: Request) -> Reques
     job = ThinkingJob(
         model,
         _question(request),
+        RunOptions(
+            strategy=strategy,
+            sampling=request.sampling,
+            limits=limits_of(options, request.max_new_tokens),
+            stop=request.stop,
+        ),
         plan=plan,
-        strategy=strategy,
-        sampling=request.sampling,
-        limits=limits_of(options, request.max_new_tokens),
-        stop=request.stop,
     )
     return RequestJob(request, job, lambda: outcome_of(job.result()))
 

@@ -1,37 +1,47 @@
-"""The memory of a run, before it."""
+"""The memory plan of a run, as a table or JSON."""
 
 from __future__ import annotations
 
 import json
 
-from minseek.reasoning.run import Run
+from minseek.models import Model
+from minseek.reasoning import RunPlan
 from minseek.units import format_bytes
 
 
-def show_plan(run: Run, *, as_json: bool) -> None:
-    """Print what the weights and the cache take and how far thinking can go."""
-    plan, kind = run.plan, str(run.model.placement.dtype).removeprefix("torch.")
+def show_plan(model: Model, plan: RunPlan, *, as_json: bool) -> None:
+    """Print the memory of the weights and the cache, and the tokens left for thinking."""
+    kind = str(model.placement.dtype).removeprefix("torch.")
     rows: list[tuple[str, str, int | None, str]] = [  # key, words, tokens, note
         ("token", "cache, each token", 1, ""),
         ("prompt", "prompt", plan.prompt_tokens, ""),
     ]
     bound = {"context": "the model's context", "kv-budget": "the KV budget, allocated at once"}[plan.bound_by]
-    rows.append(("cache", "cache at most", plan.total, bound if plan.total else "neither context nor budget bound it"))
-    if plan.total is not None and plan.thinking is not None:
-        rows.append(("thoughts", "  of it for thoughts at once", plan.thinking - plan.prompt_tokens, ""))
-        rows.append(("answer", "  of it for closing and answer", plan.total - plan.thinking, ""))
-    if plan.worst is not None:
-        rows.append(("worst", "this run at most", plan.worst, "prompt, thoughts held at once, the current one, answer"))
+    rows.append(
+        ("cache", "cache at most", plan.capacity, bound if plan.capacity else "neither context nor budget bound it")
+    )
+    if plan.capacity is not None and plan.thinking_capacity is not None:
+        rows.append(("thoughts", "  of it for thoughts at once", plan.thinking_capacity - plan.prompt_tokens, ""))
+        rows.append(("answer", "  of it for closing and answer", plan.capacity - plan.thinking_capacity, ""))
+    if plan.max_tokens_held is not None:
+        rows.append(
+            (
+                "worst",
+                "this run at most",
+                plan.max_tokens_held,
+                "prompt, thoughts held at once, the current one, answer",
+            )
+        )
     if as_json:
         sizes = {key: {"tokens": n, "bytes": None if n is None else n * plan.token_bytes} for key, _, n, _ in rows}
-        print(json.dumps({"weights": {"bytes": run.model.weight_bytes, "dtype": kind}, **sizes}, indent=1))
+        print(json.dumps({"weights": {"bytes": model.weight_bytes, "dtype": kind}, **sizes}, indent=1))
         return
     from rich.console import Console
     from rich.table import Table
 
     table = Table("memory", "tokens", "bytes", "", show_edge=False)
     table.columns[1].justify = table.columns[2].justify = "right"
-    table.add_row("weights", "", format_bytes(run.model.weight_bytes), f"{run.model.name}, {kind}")
+    table.add_row("weights", "", format_bytes(model.weight_bytes), f"{model.name}, {kind}")
     for _, words, tokens, note in rows:
         size = "" if tokens is None else format_bytes(tokens * plan.token_bytes)
         table.add_row(words, "no limit" if tokens is None else f"{tokens:,}", size, note)

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from minseek.cli.view import ReasoningView, loading
 from minseek.errors import InputError
+from minseek.reasoning.strategies import ANSWER_FORMS, RULES, STRATEGIES, canonical_rule
 
 if TYPE_CHECKING:
     from minseek.reasoning import Strategy
-
-_RULES = ("shortest", "longest", "latest", "random", "likeliest")
 
 
 class ReasonCommand:
@@ -33,13 +32,13 @@ class ReasonCommand:
         )
 
         group = parser.add_argument_group("thinking")
-        group.add_argument("--strategy", choices=("min-seek", "budget-forcing", "standard"), default="min-seek")
+        group.add_argument("--strategy", choices=tuple(STRATEGIES), default="min-seek")
         group.add_argument("--thoughts", metavar="N", help="thoughts to induce, or 'unbounded' (10)")
         group.add_argument("--keep", type=int, metavar="K", help="induced thoughts that min-seek keeps (1)")
-        group.add_argument("--rule", choices=_RULES, help="which ones (shortest)")
+        group.add_argument("--rule", type=canonical_rule, choices=RULES, help="which ones (shortest)")
         group.add_argument(
             "--answer",
-            choices=("direct", "final-thought"),
+            choices=ANSWER_FORMS,
             help="after the last thought, or after one more that closes by itself (direct)",
         )
         group.add_argument(
@@ -103,8 +102,7 @@ class ReasonCommand:
         began = time.perf_counter()
         from minseek.decode import Sampling
         from minseek.models import fitting_alias, load
-        from minseek.reasoning import Limits
-        from minseek.reasoning.run import Run
+        from minseek.reasoning import Limits, plan_run, stream
 
         args.model = fitting_alias(question) if args.model is None else args.model
         strategy = make_strategy(args)
@@ -115,23 +113,24 @@ class ReasonCommand:
         )
         with loading(args.model):
             model = load(args.model, device=args.device, dtype=args.dtype, thinking=args.format)
-        run = Run(
-            model,
-            question,
-            strategy=strategy,
-            sampling=sampling,
-            limits=limits,
-            induce=args.induce,
-            system=args.system,
-            key_storage=args.key_storage,
-        )
+        planned: dict[str, Any] = {"strategy": strategy, "limits": limits, "induce": args.induce}
+        planned |= {"system": args.system, "key_storage": args.key_storage}
+        plan = plan_run(model, question, **planned)
         if args.plan:
             from minseek.cli.plan import show_plan
 
-            show_plan(run, as_json=args.json)
+            show_plan(model, plan, as_json=args.json)
             return 0
-        view = ReasoningView(run, hide=args.hide_reasoning, silent=args.json, load_seconds=time.perf_counter() - began)
-        complete = view.follow(run.events())
+        events = stream(model, question, sampling=sampling, **planned)
+        view = ReasoningView(
+            strategy,
+            plan,
+            thinks=limits.thinking_budget != 0,
+            hide=args.hide_reasoning,
+            silent=args.json,
+            load_seconds=time.perf_counter() - began,
+        )
+        complete = view.follow(events)
         if args.json:
             report: dict[str, Any] = {"model": args.model, "question": question, **view.report()}
             report |= {"strategy": args.strategy, "sampling": asdict(sampling), "limits": asdict(limits)}

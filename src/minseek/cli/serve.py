@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from minseek.cli.batch_plan import add_model_flags, show_batch_plan
 from minseek.cli.view import loading
 from minseek.errors import InputError
+from minseek.reasoning.strategies import RULES, STRATEGIES, canonical_rule
 from minseek.units import format_bytes
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from minseek.serve.settings import Settings
 
 KEY_VARIABLE = "MINSEEK_API_KEY"
-_RULES = ("shortest", "longest", "latest", "random", "likeliest")
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -80,12 +80,10 @@ class ServeCommand:
         )
 
         group = parser.add_argument_group("chats that do not say how to think")
-        group.add_argument(
-            "--strategy", choices=("min-seek", "budget-forcing", "standard"), help="(as the model does by itself)"
-        )
+        group.add_argument("--strategy", choices=tuple(STRATEGIES), help="(as the model does by itself)")
         group.add_argument("--thoughts", metavar="N", help="thoughts to induce, or 'unbounded' (10)")
         group.add_argument("--keep", type=int, metavar="K", help="induced thoughts that min-seek keeps (1)")
-        group.add_argument("--rule", choices=_RULES, help="which ones (shortest)")
+        group.add_argument("--rule", type=canonical_rule, choices=RULES, help="which ones (shortest)")
 
         group = parser.add_argument_group("output")
         group.add_argument("--plan", action="store_true", help="print the memory it would take, and do not serve")

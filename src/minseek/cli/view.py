@@ -14,8 +14,7 @@ from minseek.units import format_bytes
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from minseek.reasoning import Event, Result, ThoughtEnded
-    from minseek.reasoning.run import Run
+    from minseek.reasoning import Event, Result, RunPlan, Strategy, ThoughtEnded
 
 
 @contextmanager
@@ -45,10 +44,13 @@ class ReasoningView:
         For the usage line.
     """
 
-    def __init__(self, run: Run, *, hide: bool, silent: bool, load_seconds: float) -> None:
+    def __init__(
+        self, strategy: Strategy, plan: RunPlan, *, thinks: bool, hide: bool, silent: bool, load_seconds: float
+    ) -> None:
         from rich.console import Console
 
-        self._run, self._hide, self._silent, self._load_seconds = run, hide, silent, load_seconds
+        self._wanted_thoughts, self._plan, self._thinks = strategy.thoughts, plan, thinks
+        self._hide, self._silent, self._load_seconds = hide, silent, load_seconds
         self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
         self._begun = False  # whether the thought has shown any text
         self._line = ""  # reasoning text that has not seen its newline
@@ -84,7 +86,7 @@ class ReasoningView:
         self._end_answer()
         if self._result is not None:
             stats = self._result.stats
-            if stats.ended_by in _LIMITS and self._run.limits.thinking_budget != 0:
+            if stats.ended_by in _LIMITS and self._thinks:
                 print(f"minseek: {_LIMITS[stats.ended_by]}", file=sys.stderr)
             if stats.answer_ended_by in _CUTS:
                 print(f"minseek: {_CUTS[stats.answer_ended_by]}", file=sys.stderr)
@@ -112,7 +114,7 @@ class ReasoningView:
             return
         s = self._result.stats
         chain = s.prompt_tokens + len(self._result.tokens)
-        full = chain * self._run.plan.token_bytes
+        full = chain * self._plan.token_bytes
         interim = f"{s.interim_tokens} interim + " if s.interim_tokens else ""
         print(
             f"{s.prompt_tokens} prompt + {s.thinking_tokens} thinking ({s.thoughts} induced thoughts) + "
@@ -166,7 +168,7 @@ class ReasoningView:
             self._result = event.result
 
     def _verdict(self, event: ThoughtEnded) -> str:
-        size = format_bytes(event.cached * self._run.plan.token_bytes)
+        size = format_bytes(event.cached * self._plan.token_bytes)
         fate = "kept" if event.kept else "dropped"
         cut = "" if event.thought.finished else f", cut off by the limit ({event.thought.ended_by})"
         return f"  {fate}{cut}: {event.why}; cache {event.cached} tokens, {size}"
@@ -203,10 +205,10 @@ class ReasoningView:
         from rich.console import Group
         from rich.text import Text
 
-        wanted = self._run.strategy.thoughts
+        wanted = self._wanted_thoughts
         of = "" if wanted is None else f" of {wanted}"
         speed = self._tokens / max(1e-9, time.perf_counter() - self._began)
-        size = format_bytes(cached * self._run.plan.token_bytes)
+        size = format_bytes(cached * self._plan.token_bytes)
         status = f"thought {index}{of} · {self._tokens} tokens · cache {cached} tokens, {size} · {speed:.1f} tok/s"
         fits = self._errors.width * max(
             1, self._errors.height - 3

@@ -11,8 +11,8 @@ from typing import Any
 from minseek.errors import InputError
 from minseek.evaluation.tasks import Task
 from minseek.protocol.fields import FieldError
-from minseek.protocol.thinking import STRATEGIES, strategy_of
-from minseek.reasoning.strategies import Strategy
+from minseek.protocol.thinking import strategy_of
+from minseek.reasoning.strategies import STRATEGIES, Strategy
 
 Thoughts = int | None
 """Induced thoughts; None is as many as the limits allow."""
@@ -104,7 +104,7 @@ def parse_variant(text: str) -> Variant:
     options: dict[str, Any] = {"strategy": name}
     if name not in STRATEGIES:
         raise InputError(f"unknown strategy {name!r}: choose {', '.join(STRATEGIES)}")
-    known = [option for option in STRATEGIES[name] if option != "thoughts"]
+    known = [option for option in STRATEGIES[name].options() if option != "thoughts"]
     for part in rest.split(",") if rest else ():
         option, equals, value = part.partition("=")
         if not equals or option not in known:

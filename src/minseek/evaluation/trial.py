@@ -15,7 +15,8 @@ from minseek.evaluation.points import Point, Record
 from minseek.evaluation.settings import Settings
 from minseek.models import Model
 from minseek.reasoning.events import Event, Finished, InterimAnswer, ThoughtEnded
-from minseek.reasoning.jobs import ThinkingJob
+from minseek.reasoning.options import RunOptions
+from minseek.reasoning.thinking_job import ThinkingJob
 
 
 class TrialJob:
@@ -41,13 +42,15 @@ class TrialJob:
         self._job = ThinkingJob(
             model,
             trial.task.prompt,
+            RunOptions(
+                strategy=trial.variant.strategy(trial.thoughts),
+                sampling=replace(settings.sampling, seed=trial.own_seed),
+                limits=settings.limits,
+                system=settings.system,
+                answer_after=self._after or None,
+            ),
             plan=plan,
-            strategy=trial.variant.strategy(trial.thoughts),
-            sampling=replace(settings.sampling, seed=trial.own_seed),
-            limits=settings.limits,
-            system=settings.system,
-            answer_after=self._after or None,
-            told=self._hear,
+            on_event=self._hear,
         )
         self._points: list[Point] = []
         self._heard: list[tuple[InterimAnswer, str]] = []

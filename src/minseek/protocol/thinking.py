@@ -8,14 +8,8 @@ from typing import Any
 from minseek.errors import InputError
 from minseek.protocol.fields import FieldError, parse_count, shown
 from minseek.reasoning.limits import Limits
-from minseek.reasoning.strategies import BudgetForcing, MinSeek, Standard, Strategy
+from minseek.reasoning.strategies import STRATEGIES, MinSeek, Standard, Strategy
 
-STRATEGIES = {
-    "min-seek": ("thoughts", "keep", "rule", "answer", "stop_when_stable", "vote"),
-    "budget-forcing": ("thoughts", "stop_when_stable", "vote"),
-    "standard": (),
-}
-"""The strategies and the options that have an effect on each."""
 LIMIT_FIELDS = ("budget_tokens", "answer_tokens", "min_thought_tokens", "max_thought_tokens")
 LONGEST_ANSWER = 1024  # tokens, as in `Limits`
 
@@ -38,14 +32,14 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
         raise FieldError(
             f"thinking.strategy must be one of {', '.join(STRATEGIES)}, not {shown(name)}", param="thinking.strategy"
         )
-    for option in STRATEGIES["min-seek"]:
-        if option in options and option not in STRATEGIES[name]:
+    for option in MinSeek.options():
+        if option in options and option not in STRATEGIES[name].options():
             raise FieldError(
                 f"thinking.{option} has no effect with the strategy {name}: leave it out", param=f"thinking.{option}"
             )
     if name == "standard":
         return Standard()
-    given = {option: options[option] for option in STRATEGIES["min-seek"] if option in options}
+    given = {option: options[option] for option in MinSeek.options() if option in options}
     if given.get("thoughts") == "unbounded":
         given["thoughts"] = None
     elif "thoughts" in given and (isinstance(given["thoughts"], bool) or not isinstance(given["thoughts"], int)):
@@ -64,7 +58,7 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
                 f"thinking.{option} must be a text, not {shown(given[option])}", param=f"thinking.{option}"
             )
     try:
-        return MinSeek(**given) if name == "min-seek" else BudgetForcing(**given)
+        return STRATEGIES[name](**given)
     except InputError as error:
         raise FieldError(str(error), param="thinking") from None
 

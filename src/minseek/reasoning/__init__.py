@@ -1,20 +1,45 @@
-"""Thoughts, strategies, the reasoning loop and its events."""
+"""Thoughts, strategies, the reasoning loop and its events.
 
-from minseek.reasoning.api import reason, stream
-from minseek.reasoning.events import (
-    AnswerToken,
-    Event,
-    Finished,
-    InterimAnswer,
-    Result,
-    Stats,
-    Thought,
-    ThoughtEnded,
-    ThoughtStarted,
-    ThoughtToken,
+The names are imported at first use: the command line reads the names of strategies and rules without loading torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from minseek.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from minseek.reasoning.api import plan_run, reason, stream
+    from minseek.reasoning.events import (
+        AnswerToken,
+        Event,
+        Finished,
+        InterimAnswer,
+        Result,
+        Stats,
+        Thought,
+        ThoughtEnded,
+        ThoughtStarted,
+        ThoughtToken,
+    )
+    from minseek.reasoning.limits import Limits
+    from minseek.reasoning.options import RunOptions
+    from minseek.reasoning.run_plan import RunPlan
+    from minseek.reasoning.strategies import BudgetForcing, Decision, MinSeek, Standard, Strategy
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "minseek.reasoning.api": ("plan_run", "reason", "stream"),
+        "minseek.reasoning.events": (
+            *("AnswerToken", "Event", "Finished", "InterimAnswer", "Result", "Stats", "Thought"),
+            *("ThoughtEnded", "ThoughtStarted", "ThoughtToken"),
+        ),
+        "minseek.reasoning.limits": ("Limits",),
+        "minseek.reasoning.options": ("RunOptions",),
+        "minseek.reasoning.run_plan": ("RunPlan",),
+        "minseek.reasoning.strategies": ("BudgetForcing", "Decision", "MinSeek", "Standard", "Strategy"),
+    },
 )
-from minseek.reasoning.limits import Limits
-from minseek.reasoning.strategies import BudgetForcing, Decision, MinSeek, Standard, Strategy
 
 __all__ = [
     "AnswerToken",
@@ -26,6 +51,8 @@ __all__ = [
     "Limits",
     "MinSeek",
     "Result",
+    "RunOptions",
+    "RunPlan",
     "Standard",
     "Stats",
     "Strategy",
@@ -33,6 +60,7 @@ __all__ = [
     "ThoughtEnded",
     "ThoughtStarted",
     "ThoughtToken",
+    "plan_run",
     "reason",
     "stream",
 ]

@@ -1,89 +1,85 @@
-"""The answer: what is written once thinking is closed."""
+"""Generation of the answer after thinking is closed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from minseek.decode import TagWatcher, TokenLogprob, check_logprobs, check_stop
+from minseek.decode import TagWatcher, TokenLogprob
 from minseek.models import Model
-from minseek.reasoning.chain import Chain, RunSteps
+from minseek.reasoning.chain import Chain, PrefixTokens, RunSteps
 from minseek.reasoning.events import AnswerToken
-from minseek.reasoning.limits import Limits
-from minseek.reasoning.thinking import Written
+from minseek.reasoning.options import RunOptions
 
 
 @dataclass
 class Answer:
-    """An answer as it was written.
+    """A generated answer.
 
     Attributes
     ----------
-    told : list of AnswerToken
-        All of it, token by token.
-    closing : list of int
-        What closed the thinking before it.
+    closing : sequence of int
+        Tokens that closed the thinking before it.
+    events : list of AnswerToken
+        The whole answer, token by token.
     ended_by : str
-        Why it ended; see `Stats`.
+        Reason for its end; see `Stats`.
     """
 
     closing: Sequence[int]
-    told: list[AnswerToken] = field(default_factory=list)
+    events: list[AnswerToken] = field(default_factory=list)
     ended_by: str = "end"
 
     @property
     def text(self) -> str:
-        """Without white space around it."""
-        return "".join(event.text for event in self.told).strip()
+        """Text without surrounding white space."""
+        return "".join(event.text for event in self.events).strip()
 
     @property
     def tokens(self) -> list[int]:
-        """Its tokens; those of a stop string that ended it are among them."""
-        return [event.token for event in self.told if event.token is not None]
+        """Token ids, those of a stop string that ended the answer included."""
+        return [event.token for event in self.events if event.token is not None]
 
 
 class AnswerWriter:
-    """Closes thinking and writes answers into a chain.
+    """Closes thinking and generates answers at the end of a chain.
 
-    Parameters
-    ----------
-    stop : sequence of str
-        Texts that end the answer. White space at its beginning is not searched for them: it is no part of the answer,
-        and many models write some behind the close tag.
-    logprobs : int or None
-        Most likely tokens to tell with each of the answer's; None tells no likelihoods at all.
+    White space at the beginning of an answer is not searched for stop strings: it is no part of the answer, and many
+    models write some after the close tag.
     """
 
-    def __init__(self, model: Model, limits: Limits, stop: Sequence[str] = (), logprobs: int | None = None) -> None:
-        self._model, self._limits = model, limits
-        self._stop, self.logprobs = check_stop(stop), check_logprobs(logprobs)
+    def __init__(self, model: Model, options: RunOptions) -> None:
+        self._model, self._limits = model, options.limits
+        self._stop, self._logprobs = tuple(options.stop), options.logprobs
         self.closing = model.encode(model.thinking.closing)
 
     def close(self, chain: Chain) -> RunSteps[Answer]:
-        """Close thinking, with the tag as the model wrote it behind the last thought or else the format's; answer."""
+        """Close thinking, with the tag that the model wrote after the last thought or else the format's, and answer."""
         closing = chain.sampled_tag or self.closing
         chain.tokens.extend(closing)
         yield from chain.feed(closing)
         return (yield from self.answer(chain, closing))
 
-    def answer(self, chain: Chain, closing: Sequence[int] = (), carried: Written | None = None) -> RunSteps[Answer]:
-        """Write the answer; `carried` tokens of it have been read already."""
-        answer, limit = Answer(closing), self._limits.most_answer(chain.thinking_tokens)
-        stream, words = chain.text_stream(before=len(carried or ())), _Words(self._stop)
+    def answer(
+        self, chain: Chain, closing: Sequence[int] = (), prefix_tokens: PrefixTokens | None = None
+    ) -> RunSteps[Answer]:
+        """Generate the answer; its `prefix_tokens` are already in the cache."""
+        answer, limit = Answer(closing), self._limits.max_answer_tokens(chain.thinking_tokens)
+        stream, visible = chain.text_stream(before=len(prefix_tokens or ())), _AnswerText(self._stop)
 
-        def told(token: int | None, text: str, logprob: TokenLogprob | None = None) -> AnswerToken:
-            answer.told.append(AnswerToken(token, text, chain.length, logprob))
-            return answer.told[-1]
+        def emit(token: int | None, text: str, logprob: TokenLogprob | None = None) -> AnswerToken:
+            answer.events.append(AnswerToken(token, text, chain.length, logprob))
+            return answer.events[-1]
 
-        if chain.sampled_tag and (head := words.push(chain.text_after_tag)):
-            yield told(None, head)
+        if chain.sampled_tag and (head := visible.push(chain.text_after_tag)):
+            yield emit(None, head)
         count = 0
-        for token, logprob in (carried or ())[:limit]:
-            if words.stopped:
+        for token, logprob in (prefix_tokens or ())[:limit]:
+            if visible.stopped:
                 break
             count += 1
-            yield told(token, words.push(stream.push(token)), logprob)
-        while not chain.over and not words.stopped:
+            yield emit(token, visible.push(stream.push(token)), logprob)
+        while not chain.over and not visible.stopped:
             if count >= limit:
                 answer.ended_by = "answer-tokens"
                 break
@@ -95,39 +91,39 @@ class AnswerWriter:
                 break
             chain.tokens.append(token)
             count += 1
-            yield told(token, words.push(stream.push(token)), chain.logprob(token, self.logprobs))
-            if count < limit and not words.stopped:
+            yield emit(token, visible.push(stream.push(token)), chain.logprob(token, self._logprobs))
+            if count < limit and not visible.stopped:
                 yield from chain.feed([token])
-        if not words.stopped and (rest := words.push(stream.flush()) + words.flush()):
-            yield told(None, rest)
-        if words.stopped:
+        if not visible.stopped and (rest := visible.push(stream.flush()) + visible.flush()):
+            yield emit(None, rest)
+        if visible.stopped:
             answer.ended_by = "stop"
         return answer
 
     def repeat(self, chain: Chain, answer: Answer) -> RunSteps[Answer]:
-        """Tell an answer that was written, and forgotten, before; nothing of it is read again."""
+        """Emit again an answer that was generated and discarded before; the cache does not change."""
         chain.tokens.extend([*answer.closing, *answer.tokens])
-        for event in answer.told:
+        for event in answer.events:
             yield replace(event, cached=chain.length)
         return answer
 
 
-class _Words:
-    """Text that arrives piece by piece, up to a stop string behind its first character that is no space."""
+class _AnswerText:
+    """The text of an answer, piece by piece, up to a stop string after its first character that is no space."""
 
     def __init__(self, stop: Sequence[str]) -> None:
-        self._watcher, self._begun = TagWatcher(*stop), False
+        self._watcher, self._started = TagWatcher(*stop), False
 
     @property
     def stopped(self) -> bool:
         return self._watcher.found
 
     def push(self, piece: str) -> str:
-        """The text that certainly belongs to the answer now."""
-        body = piece if self._begun else piece.lstrip()
-        self._begun = self._begun or bool(body)
+        """The text that now certainly belongs to the answer."""
+        body = piece if self._started else piece.lstrip()
+        self._started = self._started or bool(body)
         return piece[: len(piece) - len(body)] + self._watcher.push(body)
 
     def flush(self) -> str:
-        """The text held back, once no more will come."""
+        """The text held back, once no more follows."""
         return self._watcher.flush()

@@ -1,4 +1,4 @@
-"""What an answer comes down to, so that answers can be compared."""
+"""Extraction of the final answer from a text, so that answers can be compared."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ def final_answer(text: str) -> str:
     Returns
     -------
     str
-        What is in the last ``\boxed{…}`` whose braces are balanced; without one, what stands behind the last
-        "Final answer:"; without that, or if nothing stands there, the whole text. White space is squeezed.
+        The content of the last ``\boxed{…}`` with balanced braces; without one, the text after the last
+        "Final answer:"; without that, or if it is empty, the whole text. White space is squeezed.
     """
     box = _last_box(text)
     if box is not None:
-        return _squeezed(box)
-    return _squeezed(text.rpartition(_CUE)[2]) or _squeezed(text)
+        return _squeeze(box)
+    return _squeeze(text.rpartition(_CUE)[2]) or _squeeze(text)
 
 
 def _last_box(text: str) -> str | None:
-    """What is in the box that begins last, of those that are closed; a brace behind a backslash is only a character."""
-    open_braces: list[int | None] = []  # where the inside of a box begins; None for a brace that is no box's
+    """The content of the closed box that begins last; a brace after a backslash is only a character."""
+    open_braces: list[int | None] = []  # start of a box's content; None for a brace that opens no box
     best: tuple[int, int] | None = None
-    at = 0
-    while at < len(text):
-        if text.startswith(_BOX, at):
-            at += len(_BOX)
-            open_braces.append(at)
+    i = 0
+    while i < len(text):
+        if text.startswith(_BOX, i):
+            i += len(_BOX)
+            open_braces.append(i)
             continue
-        if text[at] == "\\":
-            at += 1
-        elif text[at] == "{":
+        if text[i] == "\\":
+            i += 1
+        elif text[i] == "{":
             open_braces.append(None)
-        elif text[at] == "}" and open_braces:
+        elif text[i] == "}" and open_braces:
             begin = open_braces.pop()
             if begin is not None and (best is None or begin > best[0]):
-                best = begin, at
-        at += 1
+                best = begin, i
+        i += 1
     return None if best is None else text[best[0] : best[1]]
 
 
-def _squeezed(text: str) -> str:
+def _squeeze(text: str) -> str:
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""A sequence as it grows: what has been written, and what of it stands in the cache."""
+"""A growing sequence: all generated tokens, and those that are in the cache."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from torch import Tensor
 from minseek.decode import Sampler, TextStream, TokenLogprob, logprob, token_logprob
 from minseek.models import Model, Session
 from minseek.reasoning.events import Event, Thought
-from minseek.reasoning.plan import RunPlan
+from minseek.reasoning.run_plan import RunPlan
 
-_CONTEXT = 32  # tokens of the prompt, and twice as many of what follows: enough to decode what comes next
+_CONTEXT = 32  # tokens of the prompt, and twice as many of the chain: enough to decode the next ones
 
 
 @dataclass(frozen=True)
 class NeedLogits:
-    """Tokens that the session is to be fed; the logits that follow them are the answer."""
+    """Request to feed tokens to the session; it is answered with the logits after the last of them."""
 
     tokens: Sequence[int]
 
 
 T = TypeVar("T")
 RunSteps = Generator[Event | NeedLogits, Tensor | None, T]
-"""Events, and among them `Read`, which is answered by logits."""
+"""Events and `NeedLogits`; a `NeedLogits` is answered with logits, an event with None."""
+PrefixTokens = list[tuple[int, TokenLogprob | None]]
+"""Tokens that have been sampled and fed, with their log-probabilities if these are reported."""
 
 
 class Chain:
@@ -35,27 +37,27 @@ class Chain:
     Attributes
     ----------
     plan : RunPlan
-        How far the cache may be filled.
+        Bounds of the cache.
     thoughts : list of Thought
-        All of them, dropped ones too.
+        All thoughts, dropped ones included.
     kept : list of Thought
-        Induced ones in the cache, in its order.
+        Induced thoughts in the cache, in its order.
     tokens : list of int
         Everything after the prompt, tags included.
     sampled_tag : list of int
         The close tag as the model wrote it, while its thought is the last one in the cache.
     text_after_tag : str
-        Text that shared a token with it.
+        Text that shares a token with the close tag.
     base : int
         Tokens of the prompt and the first thought.
     thinking_tokens : int
-        Of the thoughts that have ended.
+        Tokens of the thoughts that have ended.
     peak : int
-        Tokens in the cache at most.
+        Most tokens in the cache so far.
     over : bool
-        The model has ended its turn without having thought.
+        True if the model has ended its turn without thinking.
     ended_by : str
-        Why thinking ended; see `Stats`.
+        Reason for the end of thinking; see `Stats`.
     """
 
     def __init__(self, model: Model, prompt: Sequence[int], session: Session, plan: RunPlan, sampler: Sampler) -> None:
@@ -76,45 +78,45 @@ class Chain:
         return self._session.length
 
     def feed(self, tokens: Sequence[int]) -> RunSteps[None]:
-        """Have tokens read."""
+        """Append tokens to the cache and take the logits after them."""
         logits = yield NeedLogits(tokens)
-        assert logits is not None, "whoever runs the steps answers with logits"
+        assert logits is not None, "NeedLogits is answered with logits"
         self._logits = logits
         self.peak = max(self.peak, self.length)
 
     def pick(self, banned: Sequence[int] = ()) -> int:
-        """Choose the next token; `banned` ones are never chosen."""
+        """Sample the next token; `banned` ones are never chosen."""
         return self._sampler.pick(self._logits, banned=banned)
 
     def logprob(self, token: int, count: int | None) -> TokenLogprob | None:
-        """How likely a token was that has just been chosen, if anybody asks."""
+        """Log-probability of a token just sampled and of the `count` most likely ones; None if `count` is None."""
         return None if count is None else token_logprob(self._logits, token, count)
 
     def logprob_of(self, token: int) -> float:
-        """The same as a plain number."""
+        """Log-probability of a token just sampled."""
         return logprob(self._logits, token)
 
     def text_stream(self, before: int = 0) -> TextStream:
-        """A stream of the text that follows what stands in the chain, less its last `before` tokens."""
+        """A stream of the text that follows the chain without its last `before` tokens."""
         chain = [*self._prompt[-_CONTEXT:], *self.tokens[-2 * _CONTEXT :]]
         return TextStream(self._model.decode, before=chain[: len(chain) - before])
 
     def drop(self, thought: Thought) -> None:
-        """Take an induced thought out of the cache."""
-        at = self.kept.index(thought)
-        start = self.base + sum(t.length for t in self.kept[:at])
+        """Remove an induced thought from the cache."""
+        index = self.kept.index(thought)
+        start = self.base + sum(earlier.length for earlier in self.kept[:index])
         self._session.drop(start, start + thought.length)
-        if at == len(self.kept) - 1:
+        if index == len(self.kept) - 1:
             self.sampled_tag = []
-        del self.kept[at]
+        del self.kept[index]
         thought.kept = False
 
     def cut(self, length: int) -> None:
-        """Forget what stands behind the first `length` tokens of the cache."""
+        """Cut the cache back to its first `length` tokens."""
         self._session.drop(length, self._session.length)
 
     def fork(self) -> Chain:
-        """The same state, to go on from apart; only the cache is shared, which whoever forks cuts back afterwards."""
+        """A copy of the state that shares only the cache, which the caller cuts back afterwards."""
         other = copy(self)
         other.thoughts, other.kept, other.tokens = list(self.thoughts), list(self.kept), list(self.tokens)
         other._sampler = self._sampler.fork()

@@ -1,14 +1,15 @@
-"""What happens in a run, as typed events, and what is left of it at the end."""
+"""Typed events of a run, and its result."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from minseek.decode import TokenLogprob
+if TYPE_CHECKING:
+    from minseek.decode import TokenLogprob
 
 Ending = Literal["closed", "max-thought-tokens", "thinking-budget", "context", "kv-budget"]
-"""Why a thought ended: the model wanted to close it, or one of the limits."""
+"""Reason for the end of a thought: the model closed it, or one of the limits."""
 
 
 @dataclass
@@ -19,16 +20,16 @@ class Thought:
     ----------
     index : int
     text : str
-        Without tags; an induced thought begins with the word that induced it.
+        Text without tags; an induced thought begins with the word that induced it.
     tokens : list of int
-        Token ids; of an induced thought the inducing word's as well.
+        Token ids, those of the inducing word included.
     kept : bool
-        Whether it was in the cache at the end.
+        True if it was in the cache at the end.
     ended_by : str
-        What ended it.
+        Reason for its end.
     logprob : float or None
-        Mean natural logarithm of the probabilities that the model gave the tokens it wrote, before temperature and
-        filters. None if the strategy does not ask for it, or the model wrote none.
+        Mean log-probability (natural) of the tokens that the model generated, before temperature and filters. None if
+        the strategy does not need it, or the model generated no token.
     """
 
     index: int
@@ -40,25 +41,25 @@ class Thought:
 
     @property
     def length(self) -> int:
-        """Tokens."""
+        """Number of tokens."""
         return len(self.tokens)
 
     @property
     def finished(self) -> bool:
-        """Whether the model, or the length wanted for every thought, ended it, rather than a limit on the run."""
+        """True if the model or the limit on every thought ended it, rather than a limit on the run."""
         return self.ended_by in ("closed", "max-thought-tokens")
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What a run took.
+    """Tokens, bytes and seconds of a run.
 
     Attributes
     ----------
     prompt_tokens, thinking_tokens, answer_tokens : int
         Thinking counts every thought, dropped ones and inducing words included.
     seconds, prefill_seconds : float
-        The whole run; reading the prompt.
+        Time of the whole run; time of the prefill.
     kv_tokens, kv_tokens_peak : int
         Tokens in the cache at the end and at most; no position ever reached the latter.
     kv_bytes, kv_bytes_peak : int
@@ -66,12 +67,12 @@ class Stats:
     thoughts : int
         Induced thoughts, a final one included.
     ended_by : str
-        Why thinking ended: "thoughts" (as many as wanted), "stable" (interim answers agreed), "max-tokens",
+        Reason for the end of thinking: "thoughts" (as many as wanted), "stable" (interim answers agreed), "max-tokens",
         "thinking-budget", "context" or "kv-budget".
     answer_ended_by : str
         "end" (of the model's turn), "stop" (a stop string), "answer-tokens", "context" or "kv-budget".
     interim_tokens : int
-        Generated for interim answers other than the final one, and then forgotten.
+        Tokens generated for interim answers other than the final one, and then discarded.
     """
 
     prompt_tokens: int = 0
@@ -95,20 +96,20 @@ class Stats:
 
     @property
     def tokens_per_second(self) -> float:
-        """Generated tokens over the time after the prompt was read."""
+        """Generated tokens over the time after the prefill."""
         seconds = self.seconds - self.prefill_seconds
         return self.tokens / seconds if seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave.
+    """Result of a run.
 
     Attributes
     ----------
     answer : str
     thoughts : list of Thought
-        All of them in order, dropped ones too.
+        All thoughts in order, dropped ones included.
     stats : Stats
     tokens : list of int
         Everything after the prompt in the order it was generated or induced, tags included.
@@ -145,7 +146,7 @@ class ThoughtToken:
 
 @dataclass(frozen=True)
 class ThoughtEnded:
-    """A thought ended; it was kept or dropped, and why. `dropped` is the index of the thought that left for it.
+    """A thought ended and was kept or dropped, and why. `dropped` is the index of the thought that left for it.
 
     `cached` is the number of tokens in the cache after that.
     """
@@ -161,8 +162,8 @@ class ThoughtEnded:
 class AnswerToken:
     """A token of the answer and the text it completes, perhaps none; the last text may come without a token.
 
-    Text that may become a stop string is held back, and nothing of a stop string is ever told. `logprob` is None unless
-    it was asked for, and where there is no token.
+    Text that may become a stop string is held back, and no part of a stop string is ever emitted. `logprob` is
+    None unless it was requested, and if there is no token.
     """
 
     token: int | None
@@ -173,21 +174,21 @@ class AnswerToken:
 
 @dataclass(frozen=True)
 class InterimAnswer:
-    """What the run would have answered after fewer thoughts; see ``answer_after`` of `minseek.stream`.
+    """The answer that the run would have given after fewer thoughts; see ``answer_after`` of `minseek.stream`.
 
     Attributes
     ----------
     index : int
-        Thoughts induced by then; 0 after the first thought.
+        Thoughts induced before it; 0 after the first thought.
     answer : str
     tokens : list of int
-        Of the answer.
+        Token ids of the answer.
     ended_by : str
-        Why the answer ended; see ``answer_ended_by`` of `Stats`.
+        Reason for the end of the answer; see ``answer_ended_by`` of `Stats`.
     kv_tokens_peak, kv_bytes : int
         Tokens in the cache at most, had the run ended here (other interim answers do not count), and their bytes.
     thinking_tokens : int
-        Of all thoughts up to here, dropped ones and inducing words included.
+        Tokens of all thoughts up to here, dropped ones and inducing words included.
     """
 
     index: int

@@ -1,109 +1,85 @@
-"""Interim answers: what a run would have answered after fewer thoughts, and what may follow from that."""
+"""Interim answers: those that a run would give after fewer thoughts, and the decisions that rest on them."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Generator
-from typing import Literal, TypeVar
+from collections.abc import Generator
+from typing import TypeVar
 
 from torch import Tensor
 
-from minseek.errors import InputError
 from minseek.reasoning.answer import Answer
 from minseek.reasoning.answer_extraction import final_answer
 from minseek.reasoning.chain import NeedLogits, RunSteps
+from minseek.reasoning.options import AnswerAfter
 from minseek.reasoning.strategies import Strategy
 
-AnswerAfter = Collection[int] | Literal["every"] | None
-"""Numbers of induced thoughts (0: the first thought alone) after which an interim answer is wanted."""
 T = TypeVar("T")
 
 
-class Interim:
-    """The interim answers of one run: after which thoughts they are due, and what the strategy makes of them.
+class InterimAnswers:
+    """The interim answers of one run: when they are due, and the strategy's stop and vote.
 
-    Both uses that a strategy can make of them are ours, not the paper's: stop when they have not changed for a while,
-    and let them vote. Answers are compared by `final_answer`; one that comes down to nothing agrees with no other, and
-    is voted for only if all do.
+    Stopping once they have not changed for a while and voting are ours, not the paper's. Answers are compared by
+    `final_answer`; one that is empty there agrees with no other, and wins a vote only if all are empty.
 
     Attributes
     ----------
+    decides : bool
+        True if the final answer is one of the interim answers.
+    reports_interim : bool
+        True if interim answers are reported as events.
     tokens : int
-        Generated for interim answers so far.
-    told : bool
-        Whether interim answers are told.
-
-    Raises
-    ------
-    TypeError, InputError
-        If `answer_after` is neither "every" nor numbers of 0 or more.
+        Tokens generated for interim answers so far.
     """
 
     def __init__(self, strategy: Strategy, answer_after: AnswerAfter) -> None:
-        window: int | None = getattr(strategy, "stop_when_stable", None)
-        self.decide = window is not None or getattr(strategy, "vote", False)
-        self.told = self.decide or answer_after is not None
+        self.decides = strategy.compares_answers
+        self.reports_interim = self.decides or answer_after is not None
         self.tokens = 0
-        self._after = _checked(answer_after)
-        self._votes: bool = getattr(strategy, "vote", False)
-        self._latest: deque[str] = deque(maxlen=window or 1)
-        self._window = window
+        self._every = answer_after == "every"
+        self._after = frozenset[int]() if answer_after is None or isinstance(answer_after, str) else set(answer_after)
+        self._votes, self._window = strategy.vote, strategy.stop_when_stable
+        self._latest: deque[str] = deque(maxlen=self._window or 1)
         self._counts: dict[str, int] = {}
-        self._answers: dict[str, Answer] = {}  # the earliest of those that agree
+        self._earliest: dict[str, Answer] = {}  # extracted text -> the first answer that has it
         self._last: Answer | None = None
 
-    def due(self, index: int) -> bool:
-        """Whether one is wanted after that many induced thoughts."""
-        return self.decide or self._after is None or index in self._after
+    def due(self, thoughts: int) -> bool:
+        """True if an interim answer is wanted after that many induced thoughts."""
+        return self.decides or self._every or thoughts in self._after
 
     def add(self, answer: Answer) -> None:
-        """Take another one into account."""
-        if not self.decide:
+        """Count another interim answer."""
+        if not self.decides:
             return
-        gist = final_answer(answer.text)
-        self._latest.append(gist)
-        self._counts[gist] = self._counts.get(gist, 0) + 1
-        self._answers.setdefault(gist, answer)
+        extracted = final_answer(answer.text)
+        self._latest.append(extracted)
+        self._counts[extracted] = self._counts.get(extracted, 0) + 1
+        self._earliest.setdefault(extracted, answer)
         self._last = answer
 
     @property
     def stable(self) -> bool:
-        """Whether so many of the latest ones agree that no further thought is wanted."""
+        """True if the last `stop_when_stable` answers agree."""
         return len(self._latest) == self._window and len(set(self._latest)) == 1 and self._latest[0] != ""
 
     def chosen(self) -> Answer:
-        """The most frequent one, the earliest on a tie, if they vote; else the last one."""
-        assert self._last is not None, "the last state of a run is answered, too"
+        """The final answer: by vote the most frequent one, the earliest on a tie; without a vote the last one."""
+        assert self._last is not None, "an interim answer follows the last thought, too"
         if not self._votes:
             return self._last
-        return self._answers[max(self._counts, key=lambda gist: (gist != "", self._counts[gist]))]
+        most_frequent = max(self._counts, key=lambda extracted: (extracted != "", self._counts[extracted]))
+        return self._earliest[most_frequent]
 
 
 def silent(steps: RunSteps[T]) -> Generator[NeedLogits, Tensor | None, T]:
-    """The same steps, telling nothing."""
+    """Run steps without yielding their events."""
     logits: Tensor | None = None
     while True:
         try:
             step = steps.send(logits)
         except StopIteration as end:
-            given: T = end.value
-            return given
+            returned: T = end.value
+            return returned
         logits = (yield step) if isinstance(step, NeedLogits) else None
-
-
-def _checked(answer_after: AnswerAfter) -> frozenset[int] | None:
-    """The numbers; None for every one."""
-    if answer_after is None:
-        return frozenset()
-    if isinstance(answer_after, str):
-        if answer_after != "every":
-            raise InputError(f"answer_after must be 'every' or numbers of thoughts, not {answer_after!r}")
-        return None
-    if not isinstance(answer_after, Collection):
-        raise TypeError(f"answer_after must be 'every' or numbers of thoughts, not {answer_after!r}")
-    for number in answer_after:
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"answer_after must hold integers, not {number!r}")
-        if number < 0:
-            raise InputError(f"answer_after must hold numbers of 0 or more, not {number}")
-    return frozenset(answer_after)

@@ -1,4 +1,4 @@
-"""What a run may use: tokens and bytes."""
+"""Limits of a run, in tokens and bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from minseek.errors import InputError
 from minseek.units import parse_bytes
 
-_RESERVED = 1024  # tokens kept for an answer however many it may have
+_ANSWER_RESERVE = 1024  # tokens of `total_tokens` reserved for the answer, at most
 
 
 @dataclass(frozen=True)
@@ -17,25 +17,26 @@ class Limits:
     Parameters
     ----------
     max_tokens : int
-        Soft: no further thought is induced once so many tokens have been generated (the paper's limit for unbounded
-        runs is the default). The thought that runs is finished.
+        Soft: no further thought is induced after this many generated tokens (the default is the paper's limit for
+        unbounded runs). The current thought is finished.
     thinking_budget : int or None
-        Hard: thinking ends after so many tokens, in the middle of a thought if need be, and the answer is given. With 0
-        there is none: it is closed before it begins, and a model without tags answers as it would by itself.
+        Hard: thinking ends after this many tokens, in the middle of a thought if need be, and the answer follows. With
+        0 there is no thinking: it is closed before it begins, and a model without tags answers as it would by itself.
     answer_tokens : int
-        The answer ends after so many tokens at the latest. Up to this, at most a quarter of the room that the prompt
-        leaves, is kept free for it while thinking.
+        The answer ends after this many tokens at the latest. While thinking, up to this many, but at most a quarter of
+        the tokens that the prompt leaves, are kept free for it.
     kv_budget : int, str or None
         Bytes of cache that the run may allocate, as ``"16MB"``: allocated at once, as far as the context length can use
         them, and never exceeded.
     min_thought_tokens, max_thought_tokens : int or None
-        A thought goes on for at least so many tokens (neither the close tag nor the end of the turn is sampled), and is
-        closed after so many.
-    total_tokens : int or None
-        Hard: thinking and answer together take so many tokens at most (interim answers come on top). Of these,
-        `answer_tokens`, at most a quarter and 1,024, are kept for the answer; it gets all that thinking leaves.
+        Least and most tokens of a thought. Before the least, neither the close tag nor the end of the turn is sampled;
+        at the most, the thought is closed.
     beyond_context : bool
-        Let positions pass the model's context length, untrained as they are. Otherwise thinking ends there.
+        Let positions pass the model's context length, for which it was not trained. Otherwise thinking ends there.
+    total_tokens : int or None
+        Hard: thinking and answer together take at most this many tokens (interim answers come on top). Of these,
+        `answer_tokens`, but at most a quarter and 1,024, are reserved for the answer, which gets all that thinking
+        leaves.
     """
 
     max_tokens: int = 32768
@@ -70,16 +71,68 @@ class Limits:
         if self.kv_budget is not None:
             parse_bytes(self.kv_budget)
 
+    @classmethod
+    def from_total(
+        cls,
+        total_tokens: int,
+        *,
+        thinking_budget: int | None = None,
+        answer_tokens: int | None = None,
+        answers: int = 1,
+        min_thought_tokens: int | None = None,
+        max_thought_tokens: int | None = None,
+    ) -> Limits:
+        """Divide the tokens that a request may generate between thinking and answers.
+
+        One answer follows the rule of `total_tokens`. Interim answers come on top of `total_tokens`, so with several
+        answers up to half of the tokens is reserved for all of them together.
+
+        Parameters
+        ----------
+        total_tokens : int
+            Tokens that the run may generate, all answers included.
+        thinking_budget, answer_tokens : int, optional
+            Bounds that the request gives by itself.
+        answers : int
+            Answers that the run writes, those included that a strategy only compares.
+        min_thought_tokens, max_thought_tokens : int, optional
+            Passed on.
+
+        Raises
+        ------
+        InputError
+            If so many answers do not fit, or a number is too small.
+        """
+        answer = total_tokens if answer_tokens is None else min(answer_tokens, total_tokens)
+        if answers > 1:
+            reserved = min(answer, max(1, total_tokens // (2 * answers)))
+            left = total_tokens - answers * reserved
+            if left < 0:
+                raise InputError(
+                    f"{answers} answers, one after each thought, do not fit into {total_tokens} tokens: allow more, or "
+                    "fewer thoughts"
+                )
+            thinking_budget = left if thinking_budget is None else min(left, thinking_budget)
+            answer = min(answer, (total_tokens - thinking_budget) // answers)
+        return cls(
+            max_tokens=total_tokens,
+            total_tokens=total_tokens,
+            thinking_budget=thinking_budget,
+            answer_tokens=answer,
+            min_thought_tokens=min_thought_tokens,
+            max_thought_tokens=max_thought_tokens,
+        )
+
     @property
-    def most_thinking(self) -> int | None:
-        """Tokens of thinking at most; None where nothing says."""
+    def max_thinking_tokens(self) -> int | None:
+        """Most tokens of thinking; None if nothing bounds them."""
         if self.total_tokens is None:
             return self.thinking_budget
-        left = self.total_tokens - min(self.answer_tokens, _RESERVED, max(1, self.total_tokens // 4))
+        left = self.total_tokens - min(self.answer_tokens, _ANSWER_RESERVE, max(1, self.total_tokens // 4))
         return left if self.thinking_budget is None else min(left, self.thinking_budget)
 
-    def most_answer(self, thinking_tokens: int) -> int:
-        """Tokens of the answer at most, after so many of thinking."""
+    def max_answer_tokens(self, thinking_tokens: int) -> int:
+        """Most tokens of the answer after `thinking_tokens` of thinking."""
         if self.total_tokens is None:
             return self.answer_tokens
         return min(self.answer_tokens, self.total_tokens - thinking_tokens)

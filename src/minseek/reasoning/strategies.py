@@ -1,61 +1,114 @@
-"""What to do when a thought ends: which thoughts stay in the cache, and whether another one is induced."""
+"""Strategies: how many thoughts to induce, and which of them stay in the cache."""
 
 from __future__ import annotations
 
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, get_args
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from minseek.errors import InputError
-from minseek.reasoning.events import Thought
 
-Rule = Literal["shortest", "longest", "latest", "random", "likeliest"]
-Answer = Literal["direct", "final-thought"]
+if TYPE_CHECKING:
+    from minseek.reasoning.events import Thought
+
+KeepRule = Literal["shortest", "longest", "latest", "random", "most-likely"]
+RULES: tuple[str, ...] = get_args(KeepRule)
+"""Names of the rules by which `MinSeek` chooses the thoughts to keep."""
+RULE_ALIASES = {"likeliest": "most-likely"}
+"""Earlier names of rules, still accepted."""
+AnswerForm = Literal["direct", "final-thought"]
+ANSWER_FORMS: tuple[str, ...] = get_args(AnswerForm)
+"""Names of the two ways to go from the last thought to the answer."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Which thought leaves the cache (the new one, a kept one, or none) and why."""
+    """The thought that leaves the cache (the new one, a kept one, or none) and the reason."""
 
     dropped: Thought | None
     why: str
 
 
-class Strategy(Protocol):
-    """Anything with these members can steer a run.
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """How many thoughts to induce, and which of them stay in the cache.
 
-    It may also have ``stop_when_stable`` and ``vote``, see `MinSeek`, and ``needs_logprob``: whether it looks at
-    `Thought.logprob`.
+    To write one, derive a frozen dataclass and define `decide`. Parameters that the derived class does not declare
+    keep the defaults given here.
+
+    Parameters
+    ----------
+    thoughts : int or None
+        Thoughts to induce after the first; None for as many as the limits allow.
+    stop_when_stable : int or None
+        Ours, not the paper's: answer after every thought, discard that answer, and induce no further thought once
+        this many such interim answers in a row agree, 2 or more.
+    vote : bool
+        Ours, not the paper's: answer after every thought and return the most frequent of these interim answers, the
+        earliest on a tie. With a final thought, each of them has its own.
+
+    Attributes
+    ----------
+    keep : int or None
+        Most induced thoughts that `decide` keeps, for the memory plan; None if nothing bounds them.
+    answer : {"direct", "final-thought"}
+        *direct* closes thinking after the last thought; *final-thought* lets one more thought close by itself.
     """
 
-    @property
-    def thoughts(self) -> int | None:
-        """Thoughts to induce after the first; None for as many as the limits allow."""
+    thoughts: int | None = 10
+    keep: int | None = field(default=None, init=False, repr=False)
+    answer: AnswerForm = field(default="direct", init=False, repr=False)
+    stop_when_stable: int | None = field(default=None, kw_only=True)
+    vote: bool = field(default=False, kw_only=True)
+
+    name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        _check_count("thoughts", self.thoughts, least=0, none=True)
+        _check_count("stop_when_stable", self.stop_when_stable, least=2, none=True)
+        if not isinstance(self.vote, bool):
+            raise TypeError(f"vote must be True or False, not {self.vote!r}")
+
+    @abstractmethod
+    def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
+        """Keep or drop a new induced thought, given the induced ones that are kept, oldest first."""
 
     @property
-    def answer(self) -> Answer:
-        """*direct* closes thinking after the last thought; *final-thought* lets one more thought close by itself."""
+    def needs_logprob(self) -> bool:
+        """True if `decide` reads `Thought.logprob`."""
+        return False
 
-    def decide(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Decision:
-        """Decide on a new induced thought, given the induced ones that are kept, oldest first."""
+    @property
+    def compares_answers(self) -> bool:
+        """True if the run answers after every thought, for a vote or for a stop."""
+        return self.vote or self.stop_when_stable is not None
+
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Names of the parameters."""
+        return tuple(parameter.name for parameter in fields(cls) if parameter.init)
 
 
 @dataclass(frozen=True)
-class Standard:
+class Standard(Strategy):
     """Think once, as the model does by itself."""
 
-    thoughts: ClassVar[int] = 0
-    answer: ClassVar[Answer] = "direct"
+    thoughts: int | None = field(default=0, init=False, repr=False)
+    stop_when_stable: int | None = field(default=None, init=False, repr=False)
+    vote: bool = field(default=False, init=False, repr=False)
 
-    def decide(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Decision:
+    name: ClassVar[str] = "standard"
+
+    def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
         """Nothing is induced, so there is nothing to decide."""
         raise AssertionError("Standard induces no thoughts")
 
 
 @dataclass(frozen=True)
-class BudgetForcing:
+class BudgetForcing(Strategy):
     """Induce thoughts and keep them all (simplescaling/s1): the cache grows with the chain.
 
     Parameters
@@ -63,26 +116,19 @@ class BudgetForcing:
     thoughts : int or None
         Thoughts to induce; None for as many as the limits allow.
     stop_when_stable, vote
-        As for `MinSeek`.
+        See `Strategy`.
     """
 
-    thoughts: int | None = 10
-    stop_when_stable: int | None = None
-    vote: bool = False
-    answer: ClassVar[Answer] = "direct"
+    name: ClassVar[str] = "budget-forcing"
 
-    def __post_init__(self) -> None:
-        _check_count("thoughts", self.thoughts, least=0, none=True)
-        _check_use_of_answers(self.stop_when_stable, self.vote)
-
-    def decide(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Decision:
+    def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
         """Keep it."""
         return Decision(None, "budget forcing keeps every thought")
 
 
 @dataclass(frozen=True)
-class MinSeek:
-    """Induce thoughts and keep only the shortest (arXiv 2601.09855): the cache stays as it was.
+class MinSeek(Strategy):
+    """Induce thoughts and keep only the shortest (arXiv 2601.09855): the cache stays small.
 
     The paper keeps one thought, the shortest; other numbers and rules are for comparison.
 
@@ -92,69 +138,67 @@ class MinSeek:
         Thoughts to induce; None for as many as the limits allow.
     keep : int
         Induced thoughts to keep.
-    rule : {"shortest", "longest", "latest", "random", "likeliest"}
-        Which ones: by number of tokens, the newest, a uniform random choice, or those whose tokens the model found
-        likeliest on average (ours: `Thought.logprob`). On a tie the earlier one stays.
+    rule : {"shortest", "longest", "latest", "random", "most-likely"}
+        The thoughts to keep: by number of tokens, the newest, a uniform random choice, or those with the highest mean
+        token log-probability (ours: `Thought.logprob`). On a tie the earlier one stays.
     answer : {"direct", "final-thought"}
         Close thinking right after the last thought, or allow one more thought that closes by itself. The paper uses
         the first for its 1.5B model and the second for its 7B model.
-    stop_when_stable : int or None
-        Ours, not the paper's: answer after every thought, forget the answer again, and induce no further thought once
-        so many such interim answers in a row agree, 2 or more.
-    vote : bool
-        Ours, not the paper's: answer after every thought, and give the most frequent of these interim answers in the
-        end, the earliest on a tie. With a final thought, each of them has one of its own.
+    stop_when_stable, vote
+        See `Strategy`.
     """
 
-    thoughts: int | None = 10
     keep: int = 1
-    rule: Rule = "shortest"
-    answer: Answer = "direct"
-    stop_when_stable: int | None = None
-    vote: bool = False
+    rule: KeepRule = "shortest"
+    answer: AnswerForm = field(default="direct", kw_only=True)
+
+    name: ClassVar[str] = "min-seek"
 
     def __post_init__(self) -> None:
-        _check_count("thoughts", self.thoughts, least=0, none=True)
+        super().__post_init__()
         _check_count("keep", self.keep, least=1)
-        _check_use_of_answers(self.stop_when_stable, self.vote)
-        for field, choices in (("rule", get_args(Rule)), ("answer", get_args(Answer))):
-            if getattr(self, field) not in choices:
-                raise InputError(f"unknown {field} {getattr(self, field)!r}: choose {', '.join(choices)}")
+        object.__setattr__(self, "rule", canonical_rule(self.rule))
+        for option, choices in (("rule", RULES), ("answer", ANSWER_FORMS)):
+            if getattr(self, option) not in choices:
+                raise InputError(f"unknown {option} {getattr(self, option)!r}: choose {', '.join(choices)}")
 
-    def decide(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Decision:
-        """Keep the new thought if there is room or if the rule prefers it to a kept one, which then goes."""
+    def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
+        """Keep the new thought if fewer than `keep` are kept, or if the rule prefers it to one that then leaves."""
         if not new.finished:
             return Decision(new, "it was cut off")
         if len(kept) < self.keep:
-            return Decision(None, "there was room for it")
+            return Decision(None, f"{len(kept)} of {self.keep} kept before it")
         if self.rule == "latest":
             return Decision(kept[0], "it is the latest")
         if self.rule == "random":  # after n thoughts each has been kept with probability keep / n (reservoir)
-            at = chance.randrange(new.index)
-            return Decision(kept[at], "chosen at random") if at < self.keep else Decision(new, "not chosen at random")
-        worst = min(kept, key=lambda t: (self._worth(t), -t.index))
-        if self._worth(new) > self._worth(worst):
-            return Decision(worst, f"{self._told(new)} against {self._told(worst)} of thought {worst.index}")
-        return Decision(new, f"{self._told(new)}, and {self._told(worst)} of thought {worst.index} stay")
+            index = rng.randrange(new.index)
+            return Decision(kept[index], "chosen at random") if index < self.keep else Decision(new, "not chosen")
+        worst = min(kept, key=lambda thought: (self._score(thought), -thought.index))
+        if self._score(new) > self._score(worst):
+            return Decision(worst, f"{self._describe(new)} against {self._describe(worst)} of thought {worst.index}")
+        return Decision(new, f"{self._describe(new)}, and {self._describe(worst)} of thought {worst.index} stay")
 
     @property
     def needs_logprob(self) -> bool:
-        """Whether thoughts are to be told with how likely they were."""
-        return self.rule == "likeliest"
+        """True for the rule "most-likely"."""
+        return self.rule == "most-likely"
 
-    def _worth(self, thought: Thought) -> float:
-        if self.rule == "likeliest":
+    def _score(self, thought: Thought) -> float:
+        if self.rule == "most-likely":
             return -math.inf if thought.logprob is None else thought.logprob
         return -thought.length if self.rule == "shortest" else thought.length
 
-    def _told(self, thought: Thought) -> str:
-        return f"{thought.logprob} a token" if self.rule == "likeliest" else f"{thought.length} tokens"
+    def _describe(self, thought: Thought) -> str:
+        return f"{thought.logprob} a token" if self.rule == "most-likely" else f"{thought.length} tokens"
 
 
-def _check_use_of_answers(stop_when_stable: int | None, vote: bool) -> None:
-    _check_count("stop_when_stable", stop_when_stable, least=2, none=True)
-    if not isinstance(vote, bool):
-        raise TypeError(f"vote must be True or False, not {vote!r}")
+STRATEGIES: dict[str, type[Strategy]] = {kind.name: kind for kind in (MinSeek, BudgetForcing, Standard)}
+"""The strategies by name."""
+
+
+def canonical_rule(rule: str) -> str:
+    """The current name of a rule; anything else is returned unchanged."""
+    return RULE_ALIASES.get(rule, rule) if isinstance(rule, str) else rule
 
 
 def _check_count(name: str, value: int | None, *, least: int, none: bool = False) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
+
+from minseek.reasoning.strategies import AnswerForm, KeepRule, canonical_rule
 
 
 def _unicode(text: str) -> str:
@@ -76,8 +78,8 @@ class Thinking(Body):
     strategy: Literal["min-seek", "budget-forcing", "standard"] | None = None
     thoughts: Tokens | Literal["unbounded"] | None = None
     keep: Count | None = None
-    rule: Literal["shortest", "longest", "latest", "random", "likeliest"] | None = None
-    answer: Literal["direct", "final-thought"] | None = None
+    rule: Annotated[KeepRule | None, BeforeValidator(canonical_rule)] = None
+    answer: AnswerForm | None = None
     stop_when_stable: Annotated[int, Field(ge=2)] | None = None
     vote: bool | None = None
     budget_tokens: Tokens | None = None

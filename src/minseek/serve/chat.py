@@ -14,8 +14,9 @@ from fastapi.responses import Response
 
 from minseek.errors import InputError
 from minseek.protocol.fields import FieldError
-from minseek.reasoning.jobs import ThinkingJob
-from minseek.reasoning.plan import DoesNotFitError
+from minseek.reasoning.options import RunOptions
+from minseek.reasoning.run_plan import DoesNotFitError
+from minseek.reasoning.thinking_job import ThinkingJob
 from minseek.serve.bodies import ChatRequest
 from minseek.serve.chat_stream import ChatStream, Delta
 from minseek.serve.event_channel import EventChannel
@@ -65,13 +66,15 @@ def _jobs(service: Service, body: ChatRequest, mailbox: EventChannel) -> list[Th
             ThinkingJob(
                 service.model,
                 messages,
+                RunOptions(
+                    strategy=strategy,
+                    sampling=sampling_of(body, service.settings.sampling, choice),
+                    limits=limits,
+                    stop=body.stops,
+                    logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+                ),
                 plan=service.plan,
-                strategy=strategy,
-                sampling=sampling_of(body, service.settings.sampling, choice),
-                limits=limits,
-                stop=body.stops,
-                logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-                told=partial(mailbox.put, choice),
+                on_event=partial(mailbox.put, choice),
             )
             for choice in range(body.choices)
         ]

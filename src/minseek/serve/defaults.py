@@ -5,8 +5,9 @@ from __future__ import annotations
 from minseek.engine import BatchPlan
 from minseek.errors import InputError
 from minseek.models import Model
-from minseek.reasoning.jobs import ThinkingJob
-from minseek.reasoning.plan import DoesNotFitError
+from minseek.reasoning.options import RunOptions
+from minseek.reasoning.run_plan import DoesNotFitError
+from minseek.reasoning.thinking_job import ThinkingJob
 from minseek.serve.bodies import ChatRequest, Message
 from minseek.serve.settings import Settings
 from minseek.serve.thinking import EFFORTS, Defaults, Effort, thinking_of
@@ -28,7 +29,7 @@ def defaults_of(model: Model, plan: BatchPlan, settings: Settings) -> Defaults:
     defaults = Defaults(Effort(settings.strategy), plan.slot.capacity, most)
     strategy, limits = thinking_of(ChatRequest(messages=[Message(role="user", content=_SHORTEST)]), defaults)
     try:
-        ThinkingJob(model, _SHORTEST, plan=plan, strategy=strategy, limits=limits)
+        ThinkingJob(model, _SHORTEST, RunOptions(strategy=strategy, limits=limits), plan=plan)
     except DoesNotFitError as error:
         raise InputError(
             f"with this strategy the shortest chat needs at least {error.needed} tokens, and a slot holds "

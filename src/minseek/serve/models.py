@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from minseek.reasoning import BudgetForcing, MinSeek, Strategy
 from minseek.serve.replies import ModelReply
 from minseek.serve.service import Service
 from minseek.serve.thinking import EFFORTS, Effort
@@ -32,13 +31,7 @@ def model_entry(service: Service) -> ModelReply:
 
 def _told(effort: Effort, slot_tokens: int) -> dict[str, Any]:
     return {
-        "strategy": _name(effort.strategy),
+        "strategy": effort.strategy.name,
         "thoughts": effort.strategy.thoughts,
         "thinking_budget": effort.budget(slot_tokens),
     }
-
-
-def _name(strategy: Strategy) -> str:
-    if isinstance(strategy, MinSeek):
-        return "min-seek"
-    return "budget-forcing" if isinstance(strategy, BudgetForcing) else "standard"

@@ -1,94 +1,93 @@
-"""Thoughts, one at a time, within the limits."""
+"""Generation of one thought at a time, within the limits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minseek.decode import TagWatcher, TokenLogprob
+from minseek.decode import TagWatcher
 from minseek.errors import InputError
 from minseek.models import Model, ThinkingFormat
-from minseek.reasoning.chain import Chain, RunSteps
+from minseek.reasoning.chain import Chain, PrefixTokens, RunSteps
 from minseek.reasoning.events import Ending, Thought, ThoughtEnded, ThoughtStarted, ThoughtToken
-from minseek.reasoning.limits import Limits
-from minseek.reasoning.plan import LEAST
+from minseek.reasoning.options import RunOptions
+from minseek.reasoning.run_plan import MIN_TOKENS
 
 _OPENING = 32  # tokens within which a model that opens its thinking itself has done so
-
-Written = list[tuple[int, TokenLogprob | None]]
-"""Tokens that have been chosen and read, and how likely they were if anybody asks."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a model wrote first: text behind its open tag, or None if it wrote none and began to answer."""
+    """The first tokens of a reply whose thinking the model may open itself.
+
+    Attributes
+    ----------
+    text : str or None
+        Text after the open tag; None if the model began to answer without it.
+    prefix_tokens : list
+        The tokens, already in the cache.
+    """
 
     text: str | None
-    written: Written
+    prefix_tokens: PrefixTokens
 
 
-class Thinker:
-    """Writes thoughts into a chain.
-
-    Parameters
-    ----------
-    word : str
-        The text that begins an induced thought.
-    rated : bool
-        Whether thoughts are told with how likely they were.
+class ThoughtWriter:
+    """Generates thoughts at the end of a chain.
 
     Raises
     ------
     InputError
-        If the word has no tokens, or if a least length is wanted and the close tag has several.
+        If the inducing text has no tokens, or if thoughts have a minimum length and the close tag has several tokens.
     """
 
-    def __init__(self, model: Model, word: str, limits: Limits, rated: bool = False) -> None:
-        self._rated = rated
-        self._model, self._form, self._word, self._limits = model, model.thinking, word, limits
-        self._budget = limits.most_thinking
-        self._word_ids = model.encode(word)
+    def __init__(self, model: Model, options: RunOptions) -> None:
+        self._model, self._form, self._limits = model, model.thinking, options.limits
+        self._needs_logprob, self._logprobs = options.strategy.needs_logprob, options.logprobs
+        self._budget = options.limits.max_thinking_tokens
+        self._word = model.thinking.induce if options.induce is None else options.induce
+        self._word_ids = model.encode(self._word)
         if not self._word_ids:
-            raise InputError(f"the text that induces a thought must not be empty, and {word!r} has no tokens")
-        self._closing_ids = _ids_that_close(model, model.thinking) if limits.min_thought_tokens else []
+            raise InputError(f"the text that induces a thought must not be empty, and {self._word!r} has no tokens")
+        self._closing_ids = _closing_ids(model, model.thinking) if options.limits.min_thought_tokens else []
 
-    def read_opening(self, chain: Chain, logprobs: int | None) -> RunSteps[Opening]:
-        """Let the model open its thinking itself, if it does."""
-        stream, text, written = chain.text_stream(), "", Written()
+    def read_opening(self, chain: Chain) -> RunSteps[Opening]:
+        """Let the model open its thinking itself, or begin to answer."""
+        stream, text, prefix = chain.text_stream(), "", PrefixTokens()
         while True:
             token = chain.pick()
             if token in self._model.eos_token_ids:
                 chain.over = True
                 return Opening(None, [])
-            written.append((token, chain.logprob(token, logprobs)))
+            prefix.append((token, chain.logprob(token, self._logprobs)))
             text += stream.push(token)
             chain.tokens.append(token)
             yield from chain.feed([token])
-            head = text.lstrip()
-            if head.startswith(self._form.open):
-                return Opening(head.removeprefix(self._form.open), written)
-            undecided = self._form.open.startswith(head) and len(chain.tokens) < _OPENING
+            start = text.lstrip()
+            if start.startswith(self._form.open):
+                return Opening(start.removeprefix(self._form.open), prefix)
+            undecided = self._form.open.startswith(start) and len(chain.tokens) < _OPENING
             if not undecided or not chain.plan.allows_thinking(chain.length):
-                return Opening(None, written)
+                return Opening(None, prefix)
 
     def may_induce(self, chain: Chain, final: bool = False) -> bool:
-        """Whether the limits allow another thought; if not, why thinking ended is noted."""
+        """True if the limits allow another thought; otherwise sets `Chain.ended_by`."""
         last, count = chain.thoughts[-1], len(self._word_ids)
         if not last.finished and (last.kept or last.ended_by == "thinking-budget"):
-            return False  # where the cache was full, and the thought has left it, there is room again
+            return False  # a thought that filled the cache and was dropped has freed its tokens
         if chain.thinking_tokens >= self._limits.max_tokens and not final:
             chain.ended_by = "max-tokens"
         elif self._budget is not None and chain.thinking_tokens + count >= self._budget:
             chain.ended_by = "thinking-budget"
-        elif not chain.plan.allows_thinking(chain.length + count + (0 if last.finished else LEAST)):
+        elif not chain.plan.allows_thinking(chain.length + count + (0 if last.finished else MIN_TOKENS)):
             chain.ended_by = chain.plan.bound_by
         else:
             if not final:
-                chain.ended_by = "thoughts"  # not by the thought before, which a limit may have cut off
+                chain.ended_by = "thoughts"  # a limit that cut off the previous thought has not ended thinking
             return True
         return False
 
     def thought(self, chain: Chain, opening: str = "") -> RunSteps[Thought]:
-        """One thought, up to where the model wants to close it or a limit is met; no close tag stays in the cache."""
+        """Generate a thought until the model closes it or a limit is met; a close tag is removed from the cache."""
         thought = Thought(len(chain.thoughts), text=opening)
         chain.thoughts.append(thought)
         start = chain.length
@@ -97,9 +96,9 @@ class Thinker:
         if thought.index:
             for token in self._word_ids:
                 thought.tokens.append(token)
-                yield _told(chain, thought, token, watcher.push(stream.push(token)))
+                yield _thought_token(chain, thought, token, watcher.push(stream.push(token)))
             yield from chain.feed(self._word_ids)
-        likely: list[float] = []
+        logprobs: list[float] = []
         chain.sampled_tag = []
         ending = self._limit(chain, thought)
         while ending is None:
@@ -113,29 +112,29 @@ class Thinker:
                 before = watcher.pieces_before()
                 chain.sampled_tag, chain.text_after_tag = [*thought.tokens[before:], token], watcher.rest
                 del thought.tokens[before:]
-                yield _told(chain, thought, None, piece)
+                yield _thought_token(chain, thought, None, piece)
                 ending = "closed"
                 break
             thought.tokens.append(token)
-            if self._rated:
-                likely.append(chain.logprob_of(token))
-            yield _told(chain, thought, token, piece)
+            if self._needs_logprob:
+                logprobs.append(chain.logprob_of(token))
+            yield _thought_token(chain, thought, token, piece)
             yield from chain.feed([token])
             ending = self._limit(chain, thought)
         if not watcher.found:
-            yield _told(chain, thought, None, watcher.push(stream.flush()) + watcher.flush())
+            yield _thought_token(chain, thought, None, watcher.push(stream.flush()) + watcher.flush())
         chain.cut(start + thought.length)
         chain.thinking_tokens += thought.length
         chain.tokens.extend(thought.tokens)
         thought.ended_by = ending
-        likely = likely[: thought.length - (len(self._word_ids) if thought.index else 0)]  # less those of the tag
-        thought.logprob = sum(likely) / len(likely) if likely else None
+        del logprobs[thought.length - (len(self._word_ids) if thought.index else 0) :]  # the tag's
+        thought.logprob = sum(logprobs) / len(logprobs) if logprobs else None
         if not thought.finished:
             chain.ended_by = ending
         return thought
 
     def _limit(self, chain: Chain, thought: Thought) -> Ending | None:
-        """The limit that ends a thought now, if any does."""
+        """The limit that ends the thought now, if any."""
         limits = self._limits
         if limits.max_thought_tokens is not None and thought.length >= limits.max_thought_tokens:
             return "max-thought-tokens"
@@ -144,23 +143,23 @@ class Thinker:
         return None if chain.plan.allows_thinking(chain.length) else chain.plan.bound_by
 
 
-def _told(chain: Chain, thought: Thought, token: int | None, text: str) -> ThoughtToken:
+def _thought_token(chain: Chain, thought: Thought, token: int | None, text: str) -> ThoughtToken:
     thought.text += text
     return ThoughtToken(thought.index, token, text, chain.length)
 
 
-def ended(chain: Chain, thought: Thought, why: str, dropped: int | None = None) -> ThoughtEnded:
-    """What is told of a thought once it is settled whether it stays."""
+def thought_ended(chain: Chain, thought: Thought, why: str, dropped: int | None = None) -> ThoughtEnded:
+    """Event emitted after the strategy has kept or dropped a thought."""
     return ThoughtEnded(thought, thought.kept, why, dropped, chain.length)
 
 
-def _ids_that_close(model: Model, form: ThinkingFormat) -> list[int]:
-    """Tokens that a thought must not contain before its least length.
+def _closing_ids(model: Model, form: ThinkingFormat) -> list[int]:
+    """Tokens that are banned until a thought has its minimum length.
 
     Raises
     ------
     InputError
-        If the close tag consists of several tokens: forbidding one of them would change the thought's text.
+        If the close tag has several tokens: banning one of them would change the thought's text.
     """
     tag = model.encode(form.close) if form.close else []
     if len(tag) > 1:
