@@ -65,13 +65,12 @@ def answers(model: minseek.Model, kind: str, policy: Policy | None, prompts: int
 def perplexity(model: minseek.Model, ids: list[int], policy: Policy | None, cap: int = 512) -> float:
     """Of tokens 1,000 and on, each predicted from what the policy has left."""
     plan = minseek.plan(model, kv_budget=10**10, cap=cap if policy else len(ids), policy=policy, sequences=1)
-    (slot,) = model.make_slot_pool(plan.slot, 1).slots
-    slot.window = policy.window if policy else 0
+    (slot,) = model.make_slot_pool(plan.slot, 1, window=policy.window if policy else 0).slots
     loss, count, start = 0.0, 0, 0
     while start < len(ids) - 1:
-        if policy is not None and not slot.room:
+        if policy is not None and not slot.free_tokens:
             policy.evict(slot)
-        chunk = ids[start : start + min(128, slot.room)]
+        chunk = ids[start : start + min(128, slot.free_tokens)]
         logits, _ = model.forward_batch([SequenceChunk(chunk, slot, len(chunk))])
         follow = torch.tensor(ids[start + 1 : start + 1 + len(chunk)])
         each = F.cross_entropy(logits[: len(follow)], follow, reduction="none")

@@ -148,18 +148,19 @@ def step(model: minseek.Model) -> dict[str, Any]:
         slots = model.make_slot_pool(plan.slot, batch).slots
         assert plan.policy is not None
         for slot in slots:
-            while not all(stack.survived for stack in slot.stacks):  # each layer has its own cap, and has reached it
-                slot.advance(slot.room)
+            while not all(group.num_survivors for group in slot.layer_groups):  # until each layer has reached its cap
+                slot.advance(slot.free_tokens)
                 plan.policy.evict(slot)
             slot.advance(plan.block // 2)
-        lengths, seen = [stack.length for stack in slots[0].stacks], slots[0].seen
+        lengths, seen = [group.length for group in slots[0].layer_groups], slots[0].num_tokens
 
         def once(slots: list[Slot] = slots, lengths: list[int] = lengths, seen: int = seen) -> None:
             for slot in slots:
-                slot.seen = slot.position = seen
-                slot.fresh = slot.store.shape.block // 2
-                for stack, length in zip(slot.stacks, lengths, strict=True):
-                    stack.length = length
+                slot.num_tokens = slot.position = seen
+                assert slot.observer is not None
+                slot.observer.num_since_eviction = slot.memory.shape.block // 2
+                for group, length in zip(slot.layer_groups, lengths, strict=True):
+                    group.length = length
             model.forward_batch([SequenceChunk([7], slot, 1) for slot in slots])
 
         rate = bandwidth(device)
@@ -212,7 +213,7 @@ def operations_of(model: minseek.Model, plan: minseek.BatchPlan, tokens: int) ->
     layer = weights.layers[0]
     matrices = sum(w.numel() for w in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down))
     pairs = 0
-    for cap, layers in plan.slot.stacks:
+    for cap, layers in plan.slot.layer_groups:
         held, full = 0, plan.slot.capacity
         for token in range(tokens):
             if held == full or token == plan.slot.capacity:

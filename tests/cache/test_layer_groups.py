@@ -10,13 +10,14 @@ from torch import Tensor
 
 from minseek.cache import CacheFullError, CacheShape, Rotary, Slot, SlotPool, SlotShape, ThoughtCache, caps_by_layer
 from minseek.cache.policies import ObservedAttention
+from tests.helpers.slots import observer_of
 
 HEADS, DIM = 2, 4
-FIELDS = ("keys", "values", "positions", "token_index", "attn_sum", "notes")
+FIELDS = ("keys", "values", "positions", "token_index", "attn_sum", "policy_scores")
 
 
 def make_slots(caps: tuple[int, ...], cap: int, block: int, count: int = 3, device: str = "cpu") -> list[Slot]:
-    shape = SlotShape(CacheShape(len(caps), HEADS, DIM, torch.float32), cap, block, hidden=1, caps=caps)
+    shape = SlotShape(CacheShape(len(caps), HEADS, DIM, torch.float32), cap, block, hidden_size=1, caps=caps)
     return SlotPool(shape, Rotary(torch.tensor([1.0, 0.1], device=device)), count, device=device).slots
 
 
@@ -26,28 +27,28 @@ def fill(slot: Slot, tokens: int, chance: torch.Generator) -> None:
         keys, values = torch.randn(2, HEADS, tokens, DIM, generator=chance).to(slot.keys[0].device)
         slot.append(layer, keys, values)
         given = torch.rand(HEADS, 1, tokens, slot.lengths[layer] + tokens, generator=chance)
-        slot.observe(layer, given.to(slot.keys[0].device))
+        observer_of(slot).observe(layer, given.to(slot.keys[0].device))
     slot.advance(tokens)
-    for stack in slot.stacks:
-        new = stack.notes[:, :, stack.length - tokens : stack.length]
+    for group in slot.layer_groups:
+        new = group.policy_scores[:, :, group.length - tokens : group.length]
         new.copy_(torch.rand(new.shape, generator=chance))
 
 
 def held(slot: Slot) -> list[dict[str, Tensor]]:
     """What each layer holds, field by field [H, length, …]."""
     return [
-        {name: getattr(stack, name)[i, :, : stack.length].clone() for name in FIELDS}
-        for stack, i in (slot.stack_of(layer) for layer in range(len(slot.keys)))
+        {name: getattr(group, name)[i, :, : group.length].clone() for name in FIELDS}
+        for _, group, i in sorted((layer, g, i) for g in slot.layer_groups for i, layer in enumerate(g.layers))
     ]
 
 
 def choices(slot: Slot, chance: torch.Generator) -> list[Tensor | None]:
     """Any pairs of the stacks that are full."""
     chosen: list[Tensor | None] = []
-    for stack in slot.stacks:
-        drawn = torch.rand(len(stack.layers), HEADS, stack.length, generator=chance)
-        due = not stack.room and stack.cap < stack.length
-        chosen.append(drawn.topk(stack.cap).indices.sort().values.to(stack.keys.device) if due else None)
+    for group in slot.layer_groups:
+        drawn = torch.rand(len(group.layers), HEADS, group.length, generator=chance)
+        due = not group.free_tokens and group.cap < group.length
+        chosen.append(drawn.topk(group.cap).indices.sort().values.to(group.keys.device) if due else None)
     return chosen
 
 
@@ -61,25 +62,25 @@ def test_what_is_chosen_stays_wherever_it_is_moved(caps: list[int], block: int, 
     cap, chance = -(-sum(caps) // len(caps)), torch.Generator().manual_seed(seed)
     slots = make_slots(tuple(caps), cap, block)
     for slot in slots:
-        fill(slot, slot.room, chance)
+        fill(slot, slot.free_tokens, chance)
     beside, mine = [held(slots[0]), held(slots[2])], slots[1]
     for _ in range(6):
         before, chosen = held(mine), choices(mine, chance)
-        mine.keep(chosen)
+        mine.retain(chosen)
         after = held(mine)
-        for stack, own in zip(mine.stacks, chosen, strict=True):
-            assert stack.capacity == stack.cap + block
-            assert own is None or stack.length == stack.cap
-            for i, layer in enumerate(stack.layers):
+        for group, own in zip(mine.layer_groups, chosen, strict=True):
+            assert group.capacity == group.cap + block
+            assert own is None or group.length == group.cap
+            for i, layer in enumerate(group.layers):
                 for name in FIELDS:
                     for head in range(HEADS):
                         was = before[layer][name][head]
                         wanted = was if own is None else was[own[i, head]]
                         assert torch.equal(after[layer][name][head], wanted), name
-            for name in ("attn_sum", "notes"):
-                assert not getattr(stack, name)[:, :, stack.length :].any(), name
-            assert not stack.attn_window_sum.any()
-        fill(mine, mine.room, chance)
+            for name in ("attn_sum", "policy_scores"):
+                assert not getattr(group, name)[:, :, group.length :].any(), name
+            assert not group.attn_window_sum.any()
+        fill(mine, mine.free_tokens, chance)
     for slot, was in zip((slots[0], slots[2]), beside, strict=True):
         for layer, now in enumerate(held(slot)):
             assert all(torch.equal(now[name], was[layer][name]) for name in FIELDS)
@@ -90,47 +91,48 @@ def test_what_is_chosen_stays_wherever_it_is_moved(caps: list[int], block: int, 
 def test_stacks_share_a_slots_memory_and_no_byte_twice(caps: list[int], block: int) -> None:
     cap = -(-sum(caps) // len(caps))
     (slot,) = make_slots(tuple(caps), cap, block, count=1)
-    assert slot.store.nbytes == slot.store.shape.nbytes
-    assert slot.store.shape.nbytes == make_slots((cap,) * len(caps), cap, block, count=1)[0].store.nbytes
+    assert slot.memory.nbytes == slot.memory.shape.nbytes
+    assert slot.memory.shape.nbytes == make_slots((cap,) * len(caps), cap, block, count=1)[0].memory.nbytes
     for divided in (False, True):
         if divided:
-            fill(slot, slot.room, torch.Generator().manual_seed(0))
-            slot.keep(choices(slot, torch.Generator().manual_seed(1)))
+            fill(slot, slot.free_tokens, torch.Generator().manual_seed(0))
+            slot.retain(choices(slot, torch.Generator().manual_seed(1)))
         for name in (*FIELDS, "attn_window_sum"):
-            whole = getattr(slot.store, name)
+            whole = getattr(slot.memory, name)
             whole.zero_()
-            for stack in slot.stacks:
-                getattr(stack, name).add_(1)
+            for group in slot.layer_groups:
+                getattr(group, name).add_(1)
             assert whole.max() == 1, name
-            rows = sum(HEADS * stack.capacity * len(stack.layers) for stack in slot.stacks)
+            rows = sum(HEADS * group.capacity * len(group.layers) for group in slot.layer_groups)
             assert int((whole != 0).sum()) == rows * (DIM if name in ("keys", "values") else 1)
     assert slot.capacities == [own + block for own in caps]
 
 
 def test_until_it_is_full_for_the_first_time_a_slot_holds_everything(device: str) -> None:
     slot = make_slots((2, 10, 3), 5, 4, device=device)[1]
-    assert (slot.capacities, slot.room, slot.divided) == ([9, 9, 9], 9, False)
+    assert (slot.capacities, slot.free_tokens, slot.partitioned) == ([9, 9, 9], 9, False)
     fill(slot, 9, torch.Generator().manual_seed(0))
-    with pytest.raises(CacheFullError, match="room for 0 more tokens and 1 are wanted"):
+    with pytest.raises(CacheFullError, match="with 0 free tokens cannot take 1"):
         slot.reserve(1)
     ObservedAttention(sinks=1, recent=1).evict(slot)
-    assert (slot.capacities, slot.lengths, slot.divided) == ([6, 14, 7], [2, 9, 3], True)
-    assert (slot.length, slot.capacity, slot.room, slot.evictions) == (9, 14, 4, 1)
+    assert (slot.capacities, slot.lengths, slot.partitioned) == ([6, 14, 7], [2, 9, 3], True)
+    assert (slot.length, slot.capacity, slot.free_tokens, slot.evictions) == (9, 14, 4, 1)
     fill(slot, 4, torch.Generator().manual_seed(1))
     ObservedAttention(sinks=1, recent=1).evict(slot)  # the second layer has room for one more
-    assert (slot.lengths, slot.room) == ([2, 13, 3], 1)
+    assert (slot.lengths, slot.free_tokens) == ([2, 13, 3], 1)
 
 
 def test_a_cleared_slot_is_whole_again(device: str) -> None:
     used, new = make_slots((2, 10, 3), 5, 4, device=device)[:2]
     chance = torch.Generator().manual_seed(2)
     for _ in range(5):
-        fill(used, used.room, chance)
-        used.keep(choices(used, chance))
+        fill(used, used.free_tokens, chance)
+        used.retain(choices(used, chance))
     before = used.allocation
     used.clear()
     assert used.allocation != before  # whoever knows where its tensors lay must look again
-    assert (used.capacities, used.lengths, used.divided, used.fresh) == (new.capacities, [0] * 3, False, 0)
+    assert (used.capacities, used.lengths, used.partitioned) == (new.capacities, [0] * 3, False)
+    assert observer_of(used).num_since_eviction == 0
     for slot in (used, new):
         fill(slot, 9, torch.Generator().manual_seed(3))
     for mine, other in zip(held(used), held(new), strict=True):
@@ -141,8 +143,8 @@ def test_a_cleared_slot_is_whole_again(device: str) -> None:
 def test_the_newest_pairs_stand_at_the_same_positions_in_all_layers(device: str) -> None:
     slot, chance = make_slots((2, 10, 3), 5, 4, device=device)[0], torch.Generator().manual_seed(4)
     for _ in range(6):
-        fill(slot, slot.room, chance)
-        slot.keep(choices(slot, chance))
+        fill(slot, slot.free_tokens, chance)
+        slot.retain(choices(slot, chance))
     slot.reencode()
     assert slot.position == slot.length == max(slot.lengths) > min(slot.lengths)
     for layer, length in enumerate(slot.lengths):
@@ -166,23 +168,23 @@ def test_caps_that_cannot_be_are_refused(caps: tuple[int, ...], evicts: bool, sa
 @given(
     cap=st.integers(1, 3000),
     layers=st.integers(1, 80),
-    favoured=st.sets(st.integers(0, 79), max_size=14),
-    times=st.floats(1, 8),
+    favored=st.sets(st.integers(0, 79), max_size=14),
+    factor=st.floats(1, 8),
     block=st.sampled_from([1, 16, 128]),
-    least=st.integers(1, 300),
-    most=st.integers(1, 20_000),
+    min_cap=st.integers(1, 300),
+    max_cap=st.integers(1, 20_000),
 )
 def test_caps_keep_the_mean_and_their_limits(
-    cap: int, layers: int, favoured: set[int], times: float, block: int, least: int, most: int
+    cap: int, layers: int, favored: set[int], factor: float, block: int, min_cap: int, max_cap: int
 ) -> None:
-    chosen = tuple(sorted(layer for layer in favoured if layer < layers))
-    caps = caps_by_layer(cap, layers, chosen, times=times, block=block, least=least, most=most)
+    chosen = tuple(sorted(layer for layer in favored if layer < layers))
+    caps = caps_by_layer(cap, layers, chosen, factor=factor, block=block, min_cap=min_cap, max_cap=max_cap)
     if not caps:
-        room = (cap - least) * (layers - len(chosen)) // len(chosen) if chosen else 0
-        assert not chosen or len(chosen) == layers or min(int((times - 1) * cap), most - cap, room) < block
+        spare = (cap - min_cap) * (layers - len(chosen)) // len(chosen) if chosen else 0
+        assert not chosen or len(chosen) == layers or min(int((factor - 1) * cap), max_cap - cap, spare) < block
         return
     assert layers * (cap - 1) < sum(caps) <= layers * cap
     large, small = {caps[layer] for layer in chosen}, {caps[i] for i in range(layers) if i not in chosen}
     assert len(large) == len(small) == 1
-    assert least <= min(small) < cap < max(large) <= min(most, times * cap)
+    assert min_cap <= min(small) < cap < max(large) <= min(max_cap, factor * cap)
     assert (max(large) - cap) % block == 0  # so that all evict at the same tokens

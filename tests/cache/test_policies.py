@@ -36,6 +36,7 @@ from minseek.cache.policies import (
 from minseek.errors import InputError
 from minseek.models.forward.chunk import SequenceChunk
 from tests.helpers.prompts import tokens
+from tests.helpers.slots import observer_of, token_index_of
 from tests.helpers.tiny_models import make_reference, save
 
 Array = NDArray[np.float64]
@@ -100,8 +101,7 @@ class Case:
     def slot(self, policy: Policy, chunks: tuple[int, ...] = (50, 1, 29)) -> Slot:
         heads, hidden = HEADS * GROUP if policy.needs_queries else 0, self.model.hidden_size
         shape = SlotShape(self.model.cache_shape, CAP, BLOCK, True, heads, hidden if policy.needs_surprise else 0)
-        slot = self.model.make_slot_pool(shape, 1).slots[0]
-        slot.window = policy.window
+        slot = self.model.make_slot_pool(shape, 1, window=policy.window).slots[0]
         at = 0
         for count in chunks:
             self.model.forward_batch([SequenceChunk(self.ids[at : at + count], slot)])
@@ -144,7 +144,7 @@ def best(scores: Array, sinks: int, recent: int, cap: int = CAP) -> Array:
 
 def synthetic(count: int = 2, seed: int = 0, device: str = "cpu") -> list[Slot]:
     """Slots full of random pairs, as if read by a model of 2 layers with 2 heads of 8 dimensions."""
-    shape = SlotShape(CacheShape(2, 2, 8, torch.float32), CAP, BLOCK, query_heads=4, hidden=5)
+    shape = SlotShape(CacheShape(2, 2, 8, torch.float32), CAP, BLOCK, num_heads=4, hidden_size=5)
     pool = SlotPool(shape, Rotary(torch.tensor([1.0, 0.1, 0.01, 0.001], device=device)), count, device=device)
     for index, slot in enumerate(pool.slots):
         more(slot, N, torch.Generator().manual_seed(seed + index))
@@ -155,12 +155,12 @@ def more(slot: Slot, count: int, chance: torch.Generator) -> None:
     device = slot.keys[0].device
     for layer in range(2):
         keys, values = torch.randn(2, 2, count, 8, generator=chance).to(device)
-        slot.remember_queries(layer, torch.randn(4, count, 8, generator=chance).to(device)[:, -BLOCK:])
+        observer_of(slot).record_queries(layer, torch.randn(4, count, 8, generator=chance).to(device)[:, -BLOCK:])
         slot.append(layer, keys, values)
-        slot.window = BLOCK // 2
-        slot.observe(layer, torch.rand(2, 2, count, slot.length + count, generator=chance).to(device))
+        observer_of(slot).window = BLOCK // 2
+        observer_of(slot).observe(layer, torch.rand(2, 2, count, slot.length + count, generator=chance).to(device))
     slot.advance(count)
-    slot.remember_surprise(torch.randn(count, generator=chance).to(device), torch.zeros(5, device=device))
+    observer_of(slot).record_surprise(torch.randn(count, generator=chance).to(device), torch.zeros(5, device=device))
 
 
 def small(kind: type[Policy]) -> Policy:
@@ -186,9 +186,10 @@ def test_a_choice_is_ascending_complete_and_keeps_what_is_protected(kind: type[P
             assert (chosen[..., :3] == torch.arange(3)).all()
             assert (chosen[..., -7:] == torch.arange(N - 7, N)).all()
             assert torch.equal(policy.choose(Candidates(slot), cap).cpu(), chosen)
-        slot.keep([policy.choose(Candidates(slot), CAP)])
-        assert (slot.stacks[0].token_index[:, :, :3].cpu() == torch.arange(3)).all()
-        assert (slot.stacks[0].token_index[:, :, CAP - 7 : CAP].cpu() == torch.arange(slot.seen - 7, slot.seen)).all()
+        slot.retain([policy.choose(Candidates(slot), CAP)])
+        token_index = slot.layer_groups[0].token_index.cpu()
+        assert (token_index[:, :, :3] == torch.arange(3)).all()
+        assert (token_index[:, :, CAP - 7 : CAP] == torch.arange(slot.num_tokens - 7, slot.num_tokens)).all()
         more(slot, BLOCK, chance)
 
 
@@ -199,7 +200,7 @@ def test_a_choice_depends_on_the_slot_alone(kind: type[Policy]) -> None:
     alone = policy.choose(Candidates(synthetic(1, seed=9)[0]), CAP)
     assert torch.equal(policy.choose(Candidates(synthetic(4, seed=6)[3]), CAP), alone)
     used = synthetic(3, seed=70)[1]
-    used.keep([policy.choose(Candidates(used), CAP)])
+    used.retain([policy.choose(Candidates(used), CAP)])
     used.clear()
     more(used, N, torch.Generator().manual_seed(9))
     assert torch.equal(policy.choose(Candidates(used), CAP), alone)
@@ -249,10 +250,10 @@ def test_heavy_hitters_keep_the_sum_and_half_of_the_cap_for_recent_pairs(case: C
     """After the first eviction: the share is that of the survivors, of whom there are cap."""
     policy = H2O(sinks=2, recent=0)
     slot = case.slot(policy)
-    slot.keep([torch.arange(CAP).expand(LAYERS, HEADS, -1)])
+    slot.retain([torch.arange(CAP).expand(LAYERS, HEADS, -1)])
     model_tokens = tokens(BLOCK, 12)
     case.model.forward_batch([SequenceChunk(model_tokens, slot)])
-    attn_sum = torch.stack(slot.attn_sum).double().numpy()
+    attn_sum = torch.stack(observer_of(slot).attn_sum).double().numpy()
     chosen = policy.choose(Candidates(slot), CAP).numpy()
     assert (chosen == best(attn_sum, 2, CAP // 2)).all()
 
@@ -325,7 +326,7 @@ def mean_rotation(rotary: Rotary, start: int, ahead: int) -> Array:
 
 
 def test_expected_attention_is_the_gaussian_formula(case: Case) -> None:
-    policy, seen = ExpectedAttention(ahead=40), case.seen
+    policy, seen = ExpectedAttention(horizon=40), case.seen
     turn = mean_rotation(case.model.weights.rotary, N, 40)
     wanted = np.zeros((LAYERS, HEADS, N))
     for layer in range(LAYERS):
@@ -343,7 +344,7 @@ def test_expected_attention_is_the_gaussian_formula(case: Case) -> None:
 
 def test_expected_attention_is_what_gaussian_queries_pay_on_average() -> None:
     """Monte Carlo: queries drawn with the mean and covariance of those seen, turned by the mean rotation."""
-    slot, policy = synthetic(1, seed=20)[0], ExpectedAttention(ahead=16, epsilon=0.0)
+    slot, policy = synthetic(1, seed=20)[0], ExpectedAttention(horizon=16, epsilon=0.0)
     pairs = Candidates(slot)
     assert pairs.queries is not None
     got = policy.score(pairs).double().numpy() / pairs.values.double().norm(dim=-1).numpy()
@@ -398,9 +399,9 @@ def survivors(policy: Random, evictions: int, cap: int = 30, block: int = 20) ->
     slot = SlotPool(shape, Rotary(torch.ones(1)), 1).slots[0]
     for _ in range(evictions):
         slot.advance(slot.capacity - slot.length)
-        slot.keep([policy.choose(Candidates(slot), cap)])
-    there = torch.zeros(2, 3, slot.seen)
-    token_index = torch.stack([slot.token_index_of(layer) for layer in range(2)])
+        slot.retain([policy.choose(Candidates(slot), cap)])
+    there = torch.zeros(2, 3, slot.num_tokens)
+    token_index = torch.stack([token_index_of(slot, layer) for layer in range(2)])
     return there.scatter_(2, token_index.long(), 1.0)
 
 
@@ -445,7 +446,7 @@ def test_a_seed_that_cannot_be_used_is_refused_at_once(seed: int) -> None:
         (SnapKV, {"queries": 0}),
         (H2O, {"share": 2.0}),
         (H2O, {"share": -1.0}),
-        (ExpectedAttention, {"ahead": 0}),  # every score is NaN
+        (ExpectedAttention, {"horizon": 0}),  # every score is NaN
         (RKV, {"queries": -3}),
         (NovelValues, {"span_limit": -1.0}),
         (NovelValues, {"induction_cap_factor": 0.5}),
@@ -476,7 +477,7 @@ class Loudest(Policy):
     asked: ClassVar[list[int]] = []
 
     def score(self, pairs: Candidates) -> Tensor:
-        self.asked.append(pairs.count)
+        self.asked.append(pairs.num_pairs)
         return pairs.values.float().pow(2).sum(-1)
 
 
@@ -502,10 +503,11 @@ def test_a_policy_with_notes_reads_what_it_wrote(tiny: minseek.Model) -> None:
         name: ClassVar[str] = "noting"
 
         def score(self, pairs: Candidates) -> Tensor:
-            held.append(pairs.notes.clone())
-            assert not pairs.notes[..., pairs.count - pairs.new :].any()  # 0 for new ones
-            pairs.notes[..., pairs.count - pairs.new :] = 1 + pairs.token_index[..., pairs.count - pairs.new :]
-            assert torch.equal(pairs.notes, 1.0 + pairs.token_index)  # notes move with their pairs
+            held.append(pairs.policy_scores.clone())
+            first = pairs.num_pairs - pairs.num_new
+            assert not pairs.policy_scores[..., first:].any()  # 0 for new pairs
+            pairs.policy_scores[..., first:] = 1 + pairs.token_index[..., first:]
+            assert torch.equal(pairs.policy_scores, 1.0 + pairs.token_index)  # scores move with their pairs
             return pairs.token_index.float() % 7
 
     plan = minseek.plan(tiny, cap=40, block=16, policy=Noting(sinks=1, recent=1), sequences=1)
@@ -543,14 +545,14 @@ def test_policies_are_values() -> None:
 def filled(policy: Policy, values: Tensor, cap: int, block: int) -> Slot:
     """A slot whose first `cap + block` tokens have these values [L, H, n, D] and were all looked at alike."""
     layers, heads, n, dim = values.shape
-    shape = SlotShape(CacheShape(layers, heads, dim, torch.float32), cap, block, hidden=1)
+    shape = SlotShape(CacheShape(layers, heads, dim, torch.float32), cap, block, hidden_size=1)
     pool = SlotPool(shape, Rotary(torch.ones(dim // 2)), 1)
     (slot,) = pool.slots
-    (stack,) = slot.stacks
-    stack.values[:], stack.keys[:] = values, torch.randn_like(values)
-    stack.positions[:] = torch.arange(n, dtype=torch.int32)
+    (group,) = slot.layer_groups
+    group.values[:], group.keys[:] = values, torch.randn_like(values)
+    group.positions[:] = torch.arange(n, dtype=torch.int32)
     slot.advance(n)
-    stack.attn_sum[:] = n - torch.arange(n, dtype=torch.float32)
+    group.attn_sum[:] = n - torch.arange(n, dtype=torch.float32)
     return slot
 
 
@@ -570,10 +572,10 @@ def test_surprising_words_stay_as_well() -> None:
     torch.manual_seed(0)
     values = torch.randn(12, 2, 1, 8).expand(-1, -1, 160, -1) + 0.5 * torch.randn(12, 2, 160, 8)
     slot = filled(NovelValues(), values, 80, 80)
-    slot.store.surprise[0] = torch.randn(160)
-    slot.store.surprise[0, 60:72] += 6
+    slot.memory.surprise[0] = torch.randn(160)
+    slot.memory.surprise[0, 60:72] += 6
     for surprise, kept in ((2.0, True), (0.0, False)):
-        slot.memory.clear()
+        slot.policy_state.clear()
         chosen = NovelValues(recent_share=0.2, surprise=surprise).choose(Candidates(slot), 80)
         stays = torch.zeros(12, 2, 160).scatter_(-1, chosen, 1.0)[:, :, 62:70]
         assert bool(stays.all()) == kept
@@ -587,8 +589,8 @@ def test_novel_stretches_take_no_more_than_their_limits(limits: dict[str, float]
     torch.manual_seed(0)
     policy = NovelValues(recent_share=0, neighbors=1, dilation=1, threshold_sd=0.5, surprise=1e6, **limits)
     slot = filled(policy, torch.randn(2, 2, 640, 8), 512, 128)
-    slot.store.surprise[0] = 0
-    slot.store.surprise[0, torch.randperm(640)[:200]] = 1
+    slot.memory.surprise[0] = 0
+    slot.memory.surprise[0, torch.randperm(640)[:200]] = 1
     scores = policy.score(Candidates(slot))
     assert (scores >= 2 + policy.weight).sum(-1).eq(most).all()
 
@@ -596,25 +598,25 @@ def test_novel_stretches_take_no_more_than_their_limits(limits: dict[str, float]
 def test_stretches_take_of_each_layer_what_its_cap_allows() -> None:
     torch.manual_seed(0)
     policy = NovelValues(recent_share=0, neighbors=1, dilation=1, threshold_sd=0.5, surprise=1e6, span_limit=2.0)
-    shape = SlotShape(CacheShape(3, 2, 8, torch.float32), 512, 128, hidden=1, caps=(384, 768, 384))
+    shape = SlotShape(CacheShape(3, 2, 8, torch.float32), 512, 128, hidden_size=1, caps=(384, 768, 384))
     (slot,) = SlotPool(shape, Rotary(torch.ones(4)), 1).slots
     for layer in range(3):
         slot.append(layer, torch.randn(2, 640, 8), torch.randn(2, 640, 8))
     slot.advance(640)
-    slot.remember_surprise((torch.arange(640) % 3 == 0).float(), torch.zeros(1))
-    for stack, most in zip(slot.stacks, (33, 67), strict=True):  # 2 / sqrt(512) of the cap
-        scores = policy.score(Candidates(slot, stack))
+    observer_of(slot).record_surprise((torch.arange(640) % 3 == 0).float(), torch.zeros(1))
+    for group, most in zip(slot.layer_groups, (33, 67), strict=True):  # 2 / sqrt(512) of the cap
+        scores = policy.score(Candidates(slot, group))
         assert (scores >= 2 + policy.weight).sum(-1).eq(most).all()
 
 
 def test_novelty_is_the_same_in_all_layers_whatever_they_keep() -> None:
-    """One number for each token: a stack that evicts nothing has it beside one that evicts, as a uniform slot does."""
+    """One number for each token: a group that evicts nothing has it beside one that evicts, as a uniform slot does."""
     torch.manual_seed(2)
     values, keys, surprise = torch.randn(12, 2, 120, 8), torch.randn(12, 2, 120, 8), torch.randn(120)
     policy = NovelValues(recent=10, neighbors=5, dilation=3)
     slots = []
     for caps in ((), (32,) * 9 + (120, 32, 32)):
-        shape = SlotShape(CacheShape(12, 2, 8, torch.float32), 40, 20, hidden=1, caps=caps)
+        shape = SlotShape(CacheShape(12, 2, 8, torch.float32), 40, 20, hidden_size=1, caps=caps)
         slots += SlotPool(shape, Rotary(torch.ones(4)), 1).slots
     for start, end in ((0, 60), (60, 80), (80, 100), (100, 120)):
         held: list[dict[int, float]] = []
@@ -622,10 +624,12 @@ def test_novelty_is_the_same_in_all_layers_whatever_they_keep() -> None:
             for layer in range(12):
                 slot.append(layer, keys[layer, :, start:end], values[layer, :, start:end])
             slot.advance(end - start)
-            slot.remember_surprise(surprise[start:end], torch.zeros(1))
+            observer_of(slot).record_surprise(surprise[start:end], torch.zeros(1))
             policy.evict(slot)
-            for stack in slot.stacks:
-                token_index, notes = (t[0, 1, : stack.length].tolist() for t in (stack.token_index, stack.notes))
+            for group in slot.layer_groups:
+                token_index, notes = (
+                    t[0, 1, : group.length].tolist() for t in (group.token_index, group.policy_scores)
+                )
                 held.append(dict(zip(token_index, notes, strict=True)))
         uniform, small, large = held
         assert (len(uniform), len(small), len(large)) == (40, 32, end)  # the large one has had no reason to evict
@@ -645,22 +649,22 @@ def test_novelty_by_hand(recent: int) -> None:
     policy = NovelValues(neighbors=5, dilation=3, layer_fraction=0.5, surprise=1.5, recent=recent)
     values, surprise = torch.randn(4, 3, 100, 8), torch.randn(100)
     slot = filled(policy, values[:, :, :60], 40, 20)
-    pool, cosines, notes = slot.store, np.empty(0), np.empty(0)
+    pool, cosines, notes = slot.memory, np.empty(0), np.empty(0)
     unit = values[:2].numpy().astype(np.float64)
     unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
     settled, edge = 0, 3  # of the last tokens not all neighbours have come
     for seen in (60, 80, 100):
         if seen > 60:
-            slot.keep([torch.arange(20, 60).expand(4, 3, -1)])
-            slot.stacks[0].values[:, :, 40:] = values[:, :, seen - 20 : seen]
+            slot.retain([torch.arange(20, 60).expand(4, 3, -1)])
+            slot.layer_groups[0].values[:, :, 40:] = values[:, :, seen - 20 : seen]
             slot.advance(20)
         new = 60 if seen == 60 else 20
         pool.surprise[0, :new] = surprise[seen - new : seen]
         candidates = Candidates(slot)
         policy.score(candidates)
-        first = candidates.notes.clone()
+        first = candidates.policy_scores.clone()
         policy.score(candidates)  # asked twice, it says the same
-        assert torch.equal(first, candidates.notes)
+        assert torch.equal(first, candidates.policy_scores)
 
         mean = unit[:, :, :seen].sum(2)
         mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
@@ -675,4 +679,4 @@ def test_novelty_by_hand(recent: int) -> None:
         again = spread_out(novelty, 1, np.max)
         notes = np.concatenate((notes[:settled], again[settled:]))
         settled = end
-        np.testing.assert_allclose(candidates.notes[3, 2], notes[seen - 60 : seen], atol=1e-4)
+        np.testing.assert_allclose(candidates.policy_scores[3, 2], notes[seen - 60 : seen], atol=1e-4)

@@ -14,16 +14,17 @@ from minseek.cache.kernels import (
     boost_topk,
     cosine_to_mean,
     cosine_to_running_mean,
-    highest,
     keep_pairs,
     prerope_cosine_to_mean,
     ranks,
+    topk_sorted,
     value_error,
 )
+from tests.helpers.slots import observer_of, token_index_of
 
 LAYERS, HEADS, DIM, CAP, BLOCK = 3, 2, 8, 20, 12
 INV_FREQ = 1.0 / 100.0 ** (torch.arange(0, DIM, 2) / DIM)
-MOVED = ("keys", "values", "positions", "token_index", "attn_sum", "notes")
+MOVED = ("keys", "values", "positions", "token_index", "attn_sum", "policy_scores")
 
 
 @pytest.fixture(params=["C", "PyTorch"])
@@ -37,7 +38,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def make_pool(count: int = 3, dtype: torch.dtype = torch.float32, device: str = "cpu") -> SlotPool:
-    shape = SlotShape(CacheShape(LAYERS, HEADS, DIM, dtype), CAP, BLOCK, query_heads=4)
+    shape = SlotShape(CacheShape(LAYERS, HEADS, DIM, dtype), CAP, BLOCK, num_heads=4)
     return SlotPool(shape, Rotary(INV_FREQ.to(device), 1.3), count, device=device)
 
 
@@ -48,7 +49,7 @@ def fill(slot: Slot, count: int, chance: torch.Generator) -> Tensor:
     slot.reserve(count)
     for layer in range(LAYERS):
         slot.append(layer, keys[layer], torch.randn(HEADS, count, DIM, generator=chance).to(device, dtype))
-        slot.observe(layer, torch.rand(HEADS, 2, count, slot.length + count, generator=chance).to(device))
+        observer_of(slot).observe(layer, torch.rand(HEADS, 2, count, slot.length + count, generator=chance).to(device))
     slot.advance(count)
     return keys
 
@@ -82,8 +83,8 @@ def test_the_arithmetic_gives_the_bytes_that_are_allocated(
     layers, heads, half, cap, block = sizes
     shape = SlotShape(CacheShape(layers, heads, 2 * half, dtype), cap, block, evicts, heads * group, hidden)
     pool = SlotPool(shape, Rotary(torch.ones(half)), slots)
-    tensors = [value for value in vars(pool.store).values() if isinstance(value, Tensor)]
-    assert sum(t.untyped_storage().nbytes() for t in tensors) == pool.store.nbytes == slots * shape.nbytes
+    tensors = [value for value in vars(pool.memory).values() if isinstance(value, Tensor)]
+    assert sum(t.untyped_storage().nbytes() for t in tensors) == pool.memory.nbytes == slots * shape.nbytes
     assert shape.capacity == cap + block
     assert pool.slots[-1].keys[-1].shape == (heads, cap + block, 2 * half)
 
@@ -99,10 +100,10 @@ def test_without_a_policy_a_slot_costs_its_keys_and_values() -> None:
 def copies(pool: SlotPool) -> dict[str, Tensor]:
     """[layers, slots, …] of each field."""
     stacked = {
-        name: torch.stack([getattr(slot.stacks[0], name) for slot in pool.slots], 1)
+        name: torch.stack([getattr(slot.layer_groups[0], name) for slot in pool.slots], 1)
         for name in (*MOVED, "attn_window_sum")
     }
-    return {**stacked, "queries": pool.store.queries.clone()}
+    return {**stacked, "queries": pool.memory.queries.clone()}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -112,10 +113,10 @@ def test_keep_leaves_what_a_list_would(path: str, dtype: torch.dtype, device: st
         pool = make_pool(dtype=dtype, device=device)
         for slot in pool.slots:
             fill(slot, CAP + BLOCK, chance)
-        pool.store.notes.copy_(torch.rand(pool.store.notes.shape, generator=chance))
+        pool.memory.policy_scores.copy_(torch.rand(pool.memory.policy_scores.shape, generator=chance))
         before, mine = copies(pool), pool.slots[index % 3]
         chosen = random_choice(kept, CAP + BLOCK, chance)
-        mine.keep([chosen.to(device)])
+        mine.retain([chosen.to(device)])
         after = copies(pool)
         for name, old in before.items():
             new = after[name]
@@ -129,12 +130,12 @@ def test_keep_leaves_what_a_list_would(path: str, dtype: torch.dtype, device: st
                     was = old[layer, mine.index, head]
                     wanted = [was[i] for i in chosen[layer, head].tolist()]
                     assert torch.equal(new[layer, mine.index, head, :kept], torch.stack(wanted)), name
-        for name in ("attn_sum", "notes"):
+        for name in ("attn_sum", "policy_scores"):
             assert not after[name][:, mine.index, :, kept:].any(), name
         assert not after["attn_window_sum"][:, mine.index].any()
-        assert (mine.length, mine.stacks[0].survived) == (kept, kept)
-        assert (mine.seen, mine.position, mine.fresh) == (CAP + BLOCK, CAP + BLOCK, 0)
-        assert (mine.evictions, mine.room) == (1, CAP + BLOCK - kept)
+        assert (mine.length, mine.layer_groups[0].num_survivors) == (kept, kept)
+        assert (mine.num_tokens, mine.position, observer_of(mine).num_since_eviction) == (CAP + BLOCK, CAP + BLOCK, 0)
+        assert (mine.evictions, mine.free_tokens) == (1, CAP + BLOCK - kept)
 
 
 def test_every_head_keeps_its_own_pairs_over_many_evictions(path: str) -> None:
@@ -151,16 +152,16 @@ def test_every_head_keeps_its_own_pairs_over_many_evictions(path: str) -> None:
                 pairs += [(came + t, keys[layer, head, t]) for t in range(count)]
         came += count
         chosen = random_choice(CAP, slot.length, chance)
-        slot.keep([chosen])
+        slot.retain([chosen])
         for layer, heads in enumerate(lists):
             for head, pairs in enumerate(heads):
                 heads[head] = pairs = [pairs[i] for i in chosen[layer, head].tolist()]
                 token_index = torch.tensor([arrival for arrival, _ in pairs], dtype=torch.int32)
-                assert torch.equal(slot.token_index_of(layer)[head], token_index)
+                assert torch.equal(token_index_of(slot, layer)[head], token_index)
                 assert torch.equal(slot.positions[layer][head, :CAP], token_index)  # each stays where it stood
                 wanted = turned(torch.stack([key for _, key in pairs]), token_index)
                 torch.testing.assert_close(slot.keys[layer][head, :CAP].double(), wanted, atol=2e-5, rtol=0)
-    assert (slot.seen, slot.evictions) == (came, 8)
+    assert (slot.num_tokens, slot.evictions) == (came, 8)
 
 
 def test_both_paths_keep_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +172,7 @@ def test_both_paths_keep_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) ->
         pool, chance = make_pool(dtype=torch.bfloat16), torch.Generator().manual_seed(3)
         for slot in pool.slots:
             fill(slot, CAP + BLOCK, chance)
-        pool.slots[2].keep([random_choice(CAP, CAP + BLOCK, chance)])
+        pool.slots[2].retain([random_choice(CAP, CAP + BLOCK, chance)])
         kept.append([copies(pool)[name][:, 2, :, :CAP] for name in MOVED])
     for native_kept, other in zip(*kept, strict=True):
         assert torch.equal(native_kept, other)
@@ -181,7 +182,7 @@ def test_keeping_all_moves_nothing(path: str) -> None:
     pool = make_pool()
     fill(pool.slots[0], CAP + BLOCK, torch.Generator().manual_seed(4))
     before = copies(pool)
-    tensors = [getattr(pool.slots[0].stacks[0], name) for name in MOVED]
+    tensors = [getattr(pool.slots[0].layer_groups[0], name) for name in MOVED]
     keep_pairs(tensors, torch.arange(CAP + BLOCK).expand(LAYERS, HEADS, -1))
     for name in MOVED:
         assert torch.equal(copies(pool)[name], before[name])
@@ -196,10 +197,10 @@ def test_reencoded_keys_are_those_of_the_new_positions(device: str) -> None:
     raw = fill(slot, CAP + BLOCK, chance)
     for _ in range(3):
         chosen = random_choice(CAP, CAP + BLOCK, chance).to(device)
-        slot.keep([chosen])
+        slot.retain([chosen])
         raw = raw.gather(2, chosen[..., None].expand(-1, -1, -1, DIM))
         raw = torch.cat((raw, fill(slot, BLOCK, chance)), dim=2)
-    old, untouched = slot.position, pool.store.keys[0].clone()
+    old, untouched = slot.position, pool.memory.keys[0].clone()
     slot.reencode()
     positions = torch.arange(CAP + BLOCK)
     for layer in range(LAYERS):
@@ -207,11 +208,11 @@ def test_reencoded_keys_are_those_of_the_new_positions(device: str) -> None:
     wanted = turned(raw, positions.expand(LAYERS, HEADS, -1))
     got = torch.stack(slot.keys)
     torch.testing.assert_close(got.cpu().double(), wanted, atol=5e-5, rtol=0)
-    assert (slot.position, slot.reencodings, slot.seen) == (CAP + BLOCK, 1, old)
-    assert torch.equal(pool.store.keys[0], untouched)
+    assert (slot.position, slot.reencodings, slot.num_tokens) == (CAP + BLOCK, 1, old)
+    assert torch.equal(pool.memory.keys[0], untouched)
     slot.reencode()  # they stand there already
     assert torch.equal(torch.stack(slot.keys), got)
-    slot.keep([random_choice(CAP, CAP + BLOCK, chance).to(device)])
+    slot.retain([random_choice(CAP, CAP + BLOCK, chance).to(device)])
     fill(slot, 1, chance)
     assert slot.positions[0][:, CAP].tolist() == [CAP + BLOCK] * HEADS  # what follows stands right behind them
 
@@ -221,7 +222,7 @@ def test_a_candidates_keys_without_positions_are_what_was_appended() -> None:
     slot = pool.slots[0]
     raw = fill(slot, CAP + BLOCK, chance)
     chosen = random_choice(CAP, CAP + BLOCK, chance)
-    slot.keep([chosen])
+    slot.retain([chosen])
     wanted = raw.gather(2, chosen[..., None].expand(-1, -1, -1, DIM))
     for _ in range(2):
         torch.testing.assert_close(Candidates(slot).unrotated, 1.3 * wanted, atol=3e-5, rtol=0)
@@ -236,18 +237,19 @@ def test_a_cleared_slot_is_like_a_new_one() -> None:
     used, other = pool.slots[1], pool.slots[2]
     for slot in (used, other):
         fill(slot, CAP + BLOCK, chance)
-        slot.keep([random_choice(CAP, CAP + BLOCK, chance)])
+        slot.retain([random_choice(CAP, CAP + BLOCK, chance)])
         slot.reencode()
     fill(used, 3, chance)
-    others = other.store.attn_sum[2].clone()
+    others = other.memory.attn_sum[2].clone()
     used.clear()
-    assert (used.length, used.stacks[0].survived, used.seen, used.fresh, used.position, used.asked) == (0,) * 6
-    assert (used.evictions, used.reencodings, used.room) == (0, 0, CAP + BLOCK)
-    for tensor in (pool.store.attn_sum, pool.store.attn_window_sum, pool.store.notes):
+    assert (used.length, used.layer_groups[0].num_survivors, used.num_tokens, used.position) == (0,) * 4
+    assert (observer_of(used).num_since_eviction, observer_of(used).query_index) == (0, 0)
+    assert (used.evictions, used.reencodings, used.free_tokens) == (0, 0, CAP + BLOCK)
+    for tensor in (pool.memory.attn_sum, pool.memory.attn_window_sum, pool.memory.policy_scores):
         assert not tensor[1].any()
-    assert torch.equal(pool.store.attn_sum[2], others)
+    assert torch.equal(pool.memory.attn_sum[2], others)
     raw = fill(used, 5, chance)
-    assert torch.equal(used.token_index_of(0)[0], torch.arange(5, dtype=torch.int32))
+    assert torch.equal(token_index_of(used, 0)[0], torch.arange(5, dtype=torch.int32))
     wanted = turned(raw, torch.arange(5).expand(LAYERS, HEADS, -1))
     torch.testing.assert_close(torch.stack(used.keys)[:, :, :5].double(), wanted, atol=2e-5, rtol=0)
 
@@ -257,7 +259,7 @@ def test_a_full_slot_takes_no_more() -> None:
     slot.reserve(CAP + BLOCK)
     fill(slot, CAP + BLOCK - 2, torch.Generator().manual_seed(8))
     slot.reserve(2)
-    with pytest.raises(CacheFullError, match=r"^a slot has room for 2 more tokens and 3 are wanted$"):
+    with pytest.raises(CacheFullError, match=r"^a slot with 2 free tokens cannot take 3$"):
         slot.reserve(3)
 
 
@@ -266,10 +268,10 @@ def test_the_latest_queries_are_the_last_before_the_eviction(window: int) -> Non
     """However the tokens come in chunks, every query of the window is counted once."""
     for chunks in ([32], [1] * 32, [7, 20, 5], [31, 1], [5, 27]):
         slot = make_pool(1).slots[0]
-        slot.window = window
+        observer_of(slot).window = window
         counted = []
         for count in chunks:
-            late = slot.num_in_window(count)
+            late = observer_of(slot).num_in_window(count)
             counted += [False] * (count - late) + [True] * late
             slot.advance(count)
         assert counted == [index >= CAP + BLOCK - window for index in range(CAP + BLOCK)]
@@ -282,15 +284,15 @@ def test_queries_of_the_last_block_are_kept(chunks: list[int]) -> None:
     at = 0
     for count in chunks:  # to the first eviction
         for layer in range(LAYERS):
-            slot.remember_queries(layer, every[layer, :, at : at + count])
+            observer_of(slot).record_queries(layer, every[layer, :, at : at + count])
         slot.advance(count)
         at += count
     held = Candidates(slot).queries
     assert held is not None
     assert sorted(map(tuple, held[1, 2].tolist())) == sorted(map(tuple, every[1, 2, at - BLOCK : at].tolist()))
-    slot.keep([torch.arange(CAP).expand(LAYERS, HEADS, -1)])
+    slot.retain([torch.arange(CAP).expand(LAYERS, HEADS, -1)])
     for layer in range(LAYERS):
-        slot.remember_queries(layer, every[layer, :, at : at + 5])
+        observer_of(slot).record_queries(layer, every[layer, :, at : at + 5])
     slot.advance(5)
     held = Candidates(slot).queries
     assert held is not None
@@ -302,7 +304,7 @@ def test_a_thought_cache_lives_in_a_slots_memory() -> None:
     untouched = copies(pool)
     slot = pool.slots[1]
     over = ThoughtCache.over(slot)
-    own = ThoughtCache(pool.store.shape.shape, pool.store.rotary, max_tokens=CAP + BLOCK)
+    own = ThoughtCache(pool.memory.shape.cache_shape, pool.memory.rotary, max_tokens=CAP + BLOCK)
     for count, start, stop in ((20, 5, 9), (10, 0, 3), (9, 30, 32), (2, 12, 32)):
         keys, values = (torch.randn(LAYERS, HEADS, count, DIM, generator=chance) for _ in range(2))
         for cache in (over, own):
@@ -316,7 +318,7 @@ def test_a_thought_cache_lives_in_a_slots_memory() -> None:
             assert torch.equal(slot.keys[layer][:, : own.length], own.keys[layer][:, : own.length])
             assert torch.equal(slot.values[layer][:, : own.length], own.values[layer][:, : own.length])
     assert [k.data_ptr() for k in over.keys] == [k.data_ptr() for k in slot.keys]
-    assert over.nbytes == over.peak_bytes == (CAP + BLOCK) * pool.store.shape.shape.token_bytes()
+    assert over.nbytes == over.peak_bytes == (CAP + BLOCK) * pool.memory.shape.cache_shape.token_bytes()
     over.reserve(over.capacity - over.length)
     with pytest.raises(CacheFullError, match=f"holds {CAP + BLOCK} tokens and {CAP + BLOCK + 1}"):
         over.reserve(over.capacity - over.length + 1)
@@ -346,7 +348,7 @@ def test_the_highest_equal_their_definition(path: str, device: str) -> None:
         for scores in (torch.randn(2, 3, n, generator=chance), torch.randint(-2, 2, (2, 3, n), generator=chance) / 4):
             scores[..., n // 2] = torch.inf
             scores[..., n // 3] = -torch.inf
-            got = highest(scores.to(device), count).cpu()
+            got = topk_sorted(scores.to(device), count).cpu()
             assert got.shape == (2, 3, count)
             assert got.dtype == torch.int64
             for row, places in zip(scores.flatten(0, 1).tolist(), got.flatten(0, 1).tolist(), strict=True):
@@ -358,7 +360,7 @@ def test_zero_has_no_sign(path: str) -> None:
     """Minus a likeness of 0 is -0.0; both paths take it for the same score as 0.0."""
     scores = torch.tensor([0.0, -0.0, 0.0, -0.0, 1.0, -1.0])
     assert ranks(scores).tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.0])
-    assert highest(scores, 3).tolist() == [2, 3, 4]
+    assert topk_sorted(scores, 3).tolist() == [2, 3, 4]
 
 
 def test_ranks_of_infinities_and_of_a_view(path: str) -> None:
@@ -439,7 +441,7 @@ def test_likeness_without_positions_equals_its_definition(dim: int, dtype: torch
         tolerance = 1e-5 if dtype == torch.float32 else 0.02
         torch.testing.assert_close(cosine_to_mean(pairs.unrotated).double(), wanted, atol=tolerance, rtol=0)
         torch.testing.assert_close(pairs.prerope_cosine_to_mean().double(), wanted, atol=tolerance, rtol=0)
-        cos, sin = pool.store.rotary.at(0, n)
+        cos, sin = pool.memory.rotary.at(0, n)
         native = prerope_cosine_to_mean(pairs.keys, pairs.positions, cos.contiguous(), sin.contiguous())
         assert (native is None) == (dim > 512)
         if native is not None:

@@ -24,6 +24,7 @@ from minseek.reasoning.thinking_job import ThinkingJob
 from tests.helpers.generation import END, GREEDY, LONG, continued, generation, make_plan, outputs, text_model
 from tests.helpers.loading import load
 from tests.helpers.prompts import tokens
+from tests.helpers.slots import token_index_of
 from tests.helpers.tiny_models import ARCHITECTURES, make_reference, save
 
 VARIANTS = (
@@ -278,10 +279,10 @@ class Told(Generation):
         self.logits.append(logits.clone())
         given = super().next_tokens(logits)
         if not given:
-            self.token_index = [self.cache.token_index_of(layer).tolist() for layer in range(3)]
+            self.token_index = [token_index_of(self.cache, layer).tolist() for layer in range(3)]
             lengths = self.cache.lengths
             self.positions = [self.cache.positions[layer][:, : lengths[layer]].tolist() for layer in range(3)]
-            self.counts = self.cache.evictions, self.cache.reencodings, self.cache.seen
+            self.counts = self.cache.evictions, self.cache.reencodings, self.cache.num_tokens
         return given
 
 

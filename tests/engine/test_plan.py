@@ -141,15 +141,15 @@ def test_the_figures_by_hand(tiny: minseek.Model) -> None:
     none = minseek.plan(tiny, kv_budget="1MB", cap=80, block=20, policy=None)
     assert "nothing is evicted" in str(none)
     assert none.as_dict()["policy"] is None
-    asking = minseek.plan(tiny, kv_budget="1MB", cap=80, block=20, policy=ExpectedAttention(ahead=7))
+    asking = minseek.plan(tiny, kv_budget="1MB", cap=80, block=20, policy=ExpectedAttention(horizon=7))
     assert "of queries" in str(asking)
-    assert asking.policy == ExpectedAttention(ahead=7)
+    assert asking.policy == ExpectedAttention(horizon=7)
 
 
 @pytest.mark.parametrize("policy", [None, *POLICIES])
 def test_an_engine_allocates_what_was_planned(tiny: minseek.Model, policy: str | None) -> None:
     plan = minseek.plan(tiny, kv_budget="1.5MB", cap=80, block=20, policy=policy)
-    assert Engine(tiny, plan).pool.store.nbytes == plan.kv_bytes
+    assert Engine(tiny, plan).pool.memory.nbytes == plan.kv_bytes
 
 
 def test_without_a_budget_the_sequences_get_what_they_need(tiny: minseek.Model) -> None:
@@ -291,7 +291,7 @@ ctypes.CDLL(None).malloc_trim(0)  # what is free already must not pass for room
 before = now("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")  # the high-water mark begins anew
 engine = Engine(model, plan)
-for tensor in vars(engine.pool.store).values():
+for tensor in vars(engine.pool.memory).values():
     if isinstance(tensor, torch.Tensor):
         tensor.fill_(0)  # every page of every slot is there from the beginning
 held = now("VmRSS") - before

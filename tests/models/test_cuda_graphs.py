@@ -85,7 +85,7 @@ def generations(model: Model, prompts: list[list[int]], new: int, **options: Any
 def run(model: Model, plan: minseek.BatchPlan, jobs: Sequence[Job]) -> SlotMemory:
     engine = Engine(model, plan)
     assert len(list(engine.run(jobs))) == len(jobs)
-    return engine.pool.store
+    return engine.pool.memory
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -125,9 +125,10 @@ def test_what_is_evicted_is_the_same(
     assert tokens_recorded == wanted
     assert any(job.completion().stats.reencodings for job in jobs)
     assert bool(plan.slot.caps) == (policy == "novel-values")
-    for name in ("positions", "arrivals"):
+    for name in ("positions", "token_index"):
         assert torch.equal(getattr(recorded, name), getattr(pool, name)), name
-    for name in ("keys", "values", "received", "latest", "notes", "queries", "surprise", "ahead"):
+    summed = ("attn_sum", "attn_window_sum", "policy_scores")
+    for name in ("keys", "values", *summed, "queries", "surprise", "last_hidden"):
         torch.testing.assert_close(getattr(recorded, name), getattr(pool, name), atol=1e-3, rtol=1e-3)
     assert counted.replayed > counted.recorded > 0
 
@@ -238,7 +239,7 @@ def test_recordings_end_with_their_slots(device: str, load: Any, tmp_path: Path)
     engine = Engine(model, plan)
     list(engine.run(generations(model, PROMPTS, 5)))
     held = model._decoder._plain._recordings
-    assert list(held) == [engine.pool.store]
+    assert list(held) == [engine.pool.memory]
     collects = gc.isenabled()
     gc.disable()  # nothing waits for a collection
     try:
@@ -319,22 +320,22 @@ def test_passes_and_evictions_stay_on_their_device(variant: str, policy: str, tm
     model = minseek.load(str(save(tmp_path, variant)), device="cpu", dtype="float32")
     plan = minseek.plan(model, kv_budget="10MB", cap=60, block=20, policy=policy, sequences=4)
     assert plan.policy is not None
-    shape = replace(plan.slot, hidden=model.hidden_size, caps=(50, 80, 50))
+    shape = replace(plan.slot, hidden_size=model.hidden_size, caps=(50, 80, 50))
     weights = on_meta(model.weights)
     decoder, pool = Decoder(weights), SlotPool(shape, weights.rotary, 4, device="meta")
     thoughts = ThoughtCache.over(pool.slots[3])
     for index in range(24):
         for slot in pool.slots[:3]:
-            if not slot.room:
+            if not slot.free_tokens:
                 plan.policy.evict(slot)
-        read = [SequenceChunk(list(range(min(30, pool.slots[1].room))), pool.slots[1], 1)] * (index % 3 == 0)
+        read = [SequenceChunk(list(range(min(30, pool.slots[1].free_tokens))), pool.slots[1], 1)] * (index % 3 == 0)
         alone = [SequenceChunk([index], cache, 1) for cache in (pool.slots[0], thoughts, pool.slots[2])]
         logits, hidden = decoder.forward_batch([alone[0], *read, *alone[1:]])
         assert logits.shape == (3 + len(read), weights.vocab_size)
         assert hidden.shape == (3 + len(read), weights.hidden_size)
         assert (logits.device.type, hidden.device.type) == ("meta", "meta")
     assert [slot.evictions for slot in pool.slots] == [0, 6, 0, 0]
-    assert pool.slots[1].divided
+    assert pool.slots[1].partitioned
     pool.slots[1].reencode()
     thoughts.drop(3, 10)
 
@@ -358,7 +359,7 @@ def test_the_plan_counts_what_a_pass_makes(
     plan = minseek.plan(model, kv_budget="1GB", cap=900, block=128, policy=policy, sequences=24)
     weights = on_meta(model.weights)
     decoder, pool = Decoder(weights), SlotPool(plan.slot, weights.rotary, plan.slots, device="meta")
-    held = [*weights_of(weights), *(t for t in vars(pool.store).values() if isinstance(t, torch.Tensor))]
+    held = [*weights_of(weights), *(t for t in vars(pool.memory).values() if isinstance(t, torch.Tensor))]
     for feeds in (
         [SequenceChunk([1] * 128, slot, 1) for slot in pool.slots[:4]],
         [SequenceChunk([1], slot, 1) for slot in pool.slots],
@@ -366,15 +367,17 @@ def test_the_plan_counts_what_a_pass_makes(
     ):
         for feed in feeds:
             slot = cast("Slot", feed.cache)
-            for stack in slot.stacks:
-                stack.length = stack.capacity - len(feed.tokens)
-            slot.seen = slot.position = slot.fresh = slot.length
+            for group in slot.layer_groups:
+                group.length = group.capacity - len(feed.tokens)
+            slot.num_tokens = slot.position = slot.length
+            if slot.observer is not None:
+                slot.observer.num_since_eviction = slot.length
         with LiveTensors() as live:
             for tensor in held:
                 live.note(tensor)
             before = live.live
             decoder.forward_batch(feeds)
-        needed = decoder.activation_bytes(sum(len(f.tokens) for f in feeds), plan.slot.largest, len(feeds))
+        needed = decoder.activation_bytes(sum(len(f.tokens) for f in feeds), plan.slot.max_capacity, len(feeds))
         assert 0 < live.peak - before <= needed
 
 

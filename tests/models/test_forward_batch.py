@@ -15,17 +15,15 @@ from minseek.models.forward.chunk import SequenceChunk
 from minseek.native import instruction_set
 from tests.helpers.loading import load
 from tests.helpers.prompts import tokens
+from tests.helpers.slots import observer_of, token_index_of
 from tests.helpers.tiny_models import VARIANTS, make_reference, save
 
 LENGTHS = (70, 1, 33, 16, 47)
 
 
 def slots(model: minseek.Model, count: int, capacity: int = 80, evicts: bool = True, hidden: int = 0) -> list[Slot]:
-    shape = SlotShape(model.cache_shape, capacity - 16, 16, evicts, hidden=hidden)
-    pool = model.make_slot_pool(shape, count)
-    for slot in pool.slots:
-        slot.window = 5
-    return pool.slots
+    shape = SlotShape(model.cache_shape, capacity - 16, 16, evicts, hidden_size=hidden)
+    return model.make_slot_pool(shape, count, window=5).slots
 
 
 @pytest.mark.parametrize("step", ["C", "PyTorch"])
@@ -74,7 +72,7 @@ def test_passes_of_few_tokens_give_the_same_bits(
             model.forward_batch([SequenceChunk([7 * i + step], slot, 1) for i, slot in enumerate(held)])[0]
             for step in (0, 1)
         ]
-        return [*logits, held[0].store.ahead]
+        return [*logits, held[0].memory.last_hidden]
 
     most = given(17)
     for count in (1, 2, 4, 5, 8, 9, 16):
@@ -96,8 +94,10 @@ def test_what_a_sequence_gives_does_not_depend_on_its_company(dtype: str, tmp_pa
             feeds = [SequenceChunk(tokens(7, i), other) for i, other in enumerate(others) if other.length < 70]
             feeds.insert(company // 2, SequenceChunk(ids[start:stop], mine, stop - start))
             got.append(model.forward_batch(feeds)[0])
-        counted = torch.stack([*mine.attn_sum, *mine.attn_window_sum])[..., :60].flatten()
-        return torch.cat([*(g.flatten() for g in got), counted, mine.store.surprise[0, :60], mine.store.ahead[0]])
+        counted = torch.stack([*observer_of(mine).attn_sum, *observer_of(mine).attn_window_sum])[..., :60].flatten()
+        return torch.cat(
+            [*(g.flatten() for g in got), counted, mine.memory.surprise[0, :60], mine.memory.last_hidden[0]]
+        )
 
     alone = logits(0)
     for company in (1, 5, 17):
@@ -116,7 +116,7 @@ def test_numbers_that_are_none_stay_with_the_sequence_that_had_them(
         return model.forward_batch([SequenceChunk([7], held[0], 1), SequenceChunk([8], held[1], 1)])[0]
 
     used = slots(model, 2)
-    for tensor in (used[0].store.keys, used[0].store.values):
+    for tensor in (used[0].memory.keys, used[0].memory.values):
         tensor.fill_(torch.nan)
     for slot in used:
         slot.clear()
@@ -151,8 +151,9 @@ def test_attention_received_is_what_transformers_pays(
         model.forward_batch([SequenceChunk(ids[start:stop], slot)])
     for layer, weights in enumerate(paid):
         by_query = weights[0].view(2, 3, 80, 80).mean(1)
-        torch.testing.assert_close(slot.attn_sum[layer].cpu(), by_query.sum(1), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(slot.attn_window_sum[layer].cpu(), by_query[:, -5:].sum(1), atol=1e-4, rtol=1e-4)
+        attn_sum, attn_window_sum = observer_of(slot).attn_sum[layer], observer_of(slot).attn_window_sum[layer]
+        torch.testing.assert_close(attn_sum.cpu(), by_query.sum(1), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(attn_window_sum.cpu(), by_query[:, -5:].sum(1), atol=1e-4, rtol=1e-4)
     assert torch.equal(slot.positions[1].cpu(), torch.arange(80, dtype=torch.int32).expand(2, -1))
 
 
@@ -173,8 +174,8 @@ def test_surprise_is_how_far_a_token_lies_below_the_mean_logit(
     for ids, slot in zip(texts, asking, strict=True):
         logits = reference(torch.tensor([ids])).logits[0, :-1]
         wanted = logits.mean(-1) - logits.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-        torch.testing.assert_close(slot.store.surprise[slot.index, 1:60].cpu(), wanted, atol=3e-4, rtol=3e-4)
-        assert slot.store.surprise[slot.index, 0] == 0  # nothing was expected yet, if the head has no bias
+        torch.testing.assert_close(slot.memory.surprise[slot.index, 1:60].cpu(), wanted, atol=3e-4, rtol=3e-4)
+        assert slot.memory.surprise[slot.index, 0] == 0  # nothing was expected yet, if the head has no bias
 
 
 def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
@@ -190,15 +191,15 @@ def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
         chance = torch.Generator().manual_seed(1)
         model.forward_batch([SequenceChunk(ids[:80], slot)])
         chosen = torch.rand(3, 2, 80, generator=chance).topk(64).indices.sort().values
-        slot.keep([chosen.to(device)])
+        slot.retain([chosen.to(device)])
         assert slot.length == 64
-        assert torch.equal(slot.token_index_of(1)[0].cpu(), chosen[1, 0].int())
+        assert torch.equal(token_index_of(slot, 1)[0].cpu(), chosen[1, 0].int())
         logits, _ = model.forward_batch([SequenceChunk(ids[80:96], slot, 16)])
-        slot.keep([torch.arange(64, device=device).expand(3, 2, -1)])
+        slot.retain([torch.arange(64, device=device).expand(3, 2, -1)])
         slot.reencode()
         assert slot.position == 64
         more, _ = model.forward_batch([SequenceChunk(ids[80:90], slot, 10)])
-        given.append((logits.cpu(), more.cpu(), slot.store.attn_sum.cpu()))
+        given.append((logits.cpu(), more.cpu(), slot.memory.attn_sum.cpu()))
     for ours, theirs in zip(*given, strict=True):
         torch.testing.assert_close(ours, theirs, atol=3e-4, rtol=3e-4)
 
@@ -210,4 +211,4 @@ def test_a_slot_that_is_taken_again_remembers_nothing(tiny: minseek.Model) -> No
     used.clear()
     first, second = (tiny.forward_batch([SequenceChunk(ids, slot, 40)])[0] for slot in (fresh, used))
     assert torch.equal(first, second)
-    assert torch.equal(fresh.store.attn_sum, used.store.attn_sum)
+    assert torch.equal(fresh.memory.attn_sum, used.memory.attn_sum)

@@ -1,9 +1,10 @@
-"""Key/value storage, rotary re-encoding, and in `minseek.cache.policies` what an eviction leaves."""
+"""KV caches, rotary re-encoding and, in `minseek.cache.policies`, eviction policies."""
 
 from minseek.cache.base import CacheFullError, KVCache
 from minseek.cache.cache_shape import CacheShape, KeyStorage
 from minseek.cache.candidates import Candidates
 from minseek.cache.decode_batch import NUM_FIXED, DecodeBatch, input_row, slot_of
+from minseek.cache.observer import AttentionObserver
 from minseek.cache.rotary import Rotary, rotate
 from minseek.cache.slot_memory import SlotMemory
 from minseek.cache.slot_shape import SlotShape, caps_by_layer
@@ -12,6 +13,7 @@ from minseek.cache.thought_cache import ThoughtCache
 
 __all__ = [
     "NUM_FIXED",
+    "AttentionObserver",
     "CacheFullError",
     "CacheShape",
     "Candidates",

@@ -1,4 +1,4 @@
-"""What one token of a cache costs."""
+"""Bytes that one token of a cache takes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ KeyStorage = Literal["re-rotated", "unrotated"]
 
 @dataclass(frozen=True)
 class CacheShape:
-    """What one token costs: a key and a value for each of H heads of D dimensions in each of L layers."""
+    """Sizes of one token's keys and values: a key and a value of D dimensions for each of H heads in L layers."""
 
-    layers: int
-    heads: int
+    num_layers: int
+    num_kv_heads: int
     head_dim: int
     dtype: torch.dtype
 
@@ -26,4 +26,4 @@ class CacheShape:
         if key_storage not in get_args(KeyStorage):
             raise InputError(f"keys can be stored {' or '.join(get_args(KeyStorage))}, not {key_storage!r}")
         copies = 3 if key_storage == "unrotated" else 2
-        return self.layers * self.heads * self.head_dim * copies * self.dtype.itemsize
+        return self.num_layers * self.num_kv_heads * self.head_dim * copies * self.dtype.itemsize

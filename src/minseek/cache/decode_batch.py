@@ -1,4 +1,4 @@
-"""One new token each of many sequences, written and attended to together."""
+"""Decode step of many sequences in slots: one new token each, appended and attended to together."""
 
 from __future__ import annotations
 
@@ -14,82 +14,82 @@ from minseek.cache.thought_cache import ThoughtCache
 
 
 def slot_of(cache: KVCache) -> Slot | None:
-    """The slot in which a sequence's pairs lie; None if they lie elsewhere."""
+    """The slot whose memory a cache uses, if any."""
     if isinstance(cache, Slot):
         return cache
     return cache.slot if isinstance(cache, ThoughtCache) else None
 
 
-NUM_FIXED = 7  # numbers of a sequence before its stacks' lengths
+NUM_FIXED = 7  # columns of an input row before the lengths of the layer groups
 
 
 def input_row(token: int, cache: KVCache) -> list[int]:
-    """What `DecodeBatch` needs to know of a sequence in a slot that is given a token: `FIXED` numbers, and lengths."""
+    """Row of `DecodeBatch` for a token and the sequence in a slot that it is appended to."""
     if isinstance(cache, Slot):
-        lengths = [stack.length for stack in cache.stacks]
-        late = cache.num_in_window(1)
-        return [token, cache.index, cache.position, cache.seen, cache.fresh, cache.asked, late, *lengths]
+        lengths, seen = [group.length for group in cache.layer_groups], cache.observer
+        observed = (0, 0, 0) if seen is None else (seen.num_since_eviction, seen.query_index, seen.num_in_window(1))
+        return [token, cache.index, cache.position, cache.num_tokens, *observed, *lengths]
     slot, length = slot_of(cache), cache.length
     assert slot is not None
-    return [token, slot.index, length, length, 0, 0, 0, *[length] * len(slot.stacks)]
+    return [token, slot.index, length, length, 0, 0, 0, *[length] * len(slot.layer_groups)]
 
 
 class DecodeBatch:
-    """Sequences in slots that a pass gives one token each: few large operations instead of many small ones.
+    """Sequences in slots that take one token each in a pass: few large operations instead of many small ones.
 
-    B sequences in one store. All numbers that change from token to token come in a tensor, and no size depends on
-    them: whoever repeats what was done, with other numbers in that tensor, does it for the next tokens.
-    `models.recordings` does.
+    B sequences in one pool's memory. Everything that changes from token to token is in one tensor, and no size depends
+    on it: replaying the captured operations with new values in this tensor performs the next step
+    (`minseek.models.forward.cuda_graphs`).
 
     Parameters
     ----------
-    store : SlotMemory
-    divided : bool
-        Whether the slots are divided, all of them.
-    numbers : Tensor
-        [B, FIXED + stacks], int64: `input_row` each, slots ascending.
-    within : sequence of int
-        For each stack, how many pairs a head are looked at; n below. More than the longest sequence has.
+    memory : SlotMemory
+    partitioned : bool
+        All slots are partitioned; otherwise none is.
+    input_rows : Tensor
+        [B, NUM_FIXED + layer groups], int64: an `input_row` for each sequence, slots ascending.
+    max_kv_len : sequence of int
+        For each layer group the number n of pairs per head that attention reads; more than the longest sequence has.
     """
 
-    def __init__(self, store: SlotMemory, divided: bool, numbers: Tensor, within: Sequence[int]) -> None:
-        self._store, self._layout = store, store.shape.layout(divided)
-        columns = numbers.unbind(1)
-        self.tokens, self._slots, self._positions, self._seen, self._fresh, self._asked, self._late = columns[
-            :NUM_FIXED
-        ]
-        self._lengths, self._within = columns[NUM_FIXED:], within
-        self._all = len(numbers) == store.count  # so that nothing need be fetched
-        self._rows = slice(None) if self._all else self._slots
-        layers = [layers for _, layers in store.shape.stacks]
-        self._place = {layer: (stack, i) for stack, own in enumerate(layers) for i, layer in enumerate(own)}
-        cos, sin = (angles[:, None] for angles in store.rotary.of(self._positions))
+    def __init__(self, memory: SlotMemory, partitioned: bool, input_rows: Tensor, max_kv_len: Sequence[int]) -> None:
+        self._memory, self._layout = memory, memory.shape.layout(partitioned)
+        columns = input_rows.unbind(1)
+        self.tokens, self._slots, self._positions, self._token_index = columns[:4]
+        self._num_since_eviction, self._query_index, self._in_window = columns[4:NUM_FIXED]
+        self._lengths, self._max_kv_len = columns[NUM_FIXED:], max_kv_len
+        self._all_slots = len(input_rows) == memory.num_slots  # then slices do for indices, and nothing is gathered
+        self._rows = slice(None) if self._all_slots else self._slots
+        layers = [layers for _, layers in memory.shape.layer_groups]
+        self._place = {layer: (group, i) for group, own in enumerate(layers) for i, layer in enumerate(own)}
+        cos, sin = (angles[:, None] for angles in memory.rotary.of(self._positions))
         self._cos, self._sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
-        self._beyond = [
-            torch.arange(n, device=numbers.device) > lengths[:, None]
-            for n, lengths in zip(within, self._lengths, strict=True)
+        self._beyond_end = [
+            torch.arange(n, device=input_rows.device) > lengths[:, None]
+            for n, lengths in zip(max_kv_len, self._lengths, strict=True)
         ]
 
-    def _stack(self, stack: int, whole: Tensor) -> Tensor:
-        """[slots, layers, H, capacity, …] of a stack."""
-        first, capacity = self._layout[stack]
-        layers, heads = len(self._store.shape.stacks[stack][1]), self._store.shape.shape.heads
+    def _group_view(self, group: int, whole: Tensor) -> Tensor:
+        """[slots, layers, H, capacity, …] of a layer group."""
+        first, capacity = self._layout[group]
+        shape = self._memory.shape
+        layers, heads = len(shape.layer_groups[group][1]), shape.cache_shape.num_kv_heads
         own = whole[:, first : first + layers * heads * capacity]
         return own.view(len(whole), layers, heads, capacity, *whole.shape[2:])
 
-    def _layer(self, layer: int, whole: Tensor) -> Tensor:
+    def _layer_view(self, layer: int, whole: Tensor) -> Tensor:
         """[slots, H, capacity, …] of a layer."""
-        stack, i = self._place[layer]
-        return self._stack(stack, whole)[:, i]
+        group, i = self._place[layer]
+        return self._group_view(group, whole)[:, i]
 
-    def arrive(self) -> None:
-        """Note where the new pairs stand and the how-manieth they are, in all layers; `append` follows in each."""
-        if not self._store.shape.evicts:
+    def write_positions(self) -> None:
+        """Store positions and token indices of the new pairs in all layers; `append` follows in each."""
+        if not self._memory.shape.evicts:
             return
-        for stack, lengths in enumerate(self._lengths):
-            here = (self._slots, slice(None), slice(None), lengths)
-            self._stack(stack, self._store.positions)[here] = self._positions.int()[:, None, None]
-            self._stack(stack, self._store.token_index)[here] = self._seen.int()[:, None, None]
+        for group, lengths in enumerate(self._lengths):
+            new = (self._slots, slice(None), slice(None), lengths)
+            self._group_view(group, self._memory.positions)[new] = self._positions.int()[:, None, None]
+            self._group_view(group, self._memory.token_index)[new] = self._token_index.int()[:, None, None]
 
     def rotated(self, x: Tensor) -> Tensor:
         """Queries and keys [B, heads, D] at the positions of their tokens: as `rotate`, in fewer operations."""
@@ -98,51 +98,51 @@ class DecodeBatch:
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write rotated keys and values [B, H, D]; all of the layer, [B, H, n, D] each."""
-        own_keys, own_values = self._layer(layer, self._store.keys), self._layer(layer, self._store.values)
-        stack, _ = self._place[layer]
-        own_keys[self._slots, :, self._lengths[stack]] = keys
-        own_values[self._slots, :, self._lengths[stack]] = values
-        # Several are fetched even if they are all: products want them one behind the other.
-        here = (self._slots if len(keys) > 1 else self._rows, slice(None), slice(self._within[stack]))
-        return own_keys[here], own_values[here]
+        own_keys, own_values = self._layer_view(layer, self._memory.keys), self._layer_view(layer, self._memory.values)
+        group, _ = self._place[layer]
+        own_keys[self._slots, :, self._lengths[group]] = keys
+        own_values[self._slots, :, self._lengths[group]] = values
+        # Two and more are gathered even if they are all slots: the matrix products want contiguous operands.
+        own = (self._slots if len(keys) > 1 else self._rows, slice(None), slice(self._max_kv_len[group]))
+        return own_keys[own], own_values[own]
 
-    def unseen(self, layer: int, window: int | None) -> Tensor:
-        """[B, 1 or H, n]: pairs that a token does not attend to."""
-        stack, _ = self._place[layer]
-        beyond = self._beyond[stack][:, None]
+    def attention_mask(self, layer: int, window: int | None) -> Tensor:
+        """[B, 1 or H, n], True for pairs that the new token does not attend to."""
+        group, _ = self._place[layer]
+        beyond_end = self._beyond_end[group][:, None]
         if window is None:
-            return beyond
-        if not self._store.shape.evicts:
-            at = torch.arange(self._within[stack], device=beyond.device)
+            return beyond_end
+        if not self._memory.shape.evicts:
+            positions = torch.arange(self._max_kv_len[group], device=beyond_end.device)
         else:
-            at = self._layer(layer, self._store.positions)[self._rows, :, : self._within[stack]]
-        return beyond | (self._positions[:, None, None] - at >= window)
+            positions = self._layer_view(layer, self._memory.positions)[self._rows, :, : self._max_kv_len[group]]
+        return beyond_end | (self._positions[:, None, None] - positions >= window)
 
     def observe(self, layer: int, weights: Tensor) -> None:
-        """Count attention weights [B, H, G, n], where slots do."""
-        if not self._store.shape.evicts:
+        """Add attention weights [B, H, G, n] to the statistics of slots that have an observer."""
+        if not self._memory.shape.evicts:
             return
-        given = weights.mean(2)
-        self._count(layer, self._store.attn_sum, given)
-        self._count(layer, self._store.attn_window_sum, given * self._late[:, None, None])
+        by_kv_head = weights.mean(2)
+        self._add(layer, self._memory.attn_sum, by_kv_head)
+        self._add(layer, self._memory.attn_window_sum, by_kv_head * self._in_window[:, None, None])
 
-    def _count(self, layer: int, whole: Tensor, given: Tensor) -> None:
-        own = self._layer(layer, whole)[:, :, : given.shape[2]]
-        counted = own[self._rows].add_(given)
-        if not self._all:  # what was fetched is a copy
-            own[self._slots] = counted
+    def _add(self, layer: int, whole: Tensor, weights: Tensor) -> None:
+        own = self._layer_view(layer, whole)[:, :, : weights.shape[2]]
+        total = own[self._rows].add_(weights)
+        if not self._all_slots:  # the gathered rows are a copy
+            own[self._slots] = total
 
-    def remember_queries(self, layer: int, queries: Tensor) -> None:
+    def record_queries(self, layer: int, queries: Tensor) -> None:
         """Keep queries without positions [B, H * G, D], if the policy needs them."""
-        if self._store.shape.query_heads:
-            self._store.queries[layer][self._slots, :, self._asked] = queries.float()
+        if self._memory.shape.num_heads:
+            self._memory.queries[layer][self._slots, :, self._query_index] = queries.float()
 
     @property
-    def ahead(self) -> Tensor | None:
-        """[B, hidden]: the last hidden state of each sequence's token before; None if nobody asks."""
-        return self._store.ahead[self._slots] if self._store.shape.hidden else None
+    def last_hidden(self) -> Tensor | None:
+        """[B, hidden size]: last hidden state of each sequence's previous token; None unless the policy needs it."""
+        return self._memory.last_hidden[self._slots] if self._memory.shape.hidden_size else None
 
-    def remember_surprise(self, surprise: Tensor, ahead: Tensor) -> None:
-        """Keep how surprising the new tokens were [B], and their last hidden states [B, hidden]."""
-        self._store.surprise[self._slots, self._fresh] = surprise
-        self._store.ahead[self._slots] = ahead
+    def record_surprise(self, surprise: Tensor, last_hidden: Tensor) -> None:
+        """Keep the surprise [B] of the new tokens and their last hidden states [B, hidden size]."""
+        self._memory.surprise[self._slots, self._num_since_eviction] = surprise
+        self._memory.last_hidden[self._slots] = last_hidden

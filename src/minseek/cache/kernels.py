@@ -38,7 +38,7 @@ def boost_topk(scores: Tensor, notes: Tensor, count: int, least: float, more: fl
     """
     library, (layers, heads, n) = _library(scores), scores.shape
     if library is None:
-        places = highest(notes, count)
+        places = topk_sorted(notes, count)
         scores.scatter_add_(-1, places, more * (notes.gather(-1, places) > least).float())
         return
     library.raise_rows(
@@ -47,7 +47,7 @@ def boost_topk(scores: Tensor, notes: Tensor, count: int, least: float, more: fl
     )
 
 
-def highest(scores: Tensor, count: int) -> Tensor:
+def topk_sorted(scores: Tensor, count: int) -> Tensor:
     """Places of the `count` highest scores of the last dimension, ascending, int64; of equal ones the later."""
     library, n = _library(scores), scores.shape[-1]
     if library is not None:

@@ -1,4 +1,4 @@
-"""Layers of one slot that have the same cap: what is evicted from together."""
+"""Groups of a slot's layers that have the same cap and are evicted from together."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from minseek.cache.kernels import keep_pairs
-from minseek.cache.slot_memory import FIELDS, SlotMemory
+from minseek.cache.slot_memory import PAIR_FIELDS, SlotMemory
 
 
 class LayerGroup:
-    """Some layers of a slot.
+    """Layers of one slot that have the same cap.
 
     Attributes
     ----------
     layers : tuple of int
-        Which ones, ascending.
+        Indices of the layers, ascending.
     cap : int
         Pairs per head that survive an eviction.
     capacity : int
-        Pairs per head that it has room for.
-    length, survived : int
-        Pairs that each head holds, in the order of their positions; how many of them the last eviction left.
+        Pairs per head that fit.
+    length, num_survivors : int
+        Pairs that each head holds, in the order of their positions; how many of them the last eviction kept.
     keys, values : Tensor
         [layers, H, capacity, D].
-    positions, arrivals, received, latest, notes : Tensor
-        [layers, H, capacity]; empty where nothing is evicted. See `SlotMemory`.
+    positions, token_index, attn_sum, attn_window_sum, policy_scores : Tensor
+        [layers, H, capacity], described in `SlotMemory`; empty where nothing is evicted.
     """
 
     keys: Tensor
@@ -35,43 +35,51 @@ class LayerGroup:
     token_index: Tensor
     attn_sum: Tensor
     attn_window_sum: Tensor
-    notes: Tensor
+    policy_scores: Tensor
 
-    def __init__(self, layers: tuple[int, ...], cap: int, heads: int) -> None:
-        self.layers, self.cap, self._heads = layers, cap, heads
-        self.capacity = self.length = self.survived = 0
+    def __init__(self, layers: tuple[int, ...], cap: int, num_kv_heads: int) -> None:
+        self.layers, self.cap, self._num_kv_heads = layers, cap, num_kv_heads
+        self.capacity = self.length = self.num_survivors = 0
 
     @property
-    def room(self) -> int:
-        """Tokens that there is room for before an eviction is due."""
+    def free_tokens(self) -> int:
+        """Tokens that can be appended before an eviction is due."""
         return self.capacity - self.length
 
-    def lie(self, store: SlotMemory, index: int, first: int, capacity: int) -> None:
-        """Take room for so many pairs a head in a slot's memory, from the pair `first` on."""
+    def bind(self, memory: SlotMemory, index: int, first: int, capacity: int) -> None:
+        """Take views of a slot's memory from the pair `first` on, `capacity` pairs a head; nothing is moved."""
         self.capacity = capacity
-        sizes = (len(self.layers), self._heads, capacity)
-        end = first + len(self.layers) * self._heads * capacity
-        for field in FIELDS:
-            whole: Tensor = getattr(store, field)[index]
+        sizes = (len(self.layers), self._num_kv_heads, capacity)
+        end = first + len(self.layers) * self._num_kv_heads * capacity
+        for field in PAIR_FIELDS:
+            whole: Tensor = getattr(memory, field)[index]
             if len(whole):
                 setattr(self, field, whole[first:end].view(*sizes, *whole.shape[1:]))
             else:
                 setattr(self, field, whole)
 
-    def keep(self, chosen: Tensor) -> None:
+    def retain(self, chosen: Tensor) -> None:
         """Evict all pairs but the chosen ones [layers, H, n]."""
         count = chosen.shape[2]
-        moved = (self.keys, self.values, self.positions, self.token_index, self.attn_sum, self.notes)
+        moved = (self.keys, self.values, self.positions, self.token_index, self.attn_sum, self.policy_scores)
         keep_pairs(moved, chosen)
         self.attn_sum[:, :, count:] = 0
-        self.notes[:, :, count:] = 0
-        self.length = self.survived = count
+        self.policy_scores[:, :, count:] = 0
+        self.length = self.num_survivors = count
 
-    def take(self, before: Sequence[Tensor]) -> None:
-        """Fetch the pairs from where they lay before, layer by layer: each moves to the left, or stays."""
-        for field, source in zip(FIELDS, before, strict=True):
+    def copy_from(self, previous: Sequence[Tensor]) -> None:
+        """Copy the pairs from the views before `bind`, layer by layer: each moves to the left or stays."""
+        for field, source in zip(PAIR_FIELDS, previous, strict=True):
             target: Tensor = getattr(self, field)
             for old, new in zip(source, target, strict=True):
                 new[:, : self.length] = old[:, : self.length].clone()  # old and new may overlap
         self.attn_sum[:, :, self.length :] = 0
-        self.notes[:, :, self.length :] = 0
+        self.policy_scores[:, :, self.length :] = 0
+
+
+def by_layer(layer_groups: Sequence[LayerGroup], field: str) -> list[Tensor]:
+    """Views [H, capacity, …] of one field, in the order of the model's layers."""
+    views: dict[int, Tensor] = {}
+    for group in layer_groups:
+        views |= zip(group.layers, getattr(group, field).unbind(), strict=True)
+    return [views[layer] for layer in range(len(views))]

@@ -1,4 +1,4 @@
-"""Rotary position embedding: where a key stands, and how it is moved."""
+"""Rotary position embedding (RoPE), and its change when a key moves."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 class Rotary:
     """Rotations of a head's two halves against each other, one angle for each pair of dimensions.
 
-    Everything is computed in float32 and rounded once to the dtype of what is rotated.
+    Everything is computed in float32 and rounded once to the dtype of the rotated tensor.
 
     Parameters
     ----------
     inv_freq : Tensor
-        Angle per position, float32, [D/2]; scalings such as YaRN are already in it.
+        [D/2], float32: angle per position, scalings such as YaRN included.
     scaling : float
-        Factor on every cosine and sine (YaRN's attention factor; 1 elsewhere). A move leaves it out: the keys that
-        are moved carry it already.
+        Factor on every cosine and sine (YaRN's attention factor; 1 elsewhere). `shift` leaves it out, since the keys
+        carry it already.
     """
 
     def __init__(self, inv_freq: Tensor, scaling: float = 1.0) -> None:
@@ -33,7 +33,7 @@ class Rotary:
         return self._cos[start : start + count], self._sin[start : start + count]
 
     def of(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of positions [T], float32, [T, D/2] each, made anew."""
+        """Cosines and sines of positions [T], float32, [T, D/2] each, not cached."""
         angles = positions.float()[:, None] * self.inv_freq
         return angles.cos() * self.scaling, angles.sin() * self.scaling
 

@@ -1,4 +1,4 @@
-"""Slots: fixed rectangles of cache, one for each sequence that is being read or written."""
+"""Slots: fixed rectangles of KV cache, one for each sequence in prefill or decode."""
 
 from __future__ import annotations
 
@@ -9,226 +9,196 @@ import torch
 from torch import Tensor
 
 from minseek.cache.base import CacheFullError, allocations
-from minseek.cache.layer_groups import LayerGroup
+from minseek.cache.layer_groups import LayerGroup, by_layer
+from minseek.cache.observer import AttentionObserver
 from minseek.cache.rotary import Rotary, rotate
-from minseek.cache.slot_memory import FIELDS, SlotMemory
+from minseek.cache.slot_memory import PAIR_FIELDS, SlotMemory
 from minseek.cache.slot_shape import SlotShape
 
 
 class SlotPool:
     """All slots of a run.
 
+    Parameters
+    ----------
+    shape : SlotShape
+    rotary : Rotary
+    slots : int
+        Number of slots.
+    window : int
+        The policy's `window`: queries before an eviction that each slot's observer counts apart.
+
     Attributes
     ----------
-    store : SlotMemory
-        Their memory. Slots know it and not the pool, so that it is freed with the last who holds any of them.
+    memory : SlotMemory
+        Memory of all slots. A slot refers to it and not to the pool, so it is freed with the last slot in use.
     slots : list of Slot
     """
 
-    def __init__(self, shape: SlotShape, rotary: Rotary, slots: int, *, device: torch.device | str = "cpu") -> None:
-        self.store = SlotMemory(shape, rotary, slots, device=device)
-        self.slots = [Slot(self.store, index) for index in range(slots)]
+    def __init__(
+        self, shape: SlotShape, rotary: Rotary, slots: int, *, window: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
+        self.memory = SlotMemory(shape, rotary, slots, device=device)
+        self.slots = [Slot(self.memory, index, window) for index in range(slots)]
 
 
 class Slot:
-    """The key/value pairs of one sequence; each head of each layer keeps its own.
+    """Keys and values of one sequence; each head of each layer keeps its own pairs.
 
     Attributes
     ----------
-    stacks : list of LayerGroup
-        Layers that have the same cap, by caps ascending; one if all have. What a policy chooses from.
-    divided : bool
-        Whether the stacks have the memory that their caps ask for; until the slot is full for the first time, every
-        layer has room for ``cap + block`` pairs a head.
-    seen, fresh : int
-        Tokens of the sequence so far; how many of them came since the last eviction.
+    layer_groups : list of LayerGroup
+        Layers with the same cap, by ascending cap; one group if all caps are equal. A policy evicts group by group.
+    partitioned : bool
+        The groups have the memory that their caps call for. Until the slot is full for the first time, every layer
+        holds ``cap + block`` pairs a head.
+    num_tokens : int
+        Tokens of the sequence so far, evicted ones included.
     position : int
-        Where the next token stands: at `seen`, as long as the sequence fits into the model's context; see `reencode`.
+        Position of the next token: `num_tokens`, until `reencode` lowers it at the end of the model's context.
     evictions, reencodings : int
-        How often `keep` and `reencode` were called.
-    memory : dict
-        What the policy remembers of the sequence as a whole.
-    window : int
-        How many queries before an eviction count as the latest.
+        Calls of `retain` and `reencode` since `clear`.
+    policy_state : dict
+        The policy's own state of the sequence as a whole.
+    observer : AttentionObserver or None
+        Statistics for the policy; None without one.
     """
 
     raw_keys: Sequence[Tensor] = ()
 
-    def __init__(self, store: SlotMemory, index: int) -> None:
-        self.store, self.index, self.rotary = store, index, store.rotary
-        self.stacks = [LayerGroup(layers, cap, store.shape.shape.heads) for cap, layers in store.shape.stacks]
-        self._place = {layer: (stack, i) for stack in self.stacks for i, layer in enumerate(stack.layers)}
-        self.queries = store.queries[:, index].unbind() if store.shape.query_heads else ()
-        self.ahead = store.ahead[index] if store.shape.hidden else None
-        self.window = 0
-        self.memory: dict[str, Any] = {}
-        self._lay_out(divided=False)
+    def __init__(self, memory: SlotMemory, index: int, window: int = 0) -> None:
+        self.memory, self.index, self.rotary = memory, index, memory.rotary
+        shape = memory.shape
+        heads = shape.cache_shape.num_kv_heads
+        self.layer_groups = [LayerGroup(layers, cap, heads) for cap, layers in shape.layer_groups]
+        self._group_of_layer = {layer: group for group in self.layer_groups for layer in group.layers}
+        self.observer = AttentionObserver(memory, index, self.layer_groups, window) if shape.evicts else None
+        self.policy_state: dict[str, Any] = {}
+        self._bind_views(partitioned=False)
         self.clear()
 
-    def _lay_out(self, *, divided: bool) -> None:
-        """Let the stacks lie one behind the other, with room for their caps or for as many pairs; nothing is moved."""
-        store = self.store
-        for stack, place in zip(self.stacks, store.shape.layout(divided), strict=True):
-            stack.lie(store, self.index, *place)
-        self.divided = divided
-        self.keys, self.values = self._by_layer("keys"), self._by_layer("values")
-        noted = store.shape.evicts
-        self.positions = self._by_layer("positions") if noted else ()
-        self.attn_sum = self._by_layer("attn_sum") if noted else ()
-        self.attn_window_sum = self._by_layer("attn_window_sum") if noted else ()
-        self.capacities = [self._place[layer][0].capacity for layer in range(store.shape.shape.layers)]
+    def _bind_views(self, *, partitioned: bool) -> None:
+        """Bind the groups to consecutive parts of memory, sized for equal capacities or by their caps."""
+        memory = self.memory
+        for group, place in zip(self.layer_groups, memory.shape.layout(partitioned), strict=True):
+            group.bind(memory, self.index, *place)
+        self.partitioned = partitioned
+        self.keys, self.values = by_layer(self.layer_groups, "keys"), by_layer(self.layer_groups, "values")
+        self.positions: Sequence[Tensor] = ()
+        if self.observer is not None:
+            self.positions = by_layer(self.layer_groups, "positions")
+            self.observer.bind_views()
+        self.capacities = [self._group_of_layer[layer].capacity for layer in range(len(self.keys))]
         self.allocation = next(allocations)
 
-    def _by_layer(self, field: str) -> Sequence[Tensor]:
-        parts = {stack: getattr(stack, field).unbind() for stack in self.stacks}
-        return [parts[stack][i] for stack, i in (self._place[layer] for layer in range(len(self._place)))]
-
     def clear(self) -> None:
-        """Forget everything: the next sequence begins."""
-        if self.divided:
-            self._lay_out(divided=False)
-        for stack in self.stacks:
-            stack.length = stack.survived = 0
-        self.seen = self.fresh = self.position = 0
+        """Empty the slot for the next sequence."""
+        if self.partitioned:
+            self._bind_views(partitioned=False)
+        for group in self.layer_groups:
+            group.length = group.num_survivors = 0
+        self.num_tokens = self.position = 0
         self.evictions = self.reencodings = 0
-        self.memory.clear()
-        self.store.ahead[self.index] = 0
-        self.store.values[self.index] = 0  # beyond a sequence's end weights are 0, and 0 times a NaN would be one
-        for tensor in (self.store.attn_sum, self.store.attn_window_sum, self.store.notes):
-            tensor[self.index] = 0
+        self.policy_state.clear()
+        self.memory.clear(self.index)
+        if self.observer is not None:
+            self.observer.num_since_eviction = 0
 
     @property
     def capacity(self) -> int:
-        """Pairs per head that there is room for, in the layers that have most."""
-        return max(stack.capacity for stack in self.stacks)
+        """Pairs per head that fit, in the layers with the largest capacity."""
+        return max(group.capacity for group in self.layer_groups)
 
     @property
     def length(self) -> int:
         """Pairs that each head holds, in the order of their positions, in the layers that hold most."""
-        return max(stack.length for stack in self.stacks)
+        return max(group.length for group in self.layer_groups)
 
     @property
     def lengths(self) -> list[int]:
         """Pairs that each head holds, layer by layer."""
-        return [self._place[layer][0].length for layer in range(len(self._place))]
+        return [self._group_of_layer[layer].length for layer in range(len(self.keys))]
 
     @property
-    def room(self) -> int:
-        """Tokens that there is room for before an eviction is due."""
-        return min(stack.room for stack in self.stacks)
-
-    def token_index_of(self, layer: int) -> Tensor:
-        """[H, length], int32: the how-manieth token of its sequence each pair of a layer was."""
-        stack, i = self._place[layer]
-        return stack.token_index[i, :, : stack.length]
-
-    def stack_of(self, layer: int) -> tuple[LayerGroup, int]:
-        """The stack that a layer is in, and the how-manieth of it."""
-        return self._place[layer]
-
-    def num_in_window(self, tokens: int) -> int:
-        """How many of the next `tokens` tokens are among the last `window` before the eviction."""
-        return max(0, min(tokens, tokens - (self.room - self.window)))
-
-    @property
-    def asked(self) -> int:
-        """Queries since the last eviction, modulo the block: where the next one is kept."""
-        return self.fresh % self.store.shape.block
+    def free_tokens(self) -> int:
+        """Tokens that can be appended before an eviction is due."""
+        return min(group.free_tokens for group in self.layer_groups)
 
     def reserve(self, tokens: int) -> None:
-        """Check that there is room."""
-        if tokens > self.room:
-            raise CacheFullError(f"a slot has room for {self.room} more tokens and {tokens} are wanted")
+        """Raise `CacheFullError` unless that many further tokens fit."""
+        if tokens > self.free_tokens:
+            raise CacheFullError(f"a slot with {self.free_tokens} free tokens cannot take {tokens}")
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write T tokens of one layer behind the others; see `minseek.cache.KVCache`."""
-        count, start = keys.shape[1], self._place[layer][0].length
+        """Write T tokens of one layer after the others, as `KVCache` specifies."""
+        count, start = keys.shape[1], self._group_of_layer[layer].length
         stop = start + count
         self.keys[layer][:, start:stop] = rotate(keys, *self.rotary.at(self.position, count))
         self.values[layer][:, start:stop] = values
         if self.positions:
-            where = torch.arange(self.position, self.position + count, dtype=torch.int32, device=keys.device)
-            self.positions[layer][:, start:stop] = where
+            positions = torch.arange(self.position, self.position + count, dtype=torch.int32, device=keys.device)
+            self.positions[layer][:, start:stop] = positions
         return self.keys[layer][:, :stop], self.values[layer][:, :stop]
 
-    def observe(self, layer: int, weights: Tensor) -> None:
-        """Count attention weights [H, G, T, length + T] of the tokens just appended."""
-        if not self.attn_sum:
-            return
-        by_query, count = weights.mean(1), weights.shape[2]
-        self.attn_sum[layer][:, : weights.shape[3]] += by_query.sum(1)
-        late = self.num_in_window(count)
-        self.attn_window_sum[layer][:, : weights.shape[3]] += by_query[:, count - late :].sum(1)
-
-    def remember_queries(self, layer: int, queries: Tensor) -> None:
-        """Keep queries without positions [H * G, T, D] of the tokens just appended, if the policy needs them."""
-        if self.queries:
-            last = queries[:, -self.store.shape.block :]
-            end = self.asked + queries.shape[1]
-            at = torch.arange(end - last.shape[1], end, device=queries.device)
-            self.queries[layer][:, at % self.store.shape.block] = last.float()
-
-    def advance(self, tokens: int) -> None:
-        """Count tokens that have been written in every layer."""
-        for stack in self.stacks if self.store.shape.evicts else ():
-            came = stack.token_index.narrow(2, stack.length, tokens)
-            if tokens == 1:  # most often: in one operation
-                came.fill_(self.seen)
-            else:
-                came.copy_(torch.arange(self.seen, self.seen + tokens, dtype=torch.int32, device=came.device))
-        self.count(tokens)
-
-    def count(self, tokens: int) -> None:
-        """The same where `DecodeBatch` wrote them, and noted that they came."""
-        for stack in self.stacks:
-            stack.length += tokens
-        self.seen += tokens
-        self.fresh += tokens
+    def advance(self, tokens: int, positions_written: bool = False) -> None:
+        """Count tokens that have been written in every layer, as `KVCache` specifies."""
+        if self.observer is not None:
+            self.observer.num_since_eviction += tokens
+            if not positions_written:
+                self._write_token_index(tokens)
+        for group in self.layer_groups:
+            group.length += tokens
+        self.num_tokens += tokens
         self.position += tokens
 
-    def remember_surprise(self, surprise: Tensor, ahead: Tensor) -> None:
-        """Keep the surprise of the newest tokens, and the state that tells what is expected next."""
-        self.store.surprise[self.index, self.fresh - len(surprise) : self.fresh] = surprise
-        self.store.ahead[self.index] = ahead
+    def _write_token_index(self, tokens: int) -> None:
+        for group in self.layer_groups:
+            new = group.token_index.narrow(2, group.length, tokens)
+            if tokens == 1:  # the most frequent case, in one operation
+                new.fill_(self.num_tokens)
+            else:
+                stop = self.num_tokens + tokens
+                new.copy_(torch.arange(self.num_tokens, stop, dtype=torch.int32, device=new.device))
 
-    def keep(self, chosen: Sequence[Tensor | None]) -> None:
-        """Evict all pairs but the chosen ones; a slot whose caps differ is divided by them now.
+    def retain(self, chosen: Sequence[Tensor | None]) -> None:
+        """Evict all pairs but the chosen ones; a slot whose caps differ is partitioned by them at its first eviction.
 
         Parameters
         ----------
         chosen : sequence of Tensor or None
-            For each stack [layers, H, n]: for each head the indices of the pairs that stay, ascending. None for a
-            stack whose pairs all stay.
+            For each layer group [layers, H, n]: for each head the indices of the pairs that stay, ascending. None for a
+            group whose pairs all stay.
         """
-        for stack, own in zip(self.stacks, chosen, strict=True):
+        for group, own in zip(self.layer_groups, chosen, strict=True):
             if own is not None:
-                stack.keep(own)
-        if len(self.stacks) > 1 and not self.divided:
-            self._move_apart()
-        for stack in self.stacks:
-            stack.attn_window_sum.zero_()
-        self.fresh = 0
+                group.retain(own)
+        if len(self.layer_groups) > 1 and not self.partitioned:
+            self._repartition()
+        for group in self.layer_groups:
+            group.attn_window_sum.zero_()
+        if self.observer is not None:
+            self.observer.num_since_eviction = 0
         self.evictions += 1
 
-    def _move_apart(self) -> None:
-        """Give each stack the memory of its cap. Those with small caps lie first, so all pairs move to the left."""
-        before = {stack: [getattr(stack, field) for field in FIELDS] for stack in self.stacks}
-        self._lay_out(divided=True)
-        for stack in self.stacks:
-            stack.take(before[stack])
+    def _repartition(self) -> None:
+        """Give each group the memory of its cap. Groups with small caps come first, so all pairs move to the left."""
+        previous = [[getattr(group, field) for field in PAIR_FIELDS] for group in self.layer_groups]
+        self._bind_views(partitioned=True)
+        for group, views in zip(self.layer_groups, previous, strict=True):
+            group.copy_from(views)
 
     def reencode(self) -> None:
-        """Let the pairs stand at contiguous positions; what follows stands right behind them.
+        """Re-rotate the keys to contiguous positions; the next token follows them.
 
-        Done when a sequence reaches the end of the model's context: positions stay in the range it was trained on. The
-        layers that hold most begin at 0, the others so that their last pairs stand where those do.
+        Done when a sequence reaches the end of the model's context, so that positions stay in the range that the model
+        was trained on. The layers that hold most begin at 0; the others end at the same position as those.
         """
         self.position = self.length
-        for stack in self.stacks:
-            old = stack.positions[:, :, : stack.length]
-            new = torch.arange(self.position - stack.length, self.position, dtype=torch.int32, device=old.device)
+        for group in self.layer_groups:
+            old = group.positions[:, :, : group.length]
+            new = torch.arange(self.position - group.length, self.position, dtype=torch.int32, device=old.device)
             angles = (new - old).float()[..., None] * self.rotary.inv_freq
-            keys = stack.keys[:, :, : stack.length]
+            keys = group.keys[:, :, : group.length]
             keys.copy_(rotate(keys, angles.cos(), angles.sin()))
             old.copy_(new.expand_as(old))
         self.reencodings += 1

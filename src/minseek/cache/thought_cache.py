@@ -1,4 +1,4 @@
-"""The cache of one sequence: keys and values that stand at contiguous positions, and spans that can be dropped."""
+"""KV cache of one sequence with contiguous positions, from which spans can be dropped."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minseek.cache.base import CacheFullError, allocations
 from minseek.cache.cache_shape import CacheShape, KeyStorage
+from minseek.cache.observer import AttentionObserver
 from minseek.cache.rotary import Rotary, rotate
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 class ThoughtCache:
     """Keys and values of the prompt, the kept thoughts and the current one, without gaps.
 
-    The token at index i stands at position i, always: dropping a span moves what follows it to the left and gives
-    the moved keys their new positions (arXiv 2601.09855 keeps keys without positions and encodes them before each
-    thought; both ways of storing keys give the same scores up to rounding).
+    The token at index i always has position i: dropping a span moves the following tokens to the left and gives their
+    keys the new positions (arXiv 2601.09855 stores keys without positions and encodes them before each thought; both
+    ways of storing keys give the same scores up to rounding).
 
     Parameters
     ----------
@@ -31,10 +32,10 @@ class ThoughtCache:
         The model's position embedding.
     key_storage : {"re-rotated", "unrotated"}
         *re-rotated* stores keys with their position in them and turns a moved key by the difference, in float32.
-        *unrotated* (as in the paper) stores keys without position and beside them a rotated copy, made anew from
-        them when they move: no accumulated rounding, half as much memory again.
+        *unrotated* (as in the paper) stores keys without position and a rotated copy, recomputed from them when they
+        move: no accumulated rounding, half as much memory again.
     max_tokens : int or None
-        Room to allocate at once and never exceed. Without it the cache grows in blocks, a layer at a time.
+        Capacity to allocate at once and never exceed. Without it the cache grows in blocks, a layer at a time.
     grow_by : int
         Tokens by which the cache grows.
     """
@@ -57,64 +58,47 @@ class ThoughtCache:
         self.peak_bytes = 0
         self.capacity = max_tokens or 0
         self.allocation = next(allocations)
-        empty = torch.empty(shape.heads, self.capacity, shape.head_dim, dtype=shape.dtype, device=device)
-        self.keys = [torch.empty_like(empty) for _ in range(shape.layers)]
-        self.values = [torch.empty_like(empty) for _ in range(shape.layers)]
-        self.raw_keys = [torch.empty_like(empty) for _ in range(shape.layers)] if key_storage == "unrotated" else []
-        self._note_peak()
+        empty = torch.empty(shape.num_kv_heads, self.capacity, shape.head_dim, dtype=shape.dtype, device=device)
+        self.keys = [torch.empty_like(empty) for _ in range(shape.num_layers)]
+        self.values = [torch.empty_like(empty) for _ in range(shape.num_layers)]
+        self.raw_keys = [torch.empty_like(empty) for _ in range(shape.num_layers)] if key_storage == "unrotated" else []
+        self._update_peak()
 
     @classmethod
     def over(cls, slot: Slot) -> ThoughtCache:
-        """A cache in the memory of an empty slot, of its size; the slot is told that pair i stands at position i."""
-        cache = cls(slot.store.shape.shape, slot.rotary, max_tokens=0, device=slot.keys[0].device)
+        """A cache in the memory of an empty slot, of its size; position i is stored for pair i of the slot."""
+        cache = cls(slot.memory.shape.cache_shape, slot.rotary, max_tokens=0, device=slot.keys[0].device)
         cache.slot = slot
         cache.keys, cache.values = list(slot.keys), list(slot.values)
         for positions in slot.positions:
             positions.copy_(torch.arange(slot.capacity, dtype=torch.int32))
         cache.capacity = cache.max_tokens = slot.capacity
-        cache._note_peak()
+        cache._update_peak()
         return cache
 
-    slot: Slot | None = None  # whose memory it has
-    positions: Sequence[Tensor] = ()  # every pair stands where it lies,
-    attn_sum: Sequence[Tensor] = ()  # and nobody asks what attention it received
-    attn_window_sum: Sequence[Tensor] = ()
-    queries: Sequence[Tensor] = ()
-    ahead: Tensor | None = None
-    asked = 0
+    slot: Slot | None = None  # the slot whose memory it uses
+    positions: Sequence[Tensor] = ()  # pair i has position i
+    observer: AttentionObserver | None = None  # nothing is evicted by score
 
     @property
     def position(self) -> int:
-        """Where the next token stands."""
+        """Position of the next token."""
         return self.length
 
     @property
     def lengths(self) -> Sequence[int]:
         """The length, layer by layer."""
-        return [self.length] * self.shape.layers
+        return [self.length] * self.shape.num_layers
 
     @property
     def capacities(self) -> Sequence[int]:
         """The capacity, layer by layer."""
-        return [self.capacity] * self.shape.layers
+        return [self.capacity] * self.shape.num_layers
 
     @property
-    def room(self) -> int:
-        """Tokens that there is room for without growing."""
+    def free_tokens(self) -> int:
+        """Tokens that can be appended without growing."""
         return self.capacity - self.length
-
-    def num_in_window(self, tokens: int) -> int:
-        """None: attention is not counted."""
-        return 0
-
-    def observe(self, layer: int, weights: Tensor) -> None:
-        """Nothing: attention is not counted."""
-
-    def remember_queries(self, layer: int, queries: Tensor) -> None:
-        """Nothing: queries are not kept."""
-
-    def remember_surprise(self, surprise: Tensor, ahead: Tensor) -> None:
-        """Nothing: surprise is not kept."""
 
     @property
     def nbytes(self) -> int:
@@ -122,7 +106,7 @@ class ThoughtCache:
         return sum(t.nbytes for t in (*self.keys, *self.values, *self.raw_keys))
 
     def reserve(self, tokens: int) -> None:
-        """Make room for that many further tokens.
+        """Allocate space for that many further tokens.
 
         Raises
         ------
@@ -133,19 +117,19 @@ class ThoughtCache:
         if needed <= self.capacity:
             return
         if self.max_tokens is not None:
-            raise CacheFullError(f"the cache holds {self.max_tokens} tokens and {needed} are wanted")
+            raise CacheFullError(f"the cache holds {self.max_tokens} tokens and {needed} are needed")
         before, after = self.capacity, -(-needed // self.grow_by) * self.grow_by
         for tensors in (self.keys, self.values, self.raw_keys):
             for layer, old in enumerate(tensors):
                 new = old.new_empty(old.shape[0], after, old.shape[2])
                 new[:, : self.length] = old[:, : self.length]
-                tensors[layer] = new  # frees the old one: only one layer is ever held twice
+                tensors[layer] = new  # frees the old one, so only one layer is ever held twice
         self.capacity = after
         self.allocation = next(allocations)
-        self._note_peak(extra=before * self.shape.token_bytes() // (2 * self.shape.layers))
+        self._update_peak(extra=before * self.shape.token_bytes() // (2 * self.shape.num_layers))
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write T tokens of one layer behind the current ones; `advance` follows when all layers are written.
+        """Write T tokens of one layer after the current ones; `advance` follows when all layers are written.
 
         Parameters
         ----------
@@ -164,21 +148,19 @@ class ThoughtCache:
             self.raw_keys[layer][:, start:stop] = keys
         return self.keys[layer][:, :stop], self.values[layer][:, :stop]
 
-    def advance(self, tokens: int) -> None:
-        """Count tokens that have been written in every layer."""
+    def advance(self, tokens: int, positions_written: bool = False) -> None:
+        """Count tokens that have been written in every layer; their positions are implicit."""
         self.length += tokens
         self.peak_length = max(self.peak_length, self.length)
 
-    count = advance
-
     def drop(self, start: int, stop: int) -> None:
-        """Forget tokens ``start .. stop - 1``; those behind move left and take the freed positions and memory."""
+        """Drop tokens ``start .. stop - 1``; the following ones move left into the freed positions and memory."""
         if not 0 <= start <= stop <= self.length:
             raise IndexError(f"cannot drop tokens {start} to {stop} of {self.length}")
         moved = slice(stop, self.length)
         target = slice(start, start + self.length - stop)
         if start < stop < self.length:
-            for layer in range(self.shape.layers):
+            for layer in range(self.shape.num_layers):
                 self._move(layer, moved, target)
         self.length -= stop - start
 
@@ -192,5 +174,5 @@ class ThoughtCache:
         else:
             keys[:, target] = self.rotary.shift(keys[:, source], target.start - source.start)
 
-    def _note_peak(self, extra: int = 0) -> None:
+    def _update_peak(self, extra: int = 0) -> None:
         self.peak_bytes = max(self.peak_bytes, self.nbytes + extra)

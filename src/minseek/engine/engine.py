@@ -85,9 +85,7 @@ class Engine:
 
     def __init__(self, model: Model, plan: BatchPlan) -> None:
         self._model, self.plan = model, plan
-        self.pool = model.make_slot_pool(plan.slot, plan.slots)
-        for slot in self.pool.slots:
-            slot.window = plan.policy.window if plan.policy else 0
+        self.pool = model.make_slot_pool(plan.slot, plan.slots, window=plan.policy.window if plan.policy else 0)
         self.progress = Progress()
         self.passing = False
         self.before_pass: Callable[[], None] | None = None
@@ -182,9 +180,9 @@ class Engine:
         began = time.perf_counter()
         fed, budget, ended = list[tuple[_Running, SequenceChunk]](), MAX_BATCHED_TOKENS, list[_Running]()
         for entry in sorted(self._running, key=lambda r: r.prefilling):  # decoding never waits for prefill
-            if entry.job.evicts and not entry.slot.room:
+            if entry.job.evicts and not entry.slot.free_tokens:
                 self._evict(entry.slot)
-            count = min(len(entry.pending), _CHUNK, entry.cache.room)
+            count = min(len(entry.pending), _CHUNK, entry.cache.free_tokens)
             if count == 0:
                 entry.error = InputError(f"the slot of {entry.cache.length} tokens is full: take less, or larger slots")
                 ended.append(entry)

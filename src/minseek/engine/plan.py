@@ -73,7 +73,7 @@ class BatchPlan:
             "model": self.model,
             "policy": self.policy.name if self.policy else None,
             "cap": self.cap,
-            "caps": list(self.slot.caps) or [self.cap] * self.slot.shape.layers,
+            "caps": list(self.slot.caps) or [self.cap] * self.slot.cache_shape.num_layers,
             "block": self.block,
             "slots": self.slots,
             "slot_bytes": self.slot.nbytes,
@@ -85,11 +85,12 @@ class BatchPlan:
         }
 
     def __str__(self) -> str:
-        shape = self.slot.shape
-        sizes = f"{shape.layers} layers x {shape.heads} heads x {self.slot.capacity} pairs x {self.slot.pair_bytes} B"
-        rest = self.slot.nbytes - shape.layers * shape.heads * self.slot.capacity * self.slot.pair_bytes
+        shape = self.slot.cache_shape
+        pairs, pair_bytes = self.slot.capacity, self.slot.pair_bytes
+        sizes = f"{shape.num_layers} layers x {shape.num_kv_heads} heads x {pairs} pairs x {pair_bytes} B"
+        rest = self.slot.nbytes - shape.num_layers * shape.num_kv_heads * pairs * pair_bytes
         if rest:
-            sizes += f" + {format_bytes(rest)} of {'queries' if self.slot.query_heads else 'surprise'}"
+            sizes += f" + {format_bytes(rest)} of {'queries' if self.slot.num_heads else 'surprise'}"
         budget = "" if self.kv_budget is None else f", of {format_bytes(self.kv_budget)}"
         rule = f"evicted by {self.policy.name}" if self.policy else "nothing is evicted"
         rows = (
@@ -106,7 +107,7 @@ class BatchPlan:
         """Describe the division of a slot among layers with different caps."""
         if not self.slot.caps:
             return []
-        *others, (large, induction) = self.slot.stacks
+        *others, (large, induction) = self.slot.layer_groups
         less, names = (", ".join(map(str, values)) for values in ([cap for cap, _ in others], induction))
         return [f"cap {large} in the induction layers ({names}), {less} in the others"]
 
@@ -209,7 +210,7 @@ def plan(
         kv_budget=budget,
         policy=rule,
         weight_bytes=model.weight_bytes,
-        activation_bytes=model.activation_bytes(MAX_BATCHED_TOKENS, slot.largest, min(slots, MAX_BATCHED_TOKENS)),
+        activation_bytes=model.activation_bytes(MAX_BATCHED_TOKENS, slot.max_capacity, min(slots, MAX_BATCHED_TOKENS)),
         model=model.name,
     )
 
@@ -230,10 +231,10 @@ def _caps(model: Model, policy: Policy, cap: int, block: int, longest: int | Non
         return ()
     return caps_by_layer(
         *(cap, model.num_layers, model.induction_layers),
-        times=policy.induction_cap_factor,
+        factor=policy.induction_cap_factor,
         block=block,
-        least=least,
-        most=most,
+        min_cap=least,
+        max_cap=most,
     )
 
 

@@ -46,7 +46,7 @@ def induction_scores(decoder: Decoder) -> list[float]:
     period = min(_TOKENS, vocab_size, config.max_positions // 2)
     asked = min(_ASKED, period)
     once = torch.randperm(vocab_size, generator=torch.Generator().manual_seed(0))[:period].tolist()
-    shape = SlotShape(weights.shape, 2 * period - asked, asked, query_heads=config.num_heads)
+    shape = SlotShape(weights.shape, 2 * period - asked, asked, num_heads=config.num_heads)
     (slot,) = SlotPool(shape, weights.rotary, 1, device=weights.embedding.device).slots
     for start in range(0, 2 * period, asked):
         tokens = (once + once)[start : start + asked]
@@ -56,10 +56,11 @@ def induction_scores(decoder: Decoder) -> list[float]:
 
 
 def _share(slot: Slot, layer: int, period: int, asked: int, scale: float, window: int | None) -> float:
-    keys, queries = slot.keys[layer].float(), slot.queries[layer]
+    assert slot.observer is not None
+    keys, queries = slot.keys[layer].float(), slot.observer.queries[layer]
     n = keys.shape[1]
     at = torch.arange(n - asked, n, device=keys.device)
-    queries = queries[:, (torch.arange(asked, device=keys.device) + slot.asked) % asked]
+    queries = queries[:, (torch.arange(asked, device=keys.device) + slot.observer.query_index) % asked]
     cos, sin = slot.rotary.at(n - asked, asked)
     turned = rotate(queries, cos, sin).view(len(keys), -1, keys.shape[2])
     scores = (turned @ keys.transpose(1, 2) * scale).view(len(queries), asked, n)

@@ -142,9 +142,9 @@ class Model:
         """Bytes of cache that one token takes."""
         return self.weights.shape.token_bytes(key_storage)
 
-    def make_slot_pool(self, slot: SlotShape, slots: int) -> SlotPool:
-        """Allocate slots for sequences of this model, on its device."""
-        return SlotPool(slot, self.weights.rotary, slots, device=self.weights.embedding.device)
+    def make_slot_pool(self, slot: SlotShape, slots: int, *, window: int = 0) -> SlotPool:
+        """Allocate slots for sequences of this model, on its device, as `SlotPool` does."""
+        return SlotPool(slot, self.weights.rotary, slots, window=window, device=self.weights.embedding.device)
 
     def check_token_ids(self, tokens: Sequence[int], source: str = "") -> None:
         """Refuse token ids out of range; see `minseek.models.check_token_ids`."""

@@ -21,7 +21,7 @@ class ObservedAttention(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """Attention received, by opportunity."""
-        return pairs.attn_sum / pairs.asked
+        return pairs.attn_sum / pairs.num_queries_seen
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class H2O(Policy):
         scores = pairs.attn_sum.clone()
         recent = int(self.share * pairs.cap)
         if recent:
-            scores[..., -recent:] += pairs.seen
+            scores[..., -recent:] += pairs.num_tokens
         return scores
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
-from minseek.cache.kernels import highest
+from minseek.cache.kernels import topk_sorted
 from minseek.cache.slots import Slot
 from minseek.errors import InputError
 
@@ -61,14 +61,16 @@ class Policy(ABC):
         scores = self.score(pairs).masked_fill(pairs.token_index < self.sinks, torch.inf)
         if self.recent:
             scores[..., -self.recent :] = torch.inf
-        return highest(scores, cap)
+        return topk_sorted(scores, cap)
 
     def evict(self, slot: Slot) -> None:
         """Leave as many pairs as the cap says in each layer of a slot that has no room for another token."""
-        slot.keep(
+        slot.retain(
             [
-                self.choose(Candidates(slot, stack), stack.cap) if not stack.room and stack.cap < stack.length else None
-                for stack in slot.stacks
+                self.choose(Candidates(slot, group), group.cap)
+                if not group.free_tokens and group.cap < group.length
+                else None
+                for group in slot.layer_groups
             ]
         )
 

@@ -43,8 +43,8 @@ class Random(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """The number drawn; it depends on the seed and on the place in the sequence, not on the batch."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + pairs.seen)
-        layers, heads = pairs.notes.shape[:2]
-        drawn = torch.rand(layers, heads, pairs.new, generator=generator)
-        pairs.notes[..., pairs.count - pairs.new :] = drawn.to(pairs.notes.device)
-        return pairs.notes
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + pairs.num_tokens)
+        layers, heads = pairs.policy_scores.shape[:2]
+        drawn = torch.rand(layers, heads, pairs.num_new, generator=generator)
+        pairs.policy_scores[..., pairs.num_pairs - pairs.num_new :] = drawn.to(pairs.policy_scores.device)
+        return pairs.policy_scores

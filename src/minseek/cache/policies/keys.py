@@ -41,15 +41,15 @@ class ExpectedAttention(Policy):
     """The attention that future queries are expected to pay, times how much the value says.
 
     Queries without positions are taken as Gaussian, with the mean and covariance of those since the last eviction;
-    rotations of the next `ahead` positions are averaged.
+    rotations of the next `horizon` positions are averaged.
     """
 
-    ahead: int = 512
+    horizon: int = 512
     epsilon: float = 0.02
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("ahead", self.ahead)
+        check_count("horizon", self.horizon)
         check_share("epsilon", self.epsilon, most=torch.inf)
 
     name: ClassVar[str] = "expected-attention"
@@ -59,7 +59,7 @@ class ExpectedAttention(Policy):
     def score(self, pairs: Candidates) -> Tensor:
         """E[exp(q k / sqrt(D))] normalised over keys, plus epsilon, times the value's norm; mean over the group."""
         assert pairs.queries is not None
-        turn, heads = pairs.mean_rotation(self.ahead), pairs.keys.shape[1]
+        turn, heads = pairs.mean_rotation(self.horizon), pairs.keys.shape[1]
         dim = pairs.keys.shape[3]
         scores = []
         for keys, values, queries in zip(pairs.keys, pairs.values, pairs.queries, strict=True):  # little at a time
@@ -106,7 +106,7 @@ class RKV(Policy):
         for layer in pairs.keys:  # little at a time
             keys = F.normalize(layer.float(), dim=-1)
             each.append((keys @ keys.sum(1)[..., None])[..., 0] - 1)  # with every other key; its own cosine is 1
-        redundancy = (torch.stack(each) / (pairs.count - 1)).softmax(-1)
+        redundancy = (torch.stack(each) / (pairs.num_pairs - 1)).softmax(-1)
         attention = pairs.attn_window_sum / pairs.attn_window_sum.sum(-1, keepdim=True).clamp_min(1e-9)
         return self.weight * attention - (1 - self.weight) * redundancy
 
@@ -126,5 +126,5 @@ class RankSum(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """What is looked at, and what is unlike the rest."""
-        looked_at = ranks(pairs.attn_sum / pairs.asked)
+        looked_at = ranks(pairs.attn_sum / pairs.num_queries_seen)
         return ranks(-pairs.prerope_cosine_to_mean(), self.weight, onto=looked_at)

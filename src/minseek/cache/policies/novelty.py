@@ -53,8 +53,8 @@ class NovelValues(Policy):
     weight : float
         Of the rank of the key's difference, beside that of the loss.
     induction_cap_factor : float
-        The cap of layers that copy what was said before, in mean caps; see `minseek.models.induction`. What an eighth of
-        the cache loses is nearly all copying, and few layers do it. 1 gives every layer the same cap.
+        Cap of layers with induction heads, in mean caps (`minseek.models.induction`): nearly all that an eighth of the
+        cache loses is copying, and few layers copy. 1 gives every layer the same cap.
     """
 
     share: float = 0.6
@@ -86,15 +86,15 @@ class NovelValues(Policy):
 
     def score(self, pairs: Candidates) -> Tensor:
         """Ranks by loss and by key; 2 more for novel pairs, and 4 for the latest."""
-        if pairs.memory.get("seen") != pairs.seen:
+        if pairs.policy_state.get("seen") != pairs.num_tokens:
             self._note_novelty(pairs)
-            pairs.memory["seen"] = pairs.seen
-        loss = value_error(pairs.attn_sum / pairs.asked, pairs.values)
+            pairs.policy_state["seen"] = pairs.num_tokens
+        loss = value_error(pairs.attn_sum / pairs.num_queries_seen, pairs.values)
         scores = ranks(-pairs.prerope_cosine_to_mean(), self.weight, onto=ranks(loss))
         longest = self.span_limit * pairs.cap / math.sqrt(pairs.mean_cap)
-        most = int(min(self.share * pairs.cap, longest, pairs.count))
+        most = int(min(self.share * pairs.cap, longest, pairs.num_pairs))
         if most:
-            boost_topk(scores, pairs.notes, most, least=self.threshold_sd, more=2 + self.weight)
+            boost_topk(scores, pairs.policy_scores, most, least=self.threshold_sd, more=2 + self.weight)
         recent = int(self.recent_share * pairs.cap)
         if recent:
             scores[..., -recent:] += 2 * (2 + self.weight)
@@ -103,7 +103,7 @@ class NovelValues(Policy):
     def _note_novelty(self, pairs: Candidates) -> None:
         """Note the novelty of new pairs, and anew that of the last ones before them, whose neighbours have come now."""
         assert pairs.surprise is not None
-        memory, edge = pairs.memory, min(self.neighbors // 2 + self.dilation // 2, self.recent)
+        memory, edge = pairs.policy_state, min(self.neighbors // 2 + self.dilation // 2, self.recent)
         line = torch.stack((self._unlikeness(pairs), pairs.surprise.to(pairs.values.device)))
         before = memory.get("line", line[:, :0])
         line = torch.cat((before, line), 1)
@@ -112,7 +112,7 @@ class NovelValues(Policy):
         first = max(0, before.shape[1] - edge)  # further back lie tokens that are here only as neighbours
         novelty = self._in_deviations(means, means[:, first : max(line.shape[1] - edge, 1)], memory)
         novelty = F.max_pool1d(novelty[None], self.dilation, 1, self.dilation // 2)[0, first:]
-        pairs.note(novelty)
+        pairs.set_policy_scores(novelty)
         memory["line"] = line[:, -2 * edge :] if edge else line[:, :0]
 
     def _in_deviations(self, means: Tensor, settled: Tensor, memory: dict[str, Any]) -> Tensor:
@@ -129,8 +129,8 @@ class NovelValues(Policy):
 
     def _unlikeness(self, pairs: Candidates) -> Tensor:
         """[new]: how unlike the mean direction of the sequence so far each new token's values are, from -1 to 1."""
-        layers = max(1, round(self.layer_fraction * pairs.layers))
+        layers = max(1, round(self.layer_fraction * pairs.num_layers))
         new = pairs.first_values(layers)
-        if "values" not in pairs.memory:
-            pairs.memory["values"] = new.new_zeros((*new.shape[:2], new.shape[3]), dtype=torch.float32)
-        return -cosine_to_running_mean(new, pairs.memory["values"]).mean((0, 1))
+        if "values" not in pairs.policy_state:
+            pairs.policy_state["values"] = new.new_zeros((*new.shape[:2], new.shape[3]), dtype=torch.float32)
+        return -cosine_to_running_mean(new, pairs.policy_state["values"]).mean((0, 1))

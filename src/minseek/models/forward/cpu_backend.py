@@ -132,10 +132,13 @@ class NativeForward:
             cache.reserve(count)
             ctypes.memmove(ctypes.byref(target), ctypes.byref(self._describe(cache)), ctypes.sizeof(_Sequence))
             target.rows, target.first = count, columns
-            target.position, target.asked = cache.position, cache.asked
+            target.position = cache.position
             for layer, length in enumerate(cache.lengths):
                 target.length[layer] = length
-            target.recent = count - cache.num_in_window(count)
+            target.recent, target.asked = count, 0
+            if cache.observer is not None:
+                target.recent -= cache.observer.num_in_window(count)
+                target.asked = cache.observer.query_index
             angles.append(cache.rotary.at(cache.position, count))
             tokens += feed.tokens
             columns += count
@@ -163,12 +166,12 @@ class NativeForward:
         """Where the cache lies, found out anew only when it has been allocated anew."""
         known = self._described.get(cache)
         if known is None or known[0] != cache.allocation:
-            groups = (cache.keys, cache.values, cache.raw_keys, cache.positions)
-            counts = (cache.attn_sum, cache.attn_window_sum, cache.queries)
+            groups, seen = (cache.keys, cache.values, cache.raw_keys, cache.positions), cache.observer
+            counts = ((), (), ()) if seen is None else (seen.attn_sum, seen.attn_window_sum, seen.queries)
             room = (c_int32 * len(cache.keys))(), (c_int32 * len(cache.keys))(*cache.capacities)
             fields = *([0] * len(_SEQUENCE_SIZES)), *room, *map(_addresses, groups + counts)
             known = cache.allocation, _Sequence(*fields)
-            known[1].block = cache.queries[0].shape[1] if cache.queries else 0
+            known[1].block = seen.queries[0].shape[1] if seen is not None and seen.queries else 0
             self._described[cache] = known
         return known[1]
 

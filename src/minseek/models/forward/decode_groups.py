@@ -63,8 +63,8 @@ def grouped(feeds: Sequence[SequenceChunk]) -> tuple[list[Group], list[SequenceC
         else:
             alone.append((slot, feed))
     groups: dict[tuple[SlotMemory, bool], Group] = {}
-    for slot, feed in sorted(alone, key=lambda pair: (pair[0].divided, pair[0].index)):
-        group = groups.setdefault((slot.store, slot.divided), Group(slot.store, slot.divided))
+    for slot, feed in sorted(alone, key=lambda pair: (pair[0].partitioned, pair[0].index)):
+        group = groups.setdefault((slot.memory, slot.partitioned), Group(slot.memory, slot.partitioned))
         group.feeds.append(feed)
         group.numbers.append(input_row(feed.tokens[0], feed.cache))
     return list(groups.values()), apart

@@ -11,7 +11,7 @@ from minseek.cache import KVCache
 from minseek.models.forward.chunk import SequenceChunk, check_token_ids
 from minseek.models.forward.cpu_backend import NativeForward
 from minseek.models.forward.cuda_graphs import graph_capturer
-from minseek.models.forward.surprise import Surprise
+from minseek.models.forward.surprise import Surprise, needs_surprise
 from minseek.models.forward.torch_backend import TorchForward
 from minseek.models.weights import DecoderWeights
 from minseek.native import native_status
@@ -58,7 +58,7 @@ class Decoder:
         """
         self._check(tokens)
         cache.reserve(len(tokens))
-        if self._native is not None and len(tokens) <= _FEW and not cache.attn_sum:
+        if self._native is not None and len(tokens) <= _FEW and cache.observer is None:
             for token in tokens[:-1]:
                 self._native.step(token, cache, logits=False)
             logits = self._native.step(tokens[-1], cache, logits=True)
@@ -88,7 +88,7 @@ class Decoder:
         for feed in feeds:
             end = columns + len(feed.tokens)
             asked += range(end - feed.wanted, end)
-            if feed.cache.ahead is not None:
+            if needs_surprise(feed.cache):
                 known += range(columns, end - feed.wanted)
                 asking.append((feed, range(columns, end)))
             columns = end

@@ -9,8 +9,14 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from minseek.cache import KVCache
 from minseek.models.forward.chunk import SequenceChunk
 from minseek.models.weights import DecoderWeights
+
+
+def needs_surprise(cache: KVCache) -> bool:
+    """True if the policy of the cache reads the surprise of its tokens."""
+    return cache.observer is not None and cache.observer.last_hidden is not None
 
 
 class Surprise:
@@ -45,8 +51,10 @@ class Surprise:
         firsts = [end - count for end, count in zip(accumulate(counts), counts, strict=True)]
         states = states.float()
         before = states.roll(1, 0)
-        before[firsts] = torch.stack([feed.cache.ahead for feed in feeds if feed.cache.ahead is not None])
+        observers = [feed.cache.observer for feed in feeds]
+        before[firsts] = torch.stack([o.last_hidden for o in observers if o is not None and o.last_hidden is not None])
         tokens = torch.tensor([token for feed in feeds for token in feed.tokens], device=states.device)
         surprise = self.of(tokens, before)
-        for feed, own, first, count in zip(feeds, torch.split(surprise, counts), firsts, counts, strict=True):
-            feed.cache.remember_surprise(own, states[first + count - 1])
+        for observer, own, first, count in zip(observers, torch.split(surprise, counts), firsts, counts, strict=True):
+            if observer is not None:
+                observer.record_surprise(own, states[first + count - 1])

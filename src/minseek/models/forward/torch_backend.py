@@ -18,7 +18,7 @@ from minseek.models.forward.attention import attend, attention_with_weights, dec
 from minseek.models.forward.chunk import SequenceChunk
 from minseek.models.forward.cuda_graphs import CaptureFn, CudaGraphCache, RecordingError
 from minseek.models.forward.decode_groups import Group, grouped, logit_rows
-from minseek.models.forward.surprise import Surprise
+from minseek.models.forward.surprise import Surprise, needs_surprise
 from minseek.models.weights import DecoderWeights, LayerWeights
 
 
@@ -100,7 +100,7 @@ class TorchForward:
         else:
             logits, hidden = given[0][rows], given[1][rows]
         for feed in alone:
-            feed.cache.count(1)
+            feed.cache.advance(1, positions_written=True)
         return logits, hidden
 
     def _recorded(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor] | None:
@@ -119,10 +119,10 @@ class TorchForward:
         if store not in self._recordings:
             device = self._weights.embedding.device
             logits, hidden = (
-                torch.empty(store.count, size, dtype=torch.float32, device=device)
+                torch.empty(store.num_slots, size, dtype=torch.float32, device=device)
                 for size in (self._weights.vocab_size, self._weights.hidden_size)
             )
-            room = self._graph_bytes(store.shape.largest, store.count)
+            room = self._graph_bytes(store.shape.max_capacity, store.num_slots)
             self._recordings[store] = CudaGraphCache(self.capture, logits, hidden, room)
         try:
             return self._recordings[store].capture_fn(kinds, [own for group in groups for own in group.numbers], run)
@@ -143,7 +143,7 @@ class TorchForward:
             others = [token for feed in apart for token in feed.tokens]
             tokens.append(torch.tensor(others, device=weights.embedding.device))
         for own in singles:
-            own.arrive()
+            own.write_positions()
         hidden = F.embedding(torch.cat(tokens), weights.embedding)
         for index, layer in enumerate(weights.layers):
             hidden = hidden + self._attention(index, layer, self._norm(hidden, layer.attn_norm), sets)
@@ -152,11 +152,11 @@ class TorchForward:
             hidden = hidden + F.linear(gated, layer.down, layer.down_bias)
         last = self._norm(hidden, weights.norm)
         for own, rows in sets.singles:
-            if (before := own.ahead) is not None:
-                own.remember_surprise(self._surprise.of(own.tokens, before), last[rows].float())
+            if (before := own.last_hidden) is not None:
+                own.record_surprise(self._surprise.of(own.tokens, before), last[rows].float())
         for feed, rows in sets.apart:
             feed.cache.advance(len(feed.tokens))
-            if feed.cache.ahead is not None:
+            if needs_surprise(feed.cache):
                 self._surprise.note([feed], last[rows])
         if wanted is not None:
             last = last[wanted]
@@ -171,11 +171,11 @@ class TorchForward:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         out = torch.empty_like(q)
         for singles, rows in sets.singles:
-            singles.remember_queries(index, q[rows])
+            singles.record_queries(index, q[rows])
             rotated = singles.rotated(torch.cat((q[rows], k[rows]), 1))
             queries, new = rotated[:, : q.shape[1]], rotated[:, q.shape[1] :]
             keys, values = singles.append(index, new, v[rows])
-            unseen = singles.unseen(index, layer.window)
+            unseen = singles.attention_mask(index, layer.window)
             out[rows], weights = decode_attention(queries, keys, values, unseen, scale=scale)
             singles.observe(index, weights)
         for feed, rows in sets.apart:
@@ -206,12 +206,13 @@ def _attend_feed(
 ) -> Tensor:
     """Attention of one sequence's new tokens, in one layer: [H * G, T, D] of q and k without positions."""
     cache, count = feed.cache, len(feed.tokens)
-    cache.remember_queries(index, q)
+    if cache.observer is not None:
+        cache.observer.record_queries(index, q)
     queries = rotate(q, *cache.rotary.at(cache.position, count))
     keys, values = cache.append(index, k, v)
-    if not cache.attn_sum:
+    if cache.observer is None:
         return attend(queries, keys, values, scale=scale, window=window)
     at = cache.positions[index][:, : keys.shape[1]]
     given, weights = attention_with_weights(queries, keys, values, at, scale=scale, window=window)
-    cache.observe(index, weights)
+    cache.observer.observe(index, weights)
     return given
