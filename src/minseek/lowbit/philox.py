@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCKS = 16
-WORDS = 4 * BLOCKS
+COUNTERS = 16
+WORDS = 4 * COUNTERS
 SPAN = 2 * WORDS
-"""Elements between two draws; whoever works in parts cuts at multiples of it."""
+"""Elements between two draws; tensors are divided at multiples of it."""
 
 _LOW = 0xFFFFFFFF
 _FACTORS = (0xD2511F53, 0xCD9E8D57)
@@ -42,7 +42,7 @@ def draws(count: int, bits: int, seed: int, stream: int, first: int, device: tor
     """
     spans = -(-count // SPAN)
     chunks, begin = (spans, first) if bits <= 16 else (2 * spans, 2 * first)
-    counters = torch.arange(begin * BLOCKS, (begin + chunks) * BLOCKS, device=device).view(chunks, BLOCKS)
+    counters = torch.arange(begin * COUNTERS, (begin + chunks) * COUNTERS, device=device).view(chunks, COUNTERS)
     words = torch.stack(philox(counters, seed, stream), dim=1).view(chunks, WORDS)
     if bits > 16:
         return words.view(-1)[:count] >> (32 - bits)

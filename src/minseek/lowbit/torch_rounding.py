@@ -12,7 +12,7 @@ _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 def round_plain(x: Tensor, grid: Grid, seed: int, stream: int, first: int) -> Tensor:
-    """Round contiguous float32 or float64 numbers; see kernels/round_as.h, whose names these are."""
+    """Round contiguous float32 or float64 numbers; see kernels/rounding.h, whose variable names these are."""
     carrier, mode = CARRIERS[x.dtype], ROUNDINGS[grid.mode]
     width = carrier.mantissa
     size = x.abs().view(_INTEGERS[x.dtype]).to(torch.int64)

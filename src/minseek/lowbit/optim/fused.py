@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import c_float, c_int32, c_int64, c_uint64, c_void_p
+import ctypes
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minseek.lowbit.formats import bf16
 from minseek.lowbit.grid import ROUNDINGS, Grid
-from minseek.lowbit.native import at, library, threads
+from minseek.lowbit.native import SGDStep, library
 from minseek.lowbit.optim.arithmetic import PrecisionSpec, stream_of
 
 _MODES = ("nearest-even", "stochastic")
@@ -41,15 +41,26 @@ def sgd_bf16(
         return False
     assert weights is not None
     assert momenta is not None
-    kernels.sgd_bfloat16(
-        *(at(p), at(gradient), c_void_p(None) if buffer is None else at(buffer), c_int64(p.numel())),
-        *(c_float(group[name]) for name in ("lr", "momentum")),
-        *(c_float(1 - group["dampening"]), c_float(group["weight_decay"])),
-        *(c_int32(flag) for flag in (fresh, group["nesterov"], group["maximize"])),
-        *(c_int32(weights.mode), c_int32(momenta.mode), c_uint64(seed)),
-        *(c_uint64(stream_of(tensor, role)) for role in ("weights", "momenta")),
-        threads(),
+    step = SGDStep(
+        weights=p.data_ptr(),
+        gradient=gradient.data_ptr(),
+        momenta=None if buffer is None else buffer.data_ptr(),
+        n=p.numel(),
+        seed=seed,
+        weights_stream=stream_of(tensor, "weights"),
+        momenta_stream=stream_of(tensor, "momenta"),
+        lr=group["lr"],
+        momentum=group["momentum"],
+        one_minus_dampening=1 - group["dampening"],
+        weight_decay=group["weight_decay"],
+        first_step=fresh,
+        nesterov=group["nesterov"],
+        maximize=group["maximize"],
+        weights_mode=weights.mode,
+        momenta_mode=momenta.mode,
+        threads=torch.get_num_threads(),
     )
+    kernels.sgd_bfloat16(ctypes.byref(step))
     return True
 
 
