@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 import minseek
-from minseek.engine import Ended
+from minseek.engine import FinishedJob
 from minseek.serve.settings import Settings
 from tests.helpers.serving import Running, serving, wait_for
 
@@ -179,7 +179,7 @@ def slowly(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = running.service.worker.engine
     step = engine.step
 
-    def slow_step() -> list[Ended]:
+    def slow_step() -> list[FinishedJob]:
         time.sleep(0.02)
         return step()
 
