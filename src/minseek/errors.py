@@ -1,35 +1,55 @@
-"""What minseek says when it is asked for something that cannot be done."""
+"""Errors for input that cannot be honored, and checks that raise them."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """A request that cannot be honoured; its text is one sentence: what was wrong, the value, what to do."""
+    """A request that cannot be honored; its text is one sentence: what was wrong, the value, what to do."""
 
 
 class MinseekWarning(UserWarning):
-    """Something a user should know about a request that is honoured."""
+    """Something a user should know about a request that is honored."""
 
 
-def check_type(what: str, value: object, kind: type | tuple[type, ...], todo: str = "") -> None:
-    """Refuse a value of another type than is wanted.
+def is_instance(value: object, kind: type | tuple[type, ...]) -> bool:
+    """`isinstance`, but True and False are no numbers: they pass only where bool is allowed."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
+
+
+def check_type(rule: str, value: object, kind: type | tuple[type, ...], remedy: str = "") -> None:
+    """Refuse a value of the wrong type.
 
     Parameters
     ----------
-    what : str
-        How the sentence begins, such as "steps must be an integer".
+    rule : str
+        Beginning of the message, such as "steps must be an integer".
     value : object
-        What was given. True and False are numbers in Python, but nobody means one by them: only bool lets them pass.
+        The value to check; see `is_instance` for True and False.
     kind : type or tuple of types
-        What it may be.
-    todo : str
-        How the sentence ends.
+        Allowed types.
+    remedy : str
+        End of the message.
 
     Raises
     ------
     TypeError
         With the beginning of the value.
     """
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise TypeError(f"{what}, not {value!r:.80}{todo}")
+    if not is_instance(value, kind):
+        raise TypeError(f"{rule}, not {value!r:.80}{remedy}")
+
+
+def check_int(name: str, value: object, least: int = 1, *, optional: bool = False) -> None:
+    """Refuse a value that is not an integer (True and False are not) or is below `least`; None passes if `optional`.
+
+    Raises
+    ------
+    TypeError, InputError
+        With the name and the value.
+    """
+    if value is None and optional:
+        return
+    check_type(f"{name} must be an integer{' or None' if optional else ''}", value, int)
+    if isinstance(value, int) and value < least:
+        raise InputError(f"{name} must be {least} or more, not {value}")

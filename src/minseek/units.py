@@ -1,11 +1,11 @@
-"""Sizes in bytes, read and written."""
+"""Parsing and formatting of sizes in bytes."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 
 _UNITS = {"": 1, "B": 1} | {
     prefix + ending: base**power
@@ -24,8 +24,7 @@ def parse_bytes(size: int | str) -> int:
         If the size is not of that form or not positive.
     """
     given = size
-    if isinstance(size, bool) or not isinstance(size, (int, str)):
-        raise TypeError(f"a size is an integer of bytes or a string such as '192MB', not {type(size).__name__}")
+    check_type("a size must be an integer of bytes or a string such as '192MB'", size, (int, str))
     if isinstance(size, str):
         match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)\s*", size)
         unit = _BY_LOWER_CASE.get(match[2].lower()) if match else None

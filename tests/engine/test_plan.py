@@ -221,7 +221,7 @@ def test_budgets_are_read_as_sizes(tiny: minseek.Model) -> None:
         ({"policy": "newest"}, InputError, "unknown policy 'newest': choose observed-attention, heavy-hitters, "),
         ({"kv_budget": "many"}, InputError, "cannot read the size 'many': write bytes, or a number with KB"),
         ({"kv_budget": 0}, InputError, "a size must be positive, not 0"),
-        ({"kv_budget": 1.5}, TypeError, "a size is an integer of bytes or a string such as '192MB', not float"),
+        ({"kv_budget": 1.5}, TypeError, "a size must be an integer of bytes or a string such as '192MB', not 1.5"),
         ({"cap": 2.5}, TypeError, "cap must be an integer, not 2.5"),
         ({"cap": True}, TypeError, "cap must be an integer, not True"),
         ({"block": "128"}, TypeError, "block must be an integer, not '128'"),

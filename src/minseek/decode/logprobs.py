@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 
 MOST = 20
 """Likely tokens beside the chosen one that may be asked for, as in OpenAI's interface."""
@@ -44,8 +44,7 @@ def check_logprobs(count: int | None) -> int | None:
     """
     if count is None:
         return None
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"logprobs must be an integer or None, not {count!r}")
+    check_type("logprobs must be an integer or None", count, int)
     if not 0 <= count <= MOST:
         raise InputError(f"logprobs must be between 0 and {MOST}, not {count}")
     return count

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 
 _COLDEST = 1e-30  # a colder division would overflow float32; this is greedy already
 
@@ -51,8 +51,7 @@ class Sampling:
             value = getattr(self, name)
             if value is None and name in ("top_k", "seed"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, kinds):
-                raise TypeError(f"{name} must be {'an integer' if kinds is int else 'a number'}, not {value!r}")
+            check_type(f"{name} must be {'an integer' if kinds is int else 'a number'}", value, kinds)
         for wrong, what in (
             (not (self.temperature >= 0 and math.isfinite(self.temperature)), "temperature must be 0 (greedy) or more"),
             (not 0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),

@@ -10,7 +10,7 @@ from minseek.engine.engine import Engine
 from minseek.engine.generation import Completion, Generation
 from minseek.engine.plan import DEFAULT_POLICY, BatchPlan
 from minseek.engine.plan import plan as make_plan
-from minseek.errors import InputError, check_type
+from minseek.errors import InputError, check_int, check_type
 from minseek.models import Model, check_model
 
 
@@ -64,8 +64,7 @@ def generate(
     check_type("prompts must be a sequence of texts or of token ids", prompts, Collection)
     if plan is not None:
         check_type("plan must be what minseek.plan returns", plan, BatchPlan, ": call minseek.plan first")
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise InputError(f"max_new_tokens must be 1 or more, not {max_new_tokens!r}")
+    check_int("max_new_tokens", max_new_tokens)
     samplings, stop = _each(sampling, len(prompts)), check_stop(stop)
     encoded = [_encode(model, index, prompt) for index, prompt in enumerate(prompts)]
     if not encoded:

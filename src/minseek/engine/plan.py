@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from minseek.cache import SlotShape, caps_by_layer
 from minseek.cache.policies import Policy, make_policy
-from minseek.errors import InputError, check_type
+from minseek.errors import InputError, check_int, check_type
 from minseek.models import Model, check_model
 from minseek.models.device import memory_bytes
 from minseek.units import format_bytes, parse_bytes
@@ -161,11 +161,11 @@ def plan(
     check_type("lengths must be a sequence of integers", lengths, Iterable)
     rule = make_policy(policy)
     budget = None if kv_budget is None else parse_bytes(kv_budget)
-    _check("block", block)
+    check_int("block", block)
     if sequences is not None:
-        _check("sequences", sequences)
+        check_int("sequences", sequences)
     for length in lengths:
-        _check("each of lengths", length)
+        check_int("each of lengths", length)
     longest = max(lengths, default=None)
     context = max(model.max_positions, (longest or 0) if beyond_context else 0)
     wanted = sequences or len(lengths) or None
@@ -184,7 +184,7 @@ def plan(
     else:
         if isinstance(cap, str):
             raise InputError(f"cap must be a number of pairs or 'auto', not {cap!r}")
-        _check("cap", cap)
+        check_int("cap", cap)
         if cap < least:
             raise InputError(f"cap {cap} is below the {least} pairs that the policy always protects: give more")
     slot = shape(cap)
@@ -269,9 +269,3 @@ def _fitting_cap(
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle, count) else (low, middle - 1)
     return low
-
-
-def _check(name: str, value: int) -> None:
-    check_type(f"{name} must be an integer", value, int)
-    if value < 1:
-        raise InputError(f"{name} must be 1 or more, not {value}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minseek.errors import InputError
+from minseek.errors import InputError, is_instance
 
 _FIELDS = ("id", "prompt", "answer", "kind", "choices")
 
@@ -109,7 +109,7 @@ def letters(count: int) -> tuple[str, ...]:
 
 def _text(value: Any, name: str, where: str) -> str:
     """A field that must be a text; numbers are common as ids and answers and stand for their digits."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and name != "prompt":
+    if is_instance(value, (int, float)) and name != "prompt":
         return json.dumps(value)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{name!r} in {where} must be a text that is not empty, not {json.dumps(value)[:60]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_int, check_type
 from minseek.units import parse_bytes
 
 _ANSWER_RESERVE = 1024  # tokens of `total_tokens` reserved for the answer, at most
@@ -56,18 +56,13 @@ class Limits:
             value = getattr(self, name)
             if value is None and name not in ("max_tokens", "answer_tokens"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer, not {value!r}")
-            least = 0 if name == "thinking_budget" else 1
-            if value < least:
-                raise InputError(f"{name} must be {least} or more, not {value}")
+            check_int(name, value, least=0 if name == "thinking_budget" else 1)
         if (self.min_thought_tokens or 0) > (self.max_thought_tokens or float("inf")):
             raise InputError(
                 f"min_thought_tokens must not be more than max_thought_tokens, "
                 f"not {self.min_thought_tokens} and {self.max_thought_tokens}"
             )
-        if not isinstance(self.beyond_context, bool):
-            raise TypeError(f"beyond_context must be True or False, not {self.beyond_context!r}")
+        check_type("beyond_context must be True or False", self.beyond_context, bool)
         if self.kv_budget is not None:
             parse_bytes(self.kv_budget)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_int, check_type
 
 if TYPE_CHECKING:
     from minseek.reasoning.events import Thought
@@ -67,10 +67,9 @@ class Strategy(ABC):
     name: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        _check_count("thoughts", self.thoughts, least=0, none=True)
-        _check_count("stop_when_stable", self.stop_when_stable, least=2, none=True)
-        if not isinstance(self.vote, bool):
-            raise TypeError(f"vote must be True or False, not {self.vote!r}")
+        check_int("thoughts", self.thoughts, least=0, optional=True)
+        check_int("stop_when_stable", self.stop_when_stable, least=2, optional=True)
+        check_type("vote must be True or False", self.vote, bool)
 
     @abstractmethod
     def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
@@ -156,7 +155,7 @@ class MinSeek(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_count("keep", self.keep, least=1)
+        check_int("keep", self.keep, least=1)
         object.__setattr__(self, "rule", canonical_rule(self.rule))
         for option, choices in (("rule", RULES), ("answer", ANSWER_FORMS)):
             if getattr(self, option) not in choices:
@@ -199,12 +198,3 @@ STRATEGIES: dict[str, type[Strategy]] = {kind.name: kind for kind in (MinSeek, B
 def canonical_rule(rule: str) -> str:
     """The current name of a rule; anything else is returned unchanged."""
     return RULE_ALIASES.get(rule, rule) if isinstance(rule, str) else rule
-
-
-def _check_count(name: str, value: int | None, *, least: int, none: bool = False) -> None:
-    if value is None and none:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer{' or None' if none else ''}, not {value!r}")
-    if value < least:
-        raise InputError(f"{name} must be {least} or more, not {value}")

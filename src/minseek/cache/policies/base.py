@@ -12,7 +12,7 @@ from torch import Tensor
 from minseek.cache.candidates import Candidates
 from minseek.cache.kernels import topk_sorted
 from minseek.cache.slots import Slot
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ class Policy(ABC):
 
 def check_count(name: str, value: int, least: int = 1) -> None:
     """Refuse what is not an integer of at least that size."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
+    check_type(f"{name} must be an integer", value, int)
     if not least <= value < 2**31:
         raise InputError(f"{name} must be {least} or more, and below 2^31, not {value}")
 
@@ -92,7 +91,6 @@ def check_odd(name: str, value: int) -> None:
 
 def check_share(name: str, value: float, most: float = 1.0) -> None:
     """Refuse what is not a number between 0 and `most`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, not {value!r}")
+    check_type(f"{name} must be a number", value, (int, float))
     if not 0 <= value <= most:
         raise InputError(f"{name} must be between 0 and {most:g}, not {value}")
