@@ -64,7 +64,7 @@ def stand_in() -> type:
 
         @property
         def _n_init(self) -> int:
-            return self._starts()
+            return self._resolve_n_init()
 
     return KMeans
 

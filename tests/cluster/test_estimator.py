@@ -102,7 +102,7 @@ def test_k_means_plus_plus_is_as_good_as_scikit_learns() -> None:
     from sklearn.cluster import kmeans_plusplus
 
     from minseek.cluster.divergences import SquaredEuclidean
-    from minseek.cluster.init import start_centres
+    from minseek.cluster.init import initial_centers
     from minseek.cluster.points import Points
 
     x = (
@@ -116,11 +116,11 @@ def test_k_means_plus_plus_is_as_good_as_scikit_learns() -> None:
     means = {}
     for how in ("k-means++", "k-means||"):
         means[how] = np.mean(
-            [loss(start_centres(how, Points(x), SquaredEuclidean(), 15, np.random.RandomState(s))) for s in range(20)]
+            [loss(initial_centers(how, Points(x), SquaredEuclidean(), 15, np.random.RandomState(s))) for s in range(20)]
         )
     theirs = np.mean([loss(kmeans_plusplus(x, 15, random_state=s)[0]) for s in range(20)])
     drawn = np.mean(
-        [loss(start_centres("random", Points(x), SquaredEuclidean(), 15, np.random.RandomState(s))) for s in range(20)]
+        [loss(initial_centers("random", Points(x), SquaredEuclidean(), 15, np.random.RandomState(s))) for s in range(20)]
     )
     assert means["k-means++"] < 1.1 * theirs
     assert means["k-means||"] < 1.1 * theirs
@@ -158,7 +158,7 @@ def test_a_limit_is_said() -> None:
 def test_a_divergence_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Squared Euclidean under another name: the generic path of a registered divergence must agree with the
     built-in."""
-    monkeypatch.setattr(known, "_NAMED", dict(known._NAMED))
+    monkeypatch.setattr(known, "_REGISTERED", dict(known._REGISTERED))
 
     @register
     class Square(Divergence):
@@ -209,7 +209,7 @@ def bad(value: float, row: int, column: int) -> Any:
             X,
             r"X has 3 columns but the matrix of Mahalanobis is \(2, 2\)",
         ),
-        (LOKMeans(2, init=X[:3]), X, r"initial centers \(3, 3\) does not match the number of clusters; 2 centres"),
+        (LOKMeans(2, init=X[:3]), X, r"initial centers \(3, 3\) does not match the number of clusters; 2 centers"),
         (LOKMeans(2, init=[[0, 0, np.nan], [1, 1, 1]]), X, "init contains NaN in row 0, column 2"),
         (LOKMeans(200), X, "n_samples=120 should be >= n_clusters=200, .* which are 120; ask for at most"),
         (LOKMeans(0), X, "The 'n_clusters' parameter of LOKMeans must be an int in the range"),
@@ -274,6 +274,6 @@ def test_a_divergence_is_registered_by_its_class_and_name() -> None:
     for kind in (Nameless, Empty):
         with pytest.raises(InputError, match=f"the divergence {kind.__name__} has no name; give it a class attribute"):
             register(kind)
-    with pytest.raises(TypeError, match="what is registered must be a class, not <"):
+    with pytest.raises(TypeError, match="a registered divergence must be a class, not <"):
         register(Empty())  # type: ignore[type-var]
-    assert "" not in known._NAMED
+    assert "" not in known._REGISTERED

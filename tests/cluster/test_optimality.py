@@ -12,7 +12,7 @@ from scipy import sparse
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from minseek.cluster import KL, ItakuraSaito, LOKMeans, Mahalanobis, verify
-from minseek.cluster.native import NativeEngine
+from minseek.cluster.c_backend import CBackend
 from tests.helpers.cluster_oracles import PHI, best_in_one_dimension, best_of_all, loss_of, single_moves
 
 ALGORITHMS = ("lloyd", "c-lo", "d-lo", "min-d-lo", "sweep")
@@ -198,14 +198,14 @@ def test_what_bounds_leave_out_would_change_nothing(
     x = x.astype(np.float32) if kind == "float32" else sparse.csr_matrix(x) if kind == "CSR" else x
     bounded = LOKMeans(k, init=start, max_iter=1000, n_threads=1).fit(x, sample_weight=weights)
     for name in ("assign", "sweep"):
-        step = getattr(NativeEngine, name)
+        step = getattr(CBackend, name)
 
-        def forgetful(self: NativeEngine, *args: Any, step: Any = step) -> Any:
-            self._forget()
-            self._arrays["seen"][:] = -1
+        def forgetful(self: CBackend, *args: Any, step: Any = step) -> Any:
+            self._reset_bounds()
+            self._arrays["point_clock"][:] = -1
             return step(self, *args)
 
-        monkeypatch.setattr(NativeEngine, name, forgetful)
+        monkeypatch.setattr(CBackend, name, forgetful)
     plain = LOKMeans(k, init=start, max_iter=1000, n_threads=1).fit(x, sample_weight=weights)
     np.testing.assert_array_equal(bounded.labels_, plain.labels_)
     assert bounded.n_iter_ == plain.n_iter_

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from minseek.cluster.estimator import LOKMeans
     from minseek.cluster.verify import verify
 
-from minseek.cluster.build import build_ahead
+from minseek.cluster.build import compile_in_background
 
-_HOMES = {
+_MODULES = {
     **dict.fromkeys(("Certificate", "Move"), "certificate"),
     **dict.fromkeys(("KL", "Divergence", "ItakuraSaito", "Mahalanobis", "SquaredEuclidean", "register"), "divergences"),
     "LOKMeans": "estimator",
@@ -34,16 +34,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # scikit-learn is imported when something is asked for; kernels are built meanwhile
-    if name not in _HOMES:
+def __getattr__(name: str) -> Any:  # scikit-learn is imported at first use; kernels are compiled meanwhile
+    if name not in _MODULES:
         raise AttributeError(f"module 'minseek.cluster' has no attribute {name!r}")
-    build_ahead()
-    home = import_module(f"minseek.cluster.{_HOMES[name]}")
-    for known, where in _HOMES.items():
-        if where == _HOMES[name]:
-            globals()[known] = getattr(home, known)
+    compile_in_background()
+    module = import_module(f"minseek.cluster.{_MODULES[name]}")
+    for public_name, module_name in _MODULES.items():
+        if module_name == _MODULES[name]:
+            globals()[public_name] = getattr(module, public_name)
     return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

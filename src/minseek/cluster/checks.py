@@ -1,4 +1,4 @@
-"""Whether the data can be clustered; if not, which entry is in the way."""
+"""Checks of data and weights; messages name the first bad entry."""
 
 from __future__ import annotations
 
@@ -7,72 +7,92 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.utils import check_array
 
 from minseek.cluster.divergences import Divergence
 from minseek.errors import InputError
 
-_STEP = 2**22  # numbers looked at in one go
+_STEP = 2**22  # numbers checked start a time
 
 
-def check_finite(x: Any, what: str = "X") -> None:
-    """No NaN and no infinity in an array [n, d] or a CSR matrix.
+def check_finite(x: Any, name: str = "X") -> None:
+    """Check an array [n, d] or a CSR matrix for NaN and infinity.
 
     Raises
     ------
     InputError
-        With row, column and value of the first.
+        If there is one; names row, column and value of the first.
     """
     if sparse.issparse(x):
         entries = np.flatnonzero(~np.isfinite(x.data))
         if len(entries):
             row = int(np.searchsorted(x.indptr, entries[0], side="right")) - 1
-            _refuse(what, row, int(x.indices[entries[0]]), x.data[entries[0]])
+            _raise_not_finite(name, row, int(x.indices[entries[0]]), x.data[entries[0]])
         return
     step = max(1, _STEP // max(1, x.shape[1]))
-    for at in range(0, len(x), step):
-        block = x[at : at + step]
+    for start in range(0, len(x), step):
+        block = x[start : start + step]
         if np.isfinite(block.sum(dtype=np.float64)):
             continue
         bad = np.argwhere(~np.isfinite(block))
         if len(bad):
             row, column = bad[0]
-            _refuse(what, at + int(row), int(column), block[row, column])
+            _raise_not_finite(name, start + int(row), int(column), block[row, column])
 
 
-def _refuse(what: str, row: int, column: int, value: Any) -> None:
+def _raise_not_finite(name: str, row: int, column: int, value: Any) -> None:
     kind = "NaN" if np.isnan(value) else "infinity"
-    raise InputError(f"{what} contains {kind} in row {row}, column {column}; remove or replace such rows.")
+    raise InputError(f"{name} contains {kind} in row {row}, column {column}; remove or replace such rows.")
 
 
 def check_domain(divergence: Divergence, x: NDArray[Any]) -> None:
-    """Everything lies in the divergence's domain.
+    """Check that all data are in the divergence's domain.
 
     Raises
     ------
     InputError
-        With row, column and value of the first that does not.
+        If some are not; names row, column and value of the first.
     """
     step = max(1, _STEP // max(1, x.shape[1]))
-    for at in range(0, len(x), step):
-        outside = divergence.refuse(x[at : at + step])
+    for start in range(0, len(x), step):
+        outside = divergence.invalid_mask(x[start : start + step])
         if outside is not None and outside.any():
             row, column = np.argwhere(outside)[0]
             raise InputError(
-                f"X has {x[at + row, column]:.6g} in row {at + row}, column {column}, but the divergence "
+                f"X has {x[start + row, column]:.6g} in row {start + row}, column {column}, but the divergence "
                 f"{divergence.name!r} is defined for {divergence.domain} only."
             )
 
 
 def check_weights(weights: NDArray[np.float64]) -> None:
-    """Weights are finite, not negative and not all zero.
+    """Check that weights are finite, not negative and not all zero.
 
     Raises
     ------
     InputError
-        With the first that is not, and where.
+        If they are not; names the first bad one and its row.
     """
     bad = np.flatnonzero(~np.isfinite(weights) | (weights < 0))
     if len(bad):
         raise InputError(f"sample_weight is {weights[bad[0]]} in row {bad[0]}; weights are finite numbers >= 0.")
     if not weights.any():
         raise InputError(f"all {len(weights)} sample weights are zero; at least one must be positive.")
+
+
+def check_centers(centers: Any, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Convert initial centers to float64 and check them; `shape` is (clusters, columns).
+
+    Raises
+    ------
+    InputError
+        If they have another shape or are not finite.
+    """
+    converted: NDArray[np.float64] = check_array(centers, dtype=np.float64, ensure_all_finite=False)
+    check_finite(converted, "init")
+    if converted.shape != shape:
+        wrong = "clusters" if len(converted) != shape[0] else "features of the data"
+        raise InputError(
+            f"The shape of the initial centers {converted.shape} does not match the number of {wrong}; "
+            f"{shape[0]} centers of {shape[1]} columns are needed."
+        )
+    return converted

@@ -1,4 +1,4 @@
-"""Bregman divergences: how far a point is from a centre, when the best centre of any cluster is its mean."""
+"""Bregman divergences: dissimilarities for which the best center of any cluster is its mean."""
 
 from __future__ import annotations
 
@@ -11,129 +11,130 @@ from numpy.typing import NDArray
 from minseek.errors import InputError, check_type
 
 Array = NDArray[np.float64]
-_ROOM = 2**22  # numbers in a temporary array of differences
+_TEMPORARY_SIZE = 2**22  # numbers in a temporary array of differences
 
 
 class Divergence:
     """A Bregman divergence D(x, c) = phi(x) - phi(c) - <x - c, grad phi(c)>, phi strictly convex.
 
-    One of your own overrides `phi` and `gradient`, or better `between`, which must stay accurate when x is close to
-    c; `refuse` where its domain is not all of R^d. `register` gives it a name.
+    A subclass overrides `phi` and `gradient`, or better `between`, which must stay accurate when x is close to c, and
+    `invalid_mask` if its domain is not all of R^d. `register` gives it a name.
 
     Source: Banerjee, Merugu, Dhillon, Ghosh, *Clustering with Bregman Divergences*, JMLR 6 (2005): the mean is the
-    best centre for every one of them.
+    best center for every Bregman divergence.
     """
 
     name: ClassVar[str]
     domain: ClassVar[str] = "every finite number"  # in words, for messages
 
     def phi(self, x: Array) -> Array:
-        """The convex function, summed over the last axis: [..., d] -> [...]."""
+        """The convex function phi, summed over the last axis: [..., d] -> [...]."""
         raise NotImplementedError(f"the divergence {self.name!r} has neither phi nor between")
 
     def gradient(self, x: Array) -> Array:
-        """Its gradient, [..., d] -> [..., d]."""
+        """Gradient of phi, [..., d] -> [..., d]."""
         raise NotImplementedError(f"the divergence {self.name!r} has neither gradient nor between")
 
     def between(self, x: Array, c: Array) -> Array:
         """D(x, c) over the last axis, the others broadcast: [..., d], [..., d] -> [...]; never negative."""
-        bend = self.phi(x) - self.phi(c) - ((x - c) * self.gradient(c)).sum(axis=-1)
-        return np.asarray(np.maximum(bend, 0.0))
+        divergence = self.phi(x) - self.phi(c) - ((x - c) * self.gradient(c)).sum(axis=-1)
+        return np.asarray(np.maximum(divergence, 0.0))
 
-    def refuse(self, x: Array) -> NDArray[np.bool_] | None:
-        """Which entries of x, [n, d], lie outside the domain; None where everything finite is inside."""
+    def invalid_mask(self, x: Array) -> NDArray[np.bool_] | None:
+        """Mark the entries of x, [n, d], outside the domain; None if every finite number is inside."""
         return None
 
-    def inside(self, c: Array) -> Array:
-        """Computed centres pulled back to the closed domain, from which only rounding can have taken them."""
+    def clip_to_domain(self, c: Array) -> Array:
+        """Move computed centers back into the closed domain, which only rounding can have taken them out of."""
         return c
 
-    def embed(self, x: Array) -> Array | None:
-        """Where this divergence is the squared Euclidean one of other coordinates: x in those, [n, d]."""
+    def to_euclidean(self, x: Array) -> Array | None:
+        """Map x, [n, d], to coordinates in which this is the squared Euclidean divergence; None if there are none."""
         return None
 
-    def pairwise(self, x: Array, centres: Array) -> Array:
-        """D of every point to every centre, [n, d], [k, d] -> [n, k]."""
-        out = np.empty((len(x), len(centres)))
-        step = max(1, _ROOM // max(1, centres.size))
-        for at in range(0, len(x), step):
-            out[at : at + step] = self.between(x[at : at + step, None], centres)
+    def pairwise(self, x: Array, centers: Array) -> Array:
+        """D of every point to every center, [n, d], [k, d] -> [n, k]."""
+        out = np.empty((len(x), len(centers)))
+        step = max(1, _TEMPORARY_SIZE // max(1, centers.size))
+        for start in range(0, len(x), step):
+            out[start : start + step] = self.between(x[start : start + step, None], centers)
         return out
 
-    def ranked(self, x: Array, centres: Array) -> Array:
-        """Numbers that order the centres for each point as D does, up to rounding, [n, k]."""
-        return self.pairwise(x, centres)
+    def ranking(self, x: Array, centers: Array) -> Array:
+        """Numbers that order the centers of each point as D does, up to rounding, [n, k]; cheaper than D itself."""
+        return self.pairwise(x, centers)
 
-    def joining(self, x: Array, weights: Array, centres: Array, sizes: Array) -> Array:
-        """By how much the loss of each cluster grows when a point joins it, [n, k].
+    def insertion_cost(self, x: Array, weights: Array, centers: Array, sizes: Array) -> Array:
+        """Increase of the loss of each cluster if a point joined it, [n, k].
 
-        ``s D(c, c') + w D(x, c')`` with c' the new centre: both terms are positive, so that nothing cancels.
+        ``s D(c, c') + w D(x, c')`` with c' the new center: both terms are positive, so that nothing cancels.
         """
-        out = np.empty((len(x), len(centres)))
-        step = max(1, _ROOM // max(1, centres.size))
-        for at in range(0, len(x), step):
-            out[at : at + step] = self.joining_some(x[at : at + step], weights[at : at + step], centres, sizes)
+        out = np.empty((len(x), len(centers)))
+        step = max(1, _TEMPORARY_SIZE // max(1, centers.size))
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
+            out[rows] = self.insertion_cost_of(x[rows], weights[rows], centers, sizes)
         return out
 
-    def joining_some(self, x: Array, weights: Array, centres: Array, sizes: Array) -> Array:
-        """The same of some clusters for each point: centres [n, m, d], sizes [n, m]; or of all: [m, d], [m]."""
+    def insertion_cost_of(self, x: Array, weights: Array, centers: Array, sizes: Array) -> Array:
+        """Insertion costs of m clusters per point: centers [n, m, d], sizes [n, m]; or common ones: [m, d], [m]."""
         rows, w = x[:, None], weights[:, None]
-        after = self.inside(centres + (rows - centres) * (w / (sizes + w))[..., None])
-        cost = sizes * self.between(centres, after) + w * self.between(rows, after)
+        after = self.clip_to_domain(centers + (rows - centers) * (w / (sizes + w))[..., None])
+        cost = sizes * self.between(centers, after) + w * self.between(rows, after)
         return np.asarray(np.where(sizes == 0, 0.0, cost))
 
-    def leaving(self, x: Array, weights: Array, centres: Array, sizes: Array) -> Array:
-        """By how much the loss of a cluster falls when a point leaves it, [n]; centres [n, d] and sizes [n] are of
-        its own cluster."""
+    def removal_gain(self, x: Array, weights: Array, centers: Array, sizes: Array) -> Array:
+        """Decrease of the loss of a point's own cluster if it left, [n]; centers [n, d] and sizes [n] are its own."""
         rest = sizes - weights
-        alone = rest <= 1e-13 * sizes
-        left = np.where(alone, 1.0, rest)
-        after = self.inside(centres + (centres - x) * (weights / left)[:, None])
-        saved = rest * self.between(after, centres) + weights * self.between(x, centres)
-        return np.where(alone, 0.0, saved)
+        singleton = rest <= 1e-13 * sizes
+        divisor = np.where(singleton, 1.0, rest)
+        after = self.clip_to_domain(centers + (centers - x) * (weights / divisor)[:, None])
+        gain = rest * self.between(after, centers) + weights * self.between(x, centers)
+        return np.where(singleton, 0.0, gain)
 
 
-_NAMED: dict[str, Callable[[], Divergence]] = {}
+_REGISTERED: dict[str, Callable[[], Divergence]] = {}
 _Kind = TypeVar("_Kind", bound=type[Divergence])
 
 
 def register(kind: _Kind) -> _Kind:
-    """Make a divergence known by its name; for use as a decorator.
+    """Register a divergence class by its name; usable as a decorator.
 
     Raises
     ------
     InputError
-        It has no name, or the name is taken.
+        If it has no name, or the name is taken.
     TypeError
-        It is no class, such as an object of one.
+        If it is not a class, but an instance of one.
     """
-    check_type("what is registered must be a class", kind, type, "; register the class of this object.")
+    check_type("a registered divergence must be a class", kind, type, "; register the class of this object.")
     if not getattr(kind, "name", ""):
         raise InputError(f"the divergence {kind.__name__} has no name; give it a class attribute 'name'.")
-    if kind.name in _NAMED:
+    if kind.name in _REGISTERED:
         raise InputError(f"a divergence named {kind.name!r} is already registered; choose another name.")
-    _NAMED[kind.name] = kind
+    _REGISTERED[kind.name] = kind
     return kind
 
 
-def divergence_of(asked: str | Divergence) -> Divergence:
-    """The divergence itself, or the one of that name.
+def divergence_of(divergence: str | Divergence) -> Divergence:
+    """Return the divergence itself, or an instance of the class of that name.
 
     Raises
     ------
     InputError
-        There is none of that name, or it needs parameters.
+        If no divergence has that name, or it needs parameters.
     """
-    if isinstance(asked, Divergence):
-        return asked
-    if not isinstance(asked, str) or asked not in _NAMED:
-        raise InputError(
-            f"divergence={asked!r} is not known; choose one of {', '.join(sorted(_NAMED))}, or pass a Divergence."
-        )
+    if isinstance(divergence, Divergence):
+        return divergence
+    if not isinstance(divergence, str) or divergence not in _REGISTERED:
+        known = ", ".join(sorted(_REGISTERED))
+        raise InputError(f"divergence={divergence!r} is not known; choose one of {known}, or pass a Divergence.")
     try:
-        return _NAMED[asked]()
+        return _REGISTERED[divergence]()
     except TypeError:
-        raise InputError(f"divergence={asked!r} has parameters; pass an object, e.g. Mahalanobis(matrix).") from None
+        raise InputError(
+            f"divergence={divergence!r} has parameters; pass an object, e.g. Mahalanobis(matrix)."
+        ) from None
 
 
 @register
@@ -146,20 +147,21 @@ class SquaredEuclidean(Divergence):
         gap = x - c
         return np.asarray(np.einsum("...i,...i->...", gap, gap))
 
-    def embed(self, x: Array) -> Array:
+    def to_euclidean(self, x: Array) -> Array:
         return x
 
-    def ranked(self, x: Array, centres: Array) -> Array:
-        return np.asarray((centres**2).sum(axis=1) - 2 * (x @ centres.T))
+    def ranking(self, x: Array, centers: Array) -> Array:
+        return np.asarray((centers**2).sum(axis=1) - 2 * (x @ centers.T))
 
-    def joining(self, x: Array, weights: Array, centres: Array, sizes: Array) -> Array:
+    def insertion_cost(self, x: Array, weights: Array, centers: Array, sizes: Array) -> Array:
         w = weights[:, None]
-        return w * (sizes / (sizes + w)) * self.pairwise(x, centres)
+        return w * (sizes / (sizes + w)) * self.pairwise(x, centers)
 
-    def leaving(self, x: Array, weights: Array, centres: Array, sizes: Array) -> Array:
+    def removal_gain(self, x: Array, weights: Array, centers: Array, sizes: Array) -> Array:
         rest = sizes - weights
-        alone = rest <= 1e-13 * sizes
-        return np.where(alone, 0.0, weights * (sizes / np.where(alone, 1.0, rest)) * self.between(x, centres))
+        singleton = rest <= 1e-13 * sizes
+        factor = sizes / np.where(singleton, 1.0, rest)
+        return np.where(singleton, 0.0, weights * factor * self.between(x, centers))
 
 
 @register
@@ -174,7 +176,7 @@ class Mahalanobis(Divergence):
     Raises
     ------
     InputError
-        A is not square, not symmetric or not positive definite.
+        If A is not square, not symmetric or not positive definite.
     """
 
     name = "mahalanobis"
@@ -200,14 +202,14 @@ class Mahalanobis(Divergence):
         gap = (x - c) @ self.root
         return np.asarray(np.einsum("...i,...i->...", gap, gap))
 
-    def embed(self, x: Array) -> Array:
+    def to_euclidean(self, x: Array) -> Array:
         if x.shape[1] != len(self.matrix):
             raise InputError(f"X has {x.shape[1]} columns but the matrix of Mahalanobis is {self.matrix.shape}.")
         return np.ascontiguousarray(x @ self.root)
 
 
 def _log_ratio(x: Array, c: Array) -> Array:
-    """log(x / c), accurate also where x is close to c."""
+    """log(x / c), accurate also if x is close to c."""
     ratio = (x - c) / c
     close = np.abs(ratio) < 0.5
     return np.where(close, np.log1p(np.where(close, ratio, 0.0)), np.log(x / c))
@@ -215,33 +217,33 @@ def _log_ratio(x: Array, c: Array) -> Array:
 
 @register
 class KL(Divergence):
-    """Generalised Kullback-Leibler (I-) divergence ``sum x log(x / c) - x + c``; phi = sum x log x, x >= 0.
+    """Generalized Kullback-Leibler (I-) divergence ``sum x log(x / c) - x + c``; phi = sum x log x, x >= 0.
 
-    ``0 log 0 = 0``; a centre that is zero where the point is not is infinitely far.
+    ``0 log 0 = 0``; a center is infinitely far if it is zero in a coordinate in which the point is not.
     """
 
     name = "kl"
     domain = "numbers >= 0"
 
-    def refuse(self, x: Array) -> NDArray[np.bool_]:
+    def invalid_mask(self, x: Array) -> NDArray[np.bool_]:
         return x < 0
 
-    def inside(self, c: Array) -> Array:
+    def clip_to_domain(self, c: Array) -> Array:
         return np.maximum(c, 0.0)
 
-    def ranked(self, x: Array, centres: Array) -> Array:
-        empty = centres == 0
-        found = centres.sum(axis=1) - x @ np.log(np.where(empty, 1.0, centres)).T
-        if empty.any():
-            found = np.where((x > 0).astype(np.float64) @ empty.T > 0, np.inf, found)
-        return np.asarray(found)
+    def ranking(self, x: Array, centers: Array) -> Array:
+        zero = centers == 0
+        rank = centers.sum(axis=1) - x @ np.log(np.where(zero, 1.0, centers)).T
+        if zero.any():
+            rank = np.where((x > 0).astype(np.float64) @ zero.T > 0, np.inf, rank)
+        return np.asarray(rank)
 
     def between(self, x: Array, c: Array) -> Array:
         x, c = np.broadcast_arrays(x, c)
         with np.errstate(divide="ignore", invalid="ignore"):
-            bend = x * _log_ratio(x, c) - (x - c)
-        bend = np.where(x > 0, np.where(c > 0, bend, np.inf), c)
-        return np.asarray(np.maximum(bend, 0.0).sum(axis=-1))
+            terms = x * _log_ratio(x, c) - (x - c)
+        terms = np.where(x > 0, np.where(c > 0, terms, np.inf), c)
+        return np.asarray(np.maximum(terms, 0.0).sum(axis=-1))
 
 
 @register
@@ -251,14 +253,14 @@ class ItakuraSaito(Divergence):
     name = "itakura_saito"
     domain = "numbers > 0"
 
-    def refuse(self, x: Array) -> NDArray[np.bool_]:
+    def invalid_mask(self, x: Array) -> NDArray[np.bool_]:
         return x <= 0
 
-    def inside(self, c: Array) -> Array:
+    def clip_to_domain(self, c: Array) -> Array:
         return np.maximum(c, np.finfo(np.float64).tiny)
 
-    def ranked(self, x: Array, centres: Array) -> Array:
-        return np.asarray(np.log(centres).sum(axis=1) + x @ (1 / centres).T)
+    def ranking(self, x: Array, centers: Array) -> Array:
+        return np.asarray(np.log(centers).sum(axis=1) + x @ (1 / centers).T)
 
     def between(self, x: Array, c: Array) -> Array:
         return np.asarray(np.maximum((x - c) / c - _log_ratio(x, c), 0.0).sum(axis=-1))

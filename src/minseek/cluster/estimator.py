@@ -1,4 +1,4 @@
-"""`LOKMeans`: k-means that ends at a local optimum and says so, as a scikit-learn estimator."""
+"""`LOKMeans`: k-means that ends at a local optimum and proves it, as a scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from minseek.cluster.backends import Array, Engine, any_engine
-from minseek.cluster.certificate import Certificate, certify
-from minseek.cluster.checks import check_finite, check_weights
+from minseek.cluster.backend import Array
+from minseek.cluster.certificate import Certificate
+from minseek.cluster.checks import check_centers, check_weights
+from minseek.cluster.dispatch import make_backend
 from minseek.cluster.divergences import Divergence, divergence_of
-from minseek.cluster.init import STARTS, near_together, start_centres
-from minseek.cluster.native import GROUP
-from minseek.cluster.problem import Problem, merge_equal, nearest_centres, prepare
-from minseek.cluster.search import ALGORITHMS, Search
+from minseek.cluster.init import INIT_METHODS, initial_centers
+from minseek.cluster.problem import Problem, cluster_means, merge_equal_rows, nearest_centers, prepare
+from minseek.cluster.restarts import Restarts
+from minseek.cluster.search import ALGORITHMS
 from minseek.errors import InputError
 
 
 class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """K-means for any Bregman divergence that ends at a local optimum and proves it.
 
-    Lloyd's algorithm stops where no point is nearer to another centre than to its own. That need not be a local
-    optimum: moving a single point can still lower the loss, because its new centre comes to meet it. ``LOKMeans``
-    goes on until no single move gains, then checks every one of them.
+    Lloyd's algorithm stops when no point is nearer to another center than to its own. That need not be a local
+    optimum: moving a single point can still lower the loss, because its new center moves toward it. ``LOKMeans``
+    continues until no single move gains, then checks every one of them.
 
     Source: Li, Metel, Takeda, *Modified K-means Algorithm with Local Optimality Guarantees*, ICML 2025 (arXiv
     2506.06990), for C- and D-local optimality and the algorithms ``c-lo``, ``d-lo`` and ``min-d-lo``; Slonim,
@@ -42,25 +43,25 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
     n_clusters : int
         K, at most the number of different rows of positive weight.
     divergence : str or Divergence
-        ``"squared_euclidean"``, ``"kl"``, ``"itakura_saito"``, a ``Mahalanobis(matrix)``, or a registered one of
-        your own.
+        ``"squared_euclidean"``, ``"kl"``, ``"itakura_saito"``, a ``Mahalanobis(matrix)``, or a registered class
+        of your own.
     algorithm : str
-        ``"sweep"``: Lloyd's to convergence, then sweeps in which each point moves at once. For study: ``"lloyd"``
-        and the paper's ``"c-lo"``, ``"d-lo"``, ``"min-d-lo"``, which make one move and then resume Lloyd's.
+        ``"sweep"``: Lloyd's to convergence, then sweeps in which each point moves at once if that gains. For study:
+        ``"lloyd"`` and the paper's ``"c-lo"``, ``"d-lo"``, ``"min-d-lo"``, which make one move and then resume Lloyd's.
     init : str, array [K, d] or callable
         ``"k-means++"`` (greedy, for the chosen divergence), ``"k-means||"``, ``"random"`` (K points drawn by weight,
-        with replacement), the start centres themselves, or a function of ``(X, n_clusters, random_state)`` that
+        with replacement), the initial centers themselves, or a function of ``(X, n_clusters, random_state)`` that
         returns them.
     n_init : int or "auto"
-        Starts, of which the one with the lowest loss is kept. "auto": 10 for ``"random"`` and a callable, else 1.
+        Number of starts; the result with the lowest loss is kept. "auto": 10 for ``"random"`` and a callable, else 1.
     max_iter : int
-        Passes over the data that change something in one start, Lloyd's and sweeps together.
+        Limit on the passes over the data that change something in one start, Lloyd's and sweeps together.
     tol : float
-        A move counts when it lowers the loss by more than this share of a point's mean loss.
+        A move counts if it lowers the loss by more than this share of a point's mean loss.
     verbose : int
-        1: print a line for every pass over the data.
+        If 1, print a line for every pass over the data.
     n_threads : int, optional
-        None: as many as scikit-learn would use. Results do not depend on it.
+        Default: as many as scikit-learn would use. Results do not depend on it.
     random_state : int, RandomState or None
 
     Attributes
@@ -68,11 +69,11 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
     cluster_centers_ : array [K, d]
     labels_ : int32 [n]
     inertia_ : float
-        The loss: sum of weights times divergences to the own centre.
+        The loss: sum of weights times divergences to the own centers.
     n_iter_ : int
         Passes over the data.
     certificate_ : Certificate
-        Which optimality was proved, and the smallest change over all single moves.
+        The optimality that was proved, and the smallest change over all single moves.
     n_features_in_ : int
     feature_names_in_ : array of str [d]
 
@@ -88,7 +89,7 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
         "divergence": [str, Divergence],
         "algorithm": [StrOptions(set(ALGORITHMS))],
-        "init": [StrOptions(set(STARTS)), callable, "array-like"],
+        "init": [StrOptions(set(INIT_METHODS)), callable, "array-like"],
         "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -129,78 +130,53 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         Parameters
         ----------
         X : array or CSR matrix [n, d]
-            float32 or float64, C-contiguous: read where it lies (also a ``np.memmap``); anything else is converted.
+            float32 or float64, C-contiguous: read in place (also a ``np.memmap``); anything else is converted.
         sample_weight : array [n], optional
             Not negative; rows of weight zero only get a label.
 
         Raises
         ------
         InputError
-            The data hold something that is not finite or outside the divergence's domain, or have fewer different
-            rows than clusters are asked for.
+            If the data hold something that is not finite or outside the divergence's domain, or fewer different rows
+            than clusters.
         """
         divergence = divergence_of(self.divergence)
         x = self._checked(X, reset=True)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, x, dtype=np.float64)
         if weights is not None:
             check_weights(weights)
-        rows = prepare(x, divergence, weights)
-        problem = merge_equal(rows)
+        problem = merge_equal_rows(prepare(x, divergence, weights))
         if self.n_clusters > problem.points.count:
             raise InputError(
                 f"n_samples={x.shape[0]} should be >= n_clusters={self.n_clusters}, and so should be the different "
                 f"ones of positive weight, which are {problem.points.count}; ask for at most that many clusters."
             )
-        engine = any_engine(problem.points, problem.divergence, self.n_clusters, self.n_threads)
-        search, order = self._best_run(engine, problem, x)
-        certificate = certify(engine, self.tol, limit_hit=search.limit_hit)
-        back = np.argsort(order)
-        if search.limit_hit:
+        backend = make_backend(problem.points, problem.divergence, self.n_clusters, self.n_threads)
+        restarts = Restarts(self.algorithm, self._resolve_n_init(), self.max_iter, self.tol, bool(self.verbose))
+        rng = check_random_state(self.random_state)
+        fit = restarts.run(backend, lambda: self._initial_centers(problem, x, rng))
+        if fit.certificate.limit_hit:
             warnings.warn(
                 f"max_iter={self.max_iter} passes ended the search before it converged; "
                 "certificate_ says what holds nevertheless.",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,  # past scikit-learn's wrapper of fit
             )
-        moves = tuple(m._replace(source=int(order[m.source]), target=int(order[m.target])) for m in certificate.moves)
-        self.certificate_: Certificate = Certificate(**{**vars(certificate), "moves": moves})
+        self.certificate_: Certificate = fit.certificate
         self._origin = problem.origin
-        labels = order.astype(np.int32)[engine.labels]
-        centres = engine.centres()[back]
-        if problem.origin is not None:
-            centres = _means(problem, x, labels, self.n_clusters)
-        self.cluster_centers_ = centres.astype(x.dtype)
-        self.labels_ = problem.points.spread_out(labels)
+        centers = fit.centers if problem.origin is None else cluster_means(problem, x, fit.labels, self.n_clusters)
+        self.cluster_centers_ = centers.astype(x.dtype)
+        self.labels_ = problem.points.labels_of_rows(fit.labels)
         if (self.labels_ < 0).any():
-            light = np.flatnonzero(self.labels_ < 0)
-            self.labels_[light] = self.predict(x[light])
-        self.inertia_ = certificate.loss
-        # As scikit-learn counts: the pass that changes nothing is one.
-        self.n_iter_ = min(search.passes + 1, self.max_iter)
+            weightless = np.flatnonzero(self.labels_ < 0)
+            self.labels_[weightless] = self.predict(x[weightless])
+        self.inertia_ = fit.certificate.loss
+        # scikit-learn, too, counts the pass that changes nothing.
+        self.n_iter_ = min(fit.passes + 1, self.max_iter)
         self._n_features_out = self.n_clusters
         return self
 
-    def _best_run(self, engine: Engine, problem: Problem, x: Any) -> tuple[Search, NDArray[np.int64]]:
-        """Search from every start and leave the engine with the best; also, in which order its clusters stand."""
-        random = check_random_state(self.random_state)
-        best: tuple[float, NDArray[np.int32], Search, NDArray[np.int64]] | None = None
-        starts = self._starts()
-        for _ in range(starts):
-            centres = self._start(problem, x, random)
-            order = near_together(centres, GROUP) if self.algorithm == "sweep" else np.arange(self.n_clusters)
-            search = Search(self.tol, self.max_iter, verbose=bool(self.verbose))
-            engine.start(centres[order])
-            ALGORITHMS[self.algorithm](engine, search)
-            if starts == 1:
-                return search, order
-            loss = engine.loss()
-            if best is None or loss < best[0]:
-                best = loss, engine.labels.copy(), search, order
-        assert best is not None
-        engine.begin(best[1])
-        return best[2], best[3]
-
-    def _starts(self) -> int:
+    def _resolve_n_init(self) -> int:
         if not isinstance(self.init, str) and not callable(self.init):
             if self.n_init not in ("auto", 1):
                 warnings.warn(
@@ -214,20 +190,12 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
             return int(self.n_init)
         return 10 if self.init == "random" or callable(self.init) else 1
 
-    def _start(self, problem: Problem, x: Any, random: np.random.RandomState) -> Array:
-        """Start centres [K, d] in the engine's coordinates."""
+    def _initial_centers(self, problem: Problem, x: Any, rng: np.random.RandomState) -> Array:
+        """Initial centers [K, d] in the backend's coordinates."""
         if isinstance(self.init, str):
-            return start_centres(self.init, problem.points, problem.divergence, self.n_clusters, random)
-        given = self.init(x, self.n_clusters, random_state=random) if callable(self.init) else self.init
-        centres: Array = check_array(given, dtype=np.float64, ensure_all_finite=False)
-        check_finite(centres, "init")
-        if centres.shape != (self.n_clusters, x.shape[1]):
-            wrong = "clusters" if len(centres) != self.n_clusters else "features of the data"
-            raise InputError(
-                f"The shape of the initial centers {centres.shape} does not match the number of {wrong}; "
-                f"{self.n_clusters} centres of {x.shape[1]} columns are needed."
-            )
-        return problem.inward(centres)
+            return initial_centers(self.init, problem.points, problem.divergence, self.n_clusters, rng)
+        given = self.init(x, self.n_clusters, random_state=rng) if callable(self.init) else self.init
+        return problem.to_backend(check_centers(given, (self.n_clusters, x.shape[1])))
 
     def _checked(self, X: ArrayLike, *, reset: bool) -> Any:
         return validate_data(
@@ -241,7 +209,7 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         )
 
     def predict(self, X: ArrayLike) -> NDArray[np.int32]:
-        """The nearest centre of each row.
+        """Find the nearest center of each row.
 
         Parameters
         ----------
@@ -254,17 +222,17 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If called before `fit`.
         InputError
-            The data hold something that is not finite or outside the divergence's domain.
+            If the data hold something that is not finite or outside the divergence's domain.
         ValueError
-            The data have another number of columns than those of `fit`.
+            If the data have another number of columns than those of `fit`.
         """
         check_is_fitted(self)
         return self._nearest(X)[0]
 
     def score(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> float:
-        """Minus the loss of X at these centres.
+        """Minus the loss of X at the fitted centers.
 
         Parameters
         ----------
@@ -274,12 +242,12 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         Returns
         -------
         float
-            Minus the sum of weights times divergences to the nearest centre: the higher, the better.
+            Minus the sum of weights times divergences to the nearest centers; higher is better.
 
         Raises
         ------
         NotFittedError, InputError, ValueError
-            As `predict` does, and for weights that do not fit the rows.
+            In the cases of `predict`, and for weights that do not fit the rows.
         """
         check_is_fitted(self)
         return -self._nearest(X, sample_weight)[1]
@@ -288,10 +256,10 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         x = self._checked(X, reset=False)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, x, dtype=np.float64)
         problem = prepare(x, divergence_of(self.divergence), weights, origin=self._origin)
-        return nearest_centres(problem, self.cluster_centers_.astype(np.float64), self.n_threads)
+        return nearest_centers(problem, self.cluster_centers_.astype(np.float64), self.n_threads)
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
-        """Each row's Euclidean distance (not squared) or chosen divergence to every centre.
+        """Compute each row's Euclidean distance (not squared) or chosen divergence to every center.
 
         Parameters
         ----------
@@ -300,12 +268,12 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         Returns
         -------
         array [n, K]
-            Of X's dtype.
+            In the dtype of X.
 
         Raises
         ------
         NotFittedError, InputError, ValueError
-            As `predict` does.
+            In the cases of `predict`.
         """
         check_is_fitted(self)
         x = self._checked(X, reset=False)
@@ -321,7 +289,7 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         return self.labels_
 
     def fit_transform(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> NDArray[Any]:
-        """Cluster X and return its distances to the centres."""
+        """Cluster X and return its distances to the centers."""
         self.fit(X, sample_weight=sample_weight)
         return self.transform(X)
 
@@ -331,13 +299,3 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         tags.input_tags.positive_only = self.divergence in ("kl", "itakura_saito")
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _means(problem: Problem, x: Any, labels: NDArray[np.int32], clusters: int) -> Array:
-    """Weighted means of the rows of x, in the user's coordinates."""
-    points = problem.points
-    rows = x if points.rows is None else x[points.rows]
-    out = np.empty((clusters, x.shape[1]))
-    for k in range(clusters):
-        out[k] = np.average(rows[labels == k].astype(np.float64), axis=0, weights=points.weight[labels == k])
-    return out

@@ -1,107 +1,105 @@
-"""Where the centres are at the beginning."""
+"""Initial centers: k-means++, k-means|| and random points."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from minseek.cluster.backends import Array, any_engine
+from minseek.cluster.backend import Array
+from minseek.cluster.dispatch import make_backend
 from minseek.cluster.divergences import Divergence
 from minseek.cluster.points import Points
 
+INIT_METHODS = ("k-means++", "k-means||", "random")
 _ROUNDS, _OVERSAMPLING = 5, 2  # of k-means||, as its authors recommend
-STARTS = ("k-means++", "k-means||", "random")
+_LARGEST = np.finfo(np.float64).max ** 0.5
 
 
-def start_centres(how: str, points: Points, divergence: Divergence, clusters: int, random: RandomState) -> Array:
-    """Centres [k, d] chosen among the points."""
-    if how == "random":
-        return points.take(_random(points, clusters, random))
-    if how == "k-means||":
-        return _parallel(points, divergence, clusters, random)
-    return points.take(_plus_plus(points, divergence, clusters, random))
+def initial_centers(method: str, points: Points, divergence: Divergence, n_clusters: int, rng: RandomState) -> Array:
+    """Choose centers [k, d] among the points by one of `INIT_METHODS`."""
+    if method == "random":
+        return points.take(_random(points, n_clusters, rng))
+    if method == "k-means||":
+        return _kmeans_parallel(points, divergence, n_clusters, rng)
+    return points.take(_kmeans_plus_plus(points, divergence, n_clusters, rng))
 
 
-def _random(points: Points, clusters: int, random: RandomState) -> NDArray[np.int64]:
-    """Each drawn by weight from all points, with replacement, as the paper's reference code draws them."""
+def _random(points: Points, n_clusters: int, rng: RandomState) -> NDArray[np.int64]:
+    """Draw points by weight, with replacement, as the paper's reference code does."""
     weight = points.weight
-    return np.asarray(random.choice(points.count, size=clusters, p=weight / weight.sum()), dtype=np.int64)
+    return np.asarray(rng.choice(points.count, size=n_clusters, p=weight / weight.sum()), dtype=np.int64)
 
 
-def _plus_plus(points: Points, divergence: Divergence, clusters: int, random: RandomState) -> NDArray[np.int64]:
-    """Greedy k-means++: each centre is the best of 2 + ln k candidates that are drawn by weight times divergence.
+def _kmeans_plus_plus(points: Points, divergence: Divergence, n_clusters: int, rng: RandomState) -> NDArray[np.int64]:
+    """Greedy k-means++: each center is the best of 2 + ln k candidates that are drawn by weight times divergence.
 
     Source: Arthur, Vassilvitskii, *k-means++*, SODA 2007; the number of candidates is scikit-learn's. For Bregman
     divergences: Nock, Luosto, Kivinen, *Mixed Bregman Clustering with Approximation Guarantees*, ECML 2008.
     """
-    engine = any_engine(points, divergence, 16)
-    weight, tries = points.weight, 2 + int(np.log(clusters))
-    chosen = np.empty(clusters, dtype=np.int64)
-    closest = np.full(points.count, np.finfo(np.float64).max ** 0.5)
-    chosen[0] = random.choice(points.count, p=weight / weight.sum())
-    engine.keep(int(chosen[0]), closest)
-    for k in range(1, clusters):
-        reach = np.cumsum(weight * closest)
-        drawn = np.searchsorted(reach, random.uniform(size=tries) * reach[-1])
-        drawn = np.minimum(drawn, points.count - 1)
-        chosen[k] = drawn[np.argmin(engine.trials(drawn, closest))]
-        engine.keep(int(chosen[k]), closest)
+    backend = make_backend(points, divergence, 16)
+    weight, n_candidates = points.weight, 2 + int(np.log(n_clusters))
+    chosen = np.empty(n_clusters, dtype=np.int64)
+    closest = np.full(points.count, _LARGEST)
+    chosen[0] = rng.choice(points.count, p=weight / weight.sum())
+    backend.add_center(int(chosen[0]), closest)
+    for k in range(1, n_clusters):
+        cumulative = np.cumsum(weight * closest)
+        candidates = np.searchsorted(cumulative, rng.uniform(size=n_candidates) * cumulative[-1])
+        candidates = np.minimum(candidates, points.count - 1)
+        chosen[k] = candidates[np.argmin(backend.candidate_costs(candidates, closest))]
+        backend.add_center(int(chosen[k]), closest)
     return chosen
 
 
-def _parallel(points: Points, divergence: Divergence, clusters: int, random: RandomState) -> Array:
-    """k-means||: in each of five rounds about 2 k candidates at once, then k-means++ among them, weighted by the
-    points they are nearest to.
+def _kmeans_parallel(points: Points, divergence: Divergence, n_clusters: int, rng: RandomState) -> Array:
+    """k-means||: about 2 k candidates at once in each of five rounds, then k-means++ among them, weighted by the
+    points nearest to each.
 
     Source: Bahmani, Moseley, Vattani, Kumar, Vassilvitskii, *Scalable K-Means++*, VLDB 2012.
     """
     weight = points.weight
-    found = [np.array([random.choice(points.count, p=weight / weight.sum())])]
-    closest = _distances(points, divergence, found[0])[0]
+    rounds = [np.array([rng.choice(points.count, p=weight / weight.sum())])]
+    closest = _nearest(points, divergence, rounds[0])[0]
     for _ in range(_ROUNDS):
-        chance = weight * closest
-        if not chance.sum() > 0:
+        probability = weight * closest
+        if not probability.sum() > 0:
             break
-        chance *= _OVERSAMPLING * clusters / chance.sum()
-        more = np.flatnonzero(random.uniform(size=points.count) < chance)
-        if len(more):
-            found.append(more)
-            closest = np.minimum(closest, _distances(points, divergence, more)[0])
-    candidates = np.unique(np.concatenate(found))
-    if len(candidates) < clusters:
-        missing = random.permutation(np.setdiff1d(np.arange(points.count), candidates))
-        candidates = np.concatenate([candidates, missing[: clusters - len(candidates)]])
-    nearest = _distances(points, divergence, candidates)[1]
+        probability *= _OVERSAMPLING * n_clusters / probability.sum()
+        drawn = np.flatnonzero(rng.uniform(size=points.count) < probability)
+        if len(drawn):
+            rounds.append(drawn)
+            closest = np.minimum(closest, _nearest(points, divergence, drawn)[0])
+    candidates = np.unique(np.concatenate(rounds))
+    if len(candidates) < n_clusters:
+        missing = rng.permutation(np.setdiff1d(np.arange(points.count), candidates))
+        candidates = np.concatenate([candidates, missing[: n_clusters - len(candidates)]])
+    nearest = _nearest(points, divergence, candidates)[1]
     counts = np.bincount(nearest, weights=weight, minlength=len(candidates))
-    rows = points.take(candidates)
-    few = Points(rows, weights=np.maximum(counts, np.finfo(np.float64).tiny))
-    return few.take(_plus_plus(few, divergence, clusters, random))
+    sample = Points(points.take(candidates), weights=np.maximum(counts, np.finfo(np.float64).tiny))
+    return sample.take(_kmeans_plus_plus(sample, divergence, n_clusters, rng))
 
 
-def _distances(points: Points, divergence: Divergence, centres: NDArray[Any]) -> tuple[Array, NDArray[np.int32]]:
-    """Divergence of each point to the nearest of some points, and which it is."""
-    engine = any_engine(points, divergence, len(centres))
-    engine.start(points.take(centres))
-    engine.assign()
-    engine.label()
-    return np.minimum(engine.distances(), np.finfo(np.float64).max ** 0.5), engine.labels
+def _nearest(points: Points, divergence: Divergence, candidates: NDArray[np.int64]) -> tuple[Array, NDArray[np.int32]]:
+    """Divergence of each point to the nearest candidate, [n], and the index of that candidate, [n]."""
+    backend = make_backend(points, divergence, len(candidates))
+    backend.set_centers(points.take(candidates))
+    backend.assign()
+    backend.accept_assignment()
+    return np.minimum(backend.distances(), _LARGEST), backend.labels
 
 
-def near_together(centres: Array, group: int) -> NDArray[np.int64]:
-    """An order of centres [k, d] in which those of each `group` in a row are near each other: halved along the
-    widest column, again and again."""
+def order_by_proximity(centers: Array, size: int) -> NDArray[np.int64]:
+    """Order centers [k, d] so that each `size` in a row are near each other, by halving along the widest column."""
     order: list[NDArray[np.int64]] = []
-    stack = [np.arange(len(centres))]
+    stack = [np.arange(len(centers))]
     while stack:
         ids = stack.pop()
-        if len(ids) <= group:
+        if len(ids) <= size:
             order.append(ids)
             continue
-        column = np.ptp(centres[ids], axis=0).argmax()
-        ids = ids[np.argsort(centres[ids, column], kind="stable")]
-        half = -(-(len(ids) // 2) // group) * group
+        column = np.ptp(centers[ids], axis=0).argmax()
+        ids = ids[np.argsort(centers[ids, column], kind="stable")]
+        half = -(-(len(ids) // 2) // size) * size
         stack += [ids[half:], ids[:half]]
     return np.concatenate(order)

@@ -1,4 +1,4 @@
-"""What is clustered: the different rows of the data, with their weights added up."""
+"""Points to be clustered: the different rows of the data, with their weights added up."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Rows: TypeAlias = Any  # an array [N, d] or a CSR matrix of that shape
 
 @dataclass(frozen=True)
 class Points:
-    """n different rows of the data; those of weight zero are left out, equal ones are one point.
+    """n different rows of the data; rows of weight zero are left out, equal ones merged into one point.
 
-    Merging is harmless and more: what a cluster loses by giving away a share of a point is concave in that share, so
-    when no whole point gains by moving, no single one of its rows does either.
+    Merging makes the certificate stronger: the loss change of moving a share of a point is concave in that share, so
+    if no whole point gains by moving, no single one of its rows does either.
 
     Attributes
     ----------
     x : array or CSR matrix [N, d]
-        The data as they were given; never copied.
+        The data as given; never copied.
     rows : int64 [n] or None
-        Where in `x` a point lies; None: point i is row i.
+        Row of `x` that holds each point; if None, point i is row i.
     weights : float64 [n] or None
-        None: one each.
+        Weights of the points; if None, one each.
     group : int64 [N] or None
-        Which point a row is, -1 for one of weight zero; None: row i is point i.
+        Point of each row, -1 for one of weight zero; if None, row i is point i.
     """
 
     x: Rows
@@ -55,27 +55,27 @@ class Points:
         return np.ones(self.count) if self.weights is None else self.weights
 
     def take(self, points: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Some points as they are, float64 [m, d]."""
+        """Copy some points, float64 [m, d]."""
         rows = points if self.rows is None else self.rows[points]
         found = self.x[rows]
         return np.asarray(found.toarray() if self.sparse else found, dtype=np.float64)
 
-    def spread_out(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Labels of the points, [n], as labels of the rows, [N]; -1 for rows of weight zero."""
+    def labels_of_rows(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Expand labels of the points, [n], to labels of the rows, [N]; -1 for rows of weight zero."""
         if self.group is None:
             return labels
         return np.where(self.group < 0, np.int32(-1), labels[self.group])
 
 
-def merged(points: Points, group: NDArray[np.int64], first: NDArray[np.int64]) -> Points:
-    """The points with equal ones merged.
+def merge_points(points: Points, group: NDArray[np.int64], first: NDArray[np.int64]) -> Points:
+    """Merge groups of equal points into one point each.
 
     Parameters
     ----------
     group : int64 [n]
-        To which of m new points each belongs.
+        Group of each point, 0 ... m - 1.
     first : int64 [m]
-        A point of each.
+        One point of each group.
     """
     if len(first) == points.count:
         return points

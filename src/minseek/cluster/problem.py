@@ -1,50 +1,50 @@
-"""From what a user gives to points an engine can work on."""
+"""Conversion of a user's data into points that a backend can cluster."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minseek.cluster.backends import Array, Labels, any_engine
+from minseek.cluster.backend import Array, Labels
 from minseek.cluster.checks import check_domain, check_finite
+from minseek.cluster.dispatch import make_backend
 from minseek.cluster.divergences import Divergence, SquaredEuclidean
-from minseek.cluster.points import Points, merged
-from minseek.cluster.work import distinct, kernels_for
+from minseek.cluster.kmeans_state import load_kernels, unique_rows
+from minseek.cluster.points import Points, merge_points
 from minseek.errors import InputError
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Points to be clustered under a divergence, both in the coordinates in which they are computed with.
+    """Points and divergence in the coordinates that the backend computes in.
 
     Attributes
     ----------
     points : Points
     divergence : Divergence
-        Squared Euclidean where the user's divergence is that of other coordinates.
-    asked : Divergence
-        The user's.
+        Squared Euclidean if the user's divergence is that of other coordinates, else the user's.
+    user_divergence : Divergence
     origin : float64 [d] or None
-        What was subtracted before the coordinates changed; None where they did not.
+        Vector subtracted before the change of coordinates; None without such a change.
     """
 
     points: Points
     divergence: Divergence
-    asked: Divergence
+    user_divergence: Divergence
     origin: Array | None
 
-    def inward(self, centres: Array) -> Array:
-        """Centres in the user's coordinates, as the engine has them."""
-        return centres if self.origin is None else _embedded(self.asked, centres, self.origin)
+    def to_backend(self, centers: Array) -> Array:
+        """Convert centers from the user's coordinates to the backend's."""
+        return centers if self.origin is None else _to_euclidean(self.user_divergence, centers, self.origin)
 
 
-def _embedded(divergence: Divergence, x: Array, origin: Array) -> Array:
-    found = divergence.embed(x - origin)
-    assert found is not None
-    return found
+def _to_euclidean(divergence: Divergence, x: Array, origin: Array) -> Array:
+    converted = divergence.to_euclidean(x - origin)
+    assert converted is not None
+    return converted
 
 
 def prepare(
@@ -56,12 +56,13 @@ def prepare(
     ----------
     x : array [N, d], C-contiguous, float32 or float64; or CSR
     origin : float64 [d], optional
-        Of an earlier problem that this one must share its coordinates with.
+        Origin of an earlier problem whose coordinates this one must share.
 
     Raises
     ------
     InputError
-        Something is not finite, or outside the divergence's domain, or sparse where that cannot be.
+        If something is not finite or outside the divergence's domain, or the data are sparse and the divergence is
+        not squared Euclidean.
     """
     points = Points(x)
     if points.sparse and divergence.name != "squared_euclidean":
@@ -74,47 +75,48 @@ def prepare(
             points = Points(x)
     else:
         check_domain(divergence, x)
-    used = divergence
-    if divergence.name != "squared_euclidean" and divergence.embed(np.zeros((1, x.shape[1]))) is not None:
+    backend_divergence = divergence
+    if divergence.name != "squared_euclidean" and divergence.to_euclidean(np.zeros((1, x.shape[1]))) is not None:
         origin = x.mean(axis=0, dtype=np.float64) if origin is None else origin
-        points, used = Points(_embedded(divergence, x, origin)), SquaredEuclidean()
+        points, backend_divergence = Points(_to_euclidean(divergence, x, origin)), SquaredEuclidean()
     else:
         origin = None
     if weights is not None:
-        heavy = np.flatnonzero(weights > 0)
-        if len(heavy) < len(weights):
+        rows = np.flatnonzero(weights > 0)
+        if len(rows) < len(weights):
             group = np.full(len(weights), -1, dtype=np.int64)
-            group[heavy] = np.arange(len(heavy))
-            points = Points(points.x, heavy, weights[heavy], group)
+            group[rows] = np.arange(len(rows))
+            points = Points(points.x, rows, weights[rows], group)
         elif (weights != 1).any():
             points = Points(points.x, weights=weights)
-    return Problem(points, used, divergence, origin)
+    return Problem(points, backend_divergence, divergence, origin)
 
 
-def merge_equal(problem: Problem, labels: Labels | None = None) -> Problem:
-    """Equal rows become one point; with labels of the points, [n], only where those are equal too."""
+def merge_equal_rows(problem: Problem, labels: Labels | None = None) -> Problem:
+    """Merge equal rows into one point; given labels of the points, [n], only rows with equal labels."""
     points = problem.points
-    group, first = _groups(points)
+    group, first = _unique_rows(points)
     if labels is not None:
-        both = group * (int(labels.max(initial=0)) + 1) + labels
-        _, first, group = np.unique(both, return_index=True, return_inverse=True)
+        key = group * (int(labels.max(initial=0)) + 1) + labels
+        _, first, group = np.unique(key, return_index=True, return_inverse=True)
         group = group.reshape(-1)
-    return Problem(merged(points, group, first), problem.divergence, problem.asked, problem.origin)
+    return replace(problem, points=merge_points(points, group, first))
 
 
-def _groups(points: Points) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    library = kernels_for(points)
+def _unique_rows(points: Points) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Group equal points: the group of each point, [n], and the first point of each group."""
+    library = load_kernels(points)
     if library is not None:
-        return distinct(points, library)
+        return unique_rows(points, library)
     if points.sparse:
-        seen: dict[bytes, int] = {}
-        x, at = points.x, np.arange(points.count) if points.rows is None else points.rows
+        groups: dict[bytes, int] = {}
+        x = points.x
         group = np.empty(points.count, dtype=np.int64)
-        for i, row in enumerate(at):
+        for i, row in enumerate(np.arange(points.count) if points.rows is None else points.rows):
             entries = slice(x.indptr[row], x.indptr[row + 1])
-            held = x.data[entries] != 0
-            key = x.indices[entries][held].tobytes() + x.data[entries][held].tobytes()
-            group[i] = seen.setdefault(key, len(seen))
+            nonzero = x.data[entries] != 0
+            key = x.indices[entries][nonzero].tobytes() + x.data[entries][nonzero].tobytes()
+            group[i] = groups.setdefault(key, len(groups))
         first = np.unique(group, return_index=True)[1]
         return group, first
     rows = points.x if points.rows is None else points.x[points.rows]
@@ -125,10 +127,20 @@ def _groups(points: Points) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return rank[group.reshape(-1)], first[order]
 
 
-def nearest_centres(problem: Problem, centres: Array, threads: int | None = None) -> tuple[Labels, float]:
-    """The nearest centre of every point, and the loss that gives."""
-    engine = any_engine(problem.points, problem.divergence, len(centres), threads)
-    engine.start(problem.inward(centres))
-    engine.assign()
-    engine.label()
-    return engine.labels.copy(), engine.loss()
+def nearest_centers(problem: Problem, centers: Array, n_threads: int | None = None) -> tuple[Labels, float]:
+    """The nearest of some centers [k, d] for every point, [n], and the loss."""
+    backend = make_backend(problem.points, problem.divergence, len(centers), n_threads)
+    backend.set_centers(problem.to_backend(centers))
+    backend.assign()
+    backend.accept_assignment()
+    return backend.labels.copy(), backend.loss()
+
+
+def cluster_means(problem: Problem, x: Any, labels: NDArray[np.int32], n_clusters: int) -> Array:
+    """Weighted means of the rows of x, in the user's coordinates."""
+    points = problem.points
+    rows = x if points.rows is None else x[points.rows]
+    means = np.empty((n_clusters, x.shape[1]))
+    for k in range(n_clusters):
+        means[k] = np.average(rows[labels == k].astype(np.float64), axis=0, weights=points.weight[labels == k])
+    return means

@@ -1,4 +1,4 @@
-"""The algorithms, each a few lines over the engine's words: Lloyd's, the three of the paper, and the sweeps."""
+"""Search algorithms over the backend interface: Lloyd's, the paper's three, and sweeps of single moves."""
 
 from __future__ import annotations
 
@@ -7,172 +7,176 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minseek.cluster.backends import Array, Engine, empties
+from minseek.cluster.backend import Array, Backend, empty_clusters
 from minseek.cluster.certificate import tolerance_for
 
-_CHECK = 32  # passes of Lloyd's in which the loss must have fallen
+_LOSS_CHECK_INTERVAL = 32  # passes of Lloyd's in which the loss must have fallen
 
 
 @dataclass
 class Search:
-    """How long a search may go on, and how long it went on.
+    """Settings and progress of one search.
 
     Attributes
     ----------
     tol : float
-        A change of the loss counts from this share of a point's mean loss on.
-    limit : int
-        Passes over the data that change something, at most.
+        A change of the loss counts if it exceeds this share of a point's mean loss.
+    max_passes : int
+        Limit on the passes over the data that change something.
     passes : int
-        Those that were made.
+        Passes made so far that changed something.
     limit_hit : bool
-        Whether the limit ended the search.
+        True if the limit ended the search.
     verbose : bool
         Print a line for every pass.
     """
 
     tol: float
-    limit: int
+    max_passes: int
     passes: int = 0
     limit_hit: bool = False
     verbose: bool = False
 
-    def another(self) -> bool:
-        """Whether one more pass may change something."""
-        self.limit_hit = self.passes >= self.limit
+    def may_continue(self) -> bool:
+        """True while another pass may change something."""
+        self.limit_hit = self.passes >= self.max_passes
         return not self.limit_hit
 
-    def note(self, kind: str, changed: int) -> None:
+    def record(self, kind: str, changed: int) -> None:
+        """Count a pass in which so many points changed."""
         self.passes += changed > 0
         if self.verbose:
             print(f"pass {self.passes} ({kind}): {changed:,} points change", flush=True)
 
-    def tolerance(self, engine: Engine) -> float:
-        return tolerance_for(engine, engine.loss(), self.tol)
+    def tolerance(self, backend: Backend) -> float:
+        """Loss change that counts, at the current loss."""
+        return tolerance_for(backend, backend.loss(), self.tol)
 
 
-def _farthest(engine: Engine) -> Iterator[int]:
-    """Points by their distance from their centre, as scikit-learn fills empty clusters."""
-    yield from np.argsort(-engine.distances(), kind="stable").tolist()
+def _farthest_first(backend: Backend) -> Iterator[int]:
+    """Points by falling distance from their centers; scikit-learn fills empty clusters in this order."""
+    yield from np.argsort(-backend.distances(), kind="stable").tolist()
 
 
-def _first(engine: Engine) -> Iterator[int]:
-    """Points in order, as the paper's reference code fills empty clusters."""
-    yield from range(engine.points.count)
+def _in_order(backend: Backend) -> Iterator[int]:
+    """Points in order; the paper's reference code fills empty clusters in this order."""
+    yield from range(backend.points.count)
 
 
-def fill(engine: Engine, order: Callable[[Engine], Iterator[int]]) -> None:
-    """Give every empty cluster a point of one that keeps at least another."""
-    empty = empties(engine.sizes)
+def fill_empty_clusters(backend: Backend, order: Callable[[Backend], Iterator[int]]) -> None:
+    """Move a point into every empty cluster, from a cluster that keeps at least one."""
+    empty = empty_clusters(backend.sizes)
     if not len(empty):
         return
-    members = np.bincount(engine.labels, minlength=len(engine.sizes))
-    candidates = order(engine)
-    for cluster in empty.tolist():
+    members = np.bincount(backend.labels, minlength=len(backend.sizes))
+    candidates = order(backend)
+    for cluster in empty:
         for point in candidates:
-            if members[engine.labels[point]] > 1:
-                members[engine.labels[point]] -= 1
-                engine.put(np.array([point]), np.array([cluster]))
+            if members[backend.labels[point]] > 1:
+                members[backend.labels[point]] -= 1
+                backend.move_points(np.array([point]), np.array([cluster]))
                 break
 
 
-def lloyd(engine: Engine, search: Search, order: Callable[[Engine], Iterator[int]] = _first) -> None:
-    """Nearest centres and means in turn, until no point changes."""
-    fresh, rounds, last = False, 0, np.inf
-    while search.another():
+def lloyd(backend: Backend, search: Search, order: Callable[[Backend], Iterator[int]] = _in_order) -> None:
+    """Alternate nearest centers and means until no point changes."""
+    recomputed, rounds, last_loss = False, 0, np.inf
+    while search.may_continue():
         rounds += 1
-        if rounds % _CHECK == 0:  # between rows that differ in their last digits, rounding could move points to and fro
-            loss = engine.loss()
-            if not loss < last:
-                engine.refresh()
+        if rounds % _LOSS_CHECK_INTERVAL == 0:  # rounding could move points back and forth between near-equal rows
+            loss = backend.loss()
+            if not loss < last_loss:
+                backend.recompute_sums()
                 return
-            last = loss
-        changed = engine.assign()
-        search.note("Lloyd", changed)
-        if not changed and fresh:
+            last_loss = loss
+        changed = backend.assign()
+        search.record("Lloyd", changed)
+        if not changed and recomputed:
             return
-        if not changed:  # sums were kept up to date change by change; the result must hold without that rounding
-            engine.refresh()
-            fresh = True
+        if not changed:  # incremental sums have rounding errors; the result must hold without them
+            backend.recompute_sums()
+            recomputed = True
             continue
-        engine.settle()
-        fill(engine, order)
-        engine.recentre()
-        fresh = False
+        backend.apply_assignment()
+        fill_empty_clusters(backend, order)
+        backend.update_centers()
+        recomputed = False
 
 
-def c_lo(engine: Engine, search: Search) -> None:
-    """At a fixed point of Lloyd's, the first tied point goes to its other centre (paper: C-LO-K-means)."""
+def c_lo(backend: Backend, search: Search) -> None:
+    """Lloyd's; at each fixed point, the first tied point moves to its other center (paper: C-LO-K-means)."""
     while True:
-        lloyd(engine, search)
+        lloyd(backend, search)
         if search.limit_hit:
             return
-        near = search.tolerance(engine) * engine.points.count / engine.points.weight.sum()
-        scan = engine.scan()
-        tied = np.flatnonzero(scan.gap <= near)
+        tie = search.tolerance(backend) * backend.points.count / backend.points.weight.sum()
+        scan = backend.scan_moves()
+        tied = np.flatnonzero(scan.gap <= tie)
         if not len(tied):
             return
-        engine.put(tied[:1], scan.rival[tied[:1]].astype(np.int64))
-        engine.recentre()
+        backend.move_points(tied[:1], scan.nearest_other[tied[:1]].astype(np.int64))
+        backend.update_centers()
 
 
-def _one_move(choose: Callable[[Engine, Array, float], tuple[int, int]]) -> Callable[[Engine, Search], None]:
-    def algorithm(engine: Engine, search: Search) -> None:
+def _lloyd_with_single_moves(
+    choose: Callable[[Backend, Array, float], tuple[int, int]],
+) -> Callable[[Backend, Search], None]:
+    def algorithm(backend: Backend, search: Search) -> None:
         while True:
-            lloyd(engine, search)
+            lloyd(backend, search)
             if search.limit_hit:
                 return
-            tolerance = search.tolerance(engine)
-            change = engine.scan().change
+            tolerance = search.tolerance(backend)
+            change = backend.scan_moves().change
             if not (change < -tolerance).any():
                 return
-            point, cluster = choose(engine, change, tolerance)
-            engine.put(np.array([point]), np.array([cluster]))
-            engine.recentre()
+            point, cluster = choose(backend, change, tolerance)
+            backend.move_points(np.array([point]), np.array([cluster]))
+            backend.update_centers()
 
     return algorithm
 
 
-def _first_gain(engine: Engine, change: Array, tolerance: float) -> tuple[int, int]:
+def _first_gain(backend: Backend, change: Array, tolerance: float) -> tuple[int, int]:
     point = int(np.flatnonzero(change < -tolerance)[0])
-    return point, int(np.flatnonzero(engine.changes_of(point) < -tolerance)[0])
+    return point, int(np.flatnonzero(backend.move_changes(point) < -tolerance)[0])
 
 
-def _best_gain(engine: Engine, change: Array, tolerance: float) -> tuple[int, int]:
+def _best_gain(backend: Backend, change: Array, tolerance: float) -> tuple[int, int]:
     point = int(change.argmin())
-    return point, int(engine.changes_of(point).argmin())
+    return point, int(backend.move_changes(point).argmin())
 
 
-d_lo = _one_move(_first_gain)
-"""At a fixed point of Lloyd's, the first gaining move in order of points and clusters (paper: D-LO-K-means)."""
-min_d_lo = _one_move(_best_gain)
-"""At a fixed point of Lloyd's, the move that gains most (paper: Min-D-LO-K-means)."""
+d_lo = _lloyd_with_single_moves(_first_gain)
+"""Lloyd's; at each fixed point, the first gaining move in order of points and clusters (paper: D-LO-K-means)."""
+min_d_lo = _lloyd_with_single_moves(_best_gain)
+"""Lloyd's; at each fixed point, the move that gains most (paper: Min-D-LO-K-means)."""
 
 
-def sweep(engine: Engine, search: Search) -> None:
-    """Lloyd's to convergence, then sweeps in which every point moves at once where that gains, until none does.
+def sweep(backend: Backend, search: Search) -> None:
+    """Lloyd's to convergence, then sweeps in which every point moves at once if that gains, until none does.
 
     Source: Hartigan's rule for Bregman divergences: Slonim, Aharoni, Crammer, *Hartigan's K-Means Versus Lloyd's
-    K-Means*, IJCAI 2013. Every move lowers the loss by more than the tolerance, so no clustering comes back and the
+    K-Means*, IJCAI 2013. Every move lowers the loss by more than the tolerance, so no clustering recurs and the
     search ends.
     """
-    lloyd(engine, search, _farthest)
+    lloyd(backend, search, _farthest_first)
     if search.limit_hit:
         return
-    tolerance, fresh = search.tolerance(engine), True
-    while search.another():
-        moved = engine.sweep(tolerance)
-        search.note("sweep", moved)
+    tolerance, recomputed = search.tolerance(backend), True
+    while search.may_continue():
+        moved = backend.sweep(tolerance)
+        search.record("sweep", moved)
         if moved:
-            fresh = False
-        elif fresh:
+            recomputed = False
+        elif recomputed:
             return
         else:
-            engine.refresh()
-            tolerance, fresh = search.tolerance(engine), True
+            backend.recompute_sums()
+            tolerance, recomputed = search.tolerance(backend), True
 
 
-ALGORITHMS: dict[str, Callable[[Engine, Search], None]] = {
+ALGORITHMS: dict[str, Callable[[Backend, Search], None]] = {
     "lloyd": lloyd,
     "c-lo": c_lo,
     "d-lo": d_lo,

@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn.utils import check_array
 
-from minseek.cluster.backends import any_engine
 from minseek.cluster.certificate import Certificate, certify
 from minseek.cluster.checks import check_weights
+from minseek.cluster.dispatch import make_backend
 from minseek.cluster.divergences import Divergence, divergence_of
-from minseek.cluster.problem import merge_equal, prepare
+from minseek.cluster.problem import Problem, merge_equal_rows, prepare
 from minseek.errors import InputError, check_type
 
 
@@ -27,43 +27,40 @@ def verify(
     tol: float = 1e-9,
     n_clusters: int | None = None,
 ) -> Certificate:
-    """Prove or refute that a clustering, whoever made it, is locally optimal.
+    """Prove or refute that a clustering from any source is locally optimal.
 
-    Rows that are equal and have equal labels move together: what a cluster loses by giving away a share of a point
-    is concave in that share, so no single one of them can gain when all of them together don't. Centres are the
-    clusters' means.
+    Rows that are equal and have equal labels move together: the loss change of moving a share of a point is concave
+    in that share, so no single one of them can gain if all of them together do not. Centers are the clusters' means.
 
     Parameters
     ----------
     X : array or CSR matrix [n, d]
     labels : int array [n]
-        Each row's cluster, 0, 1, …; rows of weight zero don't count.
+        Each row's cluster, 0, 1, …; rows of weight zero do not count.
     sample_weight : array [n], optional
     divergence : str or Divergence
     tol : float
-        A change counts from this share of a point's mean loss on.
+        A change counts if it exceeds this share of a point's mean loss.
     n_clusters : int, optional
-        How many clusters there are, when some at the end may be empty. An empty one that could take a point is a
-        move that gains.
+        Number of clusters, if the last ones may be empty. Moving a point into an empty cluster gains.
 
     Returns
     -------
     Certificate
-        With all gaining moves.
+        Lists all gaining moves.
 
     Raises
     ------
     InputError
-        Data, labels or weights are not what they must be, or `tol` is negative.
+        If data, labels or weights are invalid, or `tol` is negative.
     TypeError
-        `tol` is no number, or `n_clusters` no integer.
+        If `tol` is not a number, or `n_clusters` not an integer.
     """
     check_type("tol must be a number", tol, Real)
     if not tol >= 0:
         raise InputError(f"tol must be 0 or more, not {tol}; it is a share of a point's mean loss.")
     if n_clusters is not None:
         check_type("n_clusters must be an integer", n_clusters, Integral)
-    asked = divergence_of(divergence)
     x: Any = check_array(X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", ensure_all_finite=False)
     given = np.asarray(labels)
     if given.shape != (x.shape[0],) or given.dtype.kind not in "iu":
@@ -75,19 +72,18 @@ def verify(
         if weights.shape != given.shape:
             raise InputError(f"sample_weight has shape {list(weights.shape)} but there are {len(given)} rows.")
         check_weights(weights)
-    problem = prepare(x, asked, weights)
-    held = given if problem.points.rows is None else given[problem.points.rows]
-    count = int(held.max()) + 1 if n_clusters is None else n_clusters
-    if held.min() < 0 or held.max() >= count:
-        wrong = held.min() if held.min() < 0 else held.max()
+    problem = prepare(x, divergence_of(divergence), weights)
+    point_labels = _labels_of_points(given, problem)
+    count = int(point_labels.max()) + 1 if n_clusters is None else n_clusters
+    if point_labels.min() < 0 or point_labels.max() >= count:
+        wrong = point_labels.min() if point_labels.min() < 0 else point_labels.max()
         raise InputError(f"labels contain {wrong}, but there are {count} clusters; labels are 0 … {count - 1}.")
-    held = held.astype(np.int32)
-    before = problem.points
-    problem = merge_equal(problem, held)
-    if problem.points is not before:
-        rows = problem.points.rows
-        assert rows is not None
-        held = given[rows].astype(np.int32)
-    engine = any_engine(problem.points, problem.divergence, count)
-    engine.begin(held)
-    return certify(engine, tol)
+    problem = merge_equal_rows(problem, point_labels.astype(np.int32))
+    backend = make_backend(problem.points, problem.divergence, count)
+    backend.set_labels(_labels_of_points(given, problem).astype(np.int32))
+    return certify(backend, tol)
+
+
+def _labels_of_points(labels: Any, problem: Problem) -> Any:
+    rows = problem.points.rows
+    return labels if rows is None else labels[rows]
