@@ -98,7 +98,7 @@ def test_every_start_for_every_divergence(init: Any, divergence: str) -> None:
 
 
 def test_k_means_plus_plus_is_as_good_as_scikit_learns() -> None:
-    """Loss of the start centres themselves, mean of 20 draws."""
+    """Loss of the initial centers themselves, mean of 20 draws."""
     from sklearn.cluster import kmeans_plusplus
 
     from minseek.cluster.divergences import SquaredEuclidean
@@ -110,21 +110,18 @@ def test_k_means_plus_plus_is_as_good_as_scikit_learns() -> None:
         + 6 * np.random.default_rng(8).normal(size=(15, 2))[np.arange(600) % 15]
     )
 
-    def loss(centres: Any) -> float:
-        return float(((x[:, None] - centres) ** 2).sum(axis=2).min(axis=1).sum())
+    def loss(centers: Any) -> float:
+        return float(((x[:, None] - centers) ** 2).sum(axis=2).min(axis=1).sum())
 
+    points, seeds = Points(x), range(20)
     means = {}
-    for how in ("k-means++", "k-means||"):
-        means[how] = np.mean(
-            [loss(initial_centers(how, Points(x), SquaredEuclidean(), 15, np.random.RandomState(s))) for s in range(20)]
-        )
-    theirs = np.mean([loss(kmeans_plusplus(x, 15, random_state=s)[0]) for s in range(20)])
-    drawn = np.mean(
-        [loss(initial_centers("random", Points(x), SquaredEuclidean(), 15, np.random.RandomState(s))) for s in range(20)]
-    )
+    for method in ("k-means++", "k-means||", "random"):
+        draws = [initial_centers(method, points, SquaredEuclidean(), 15, np.random.RandomState(s)) for s in seeds]
+        means[method] = np.mean([loss(centers) for centers in draws])
+    theirs = np.mean([loss(kmeans_plusplus(x, 15, random_state=s)[0]) for s in seeds])
     assert means["k-means++"] < 1.1 * theirs
     assert means["k-means||"] < 1.1 * theirs
-    assert drawn > 1.5 * theirs
+    assert means["random"] > 1.5 * theirs
 
 
 def test_more_starts_are_never_worse() -> None:
