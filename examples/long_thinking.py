@@ -15,9 +15,8 @@ def main() -> None:
     strategy = minseek.MinSeek(thoughts=40)
     for event in minseek.stream(model, QUESTION, strategy=strategy, sampling=minseek.Sampling(seed=0)):
         if isinstance(event, minseek.ThoughtEnded) and event.thought.index % 10 == 0:
-            print(
-                f"thought {event.thought.index}: {'kept' if event.kept else 'dropped'}; {event.cached} tokens in the cache"
-            )
+            kept = "kept" if event.kept else "dropped"
+            print(f"thought {event.thought.index}: {kept}; {event.cached} tokens in the cache")
         if isinstance(event, minseek.Finished):
             stats = event.result.stats
             print(event.result.answer)
