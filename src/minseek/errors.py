@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """A request that cannot be honored; its text is one sentence: what was wrong, the value, what to do."""
+    """Input that cannot be honored; the message is one sentence with the fault, the value and the remedy."""
 
 
 class MinseekWarning(UserWarning):
-    """Something a user should know about a request that is honored."""
+    """Warning about a request that is honored."""
 
 
 def is_instance(value: object, kind: type | tuple[type, ...]) -> bool:

@@ -16,12 +16,12 @@ _BY_LOWER_CASE = {name.lower(): size for name, size in _UNITS.items()}
 
 
 def parse_bytes(size: int | str) -> int:
-    """Read a size: an integer of bytes, or a string such as ``"192MB"`` (10^6) or ``"192MiB"`` (2^20).
+    """Parse a size: an integer of bytes, or a string such as ``"192MB"`` (10^6) or ``"192MiB"`` (2^20).
 
     Raises
     ------
     InputError
-        If the size is not of that form or not positive.
+        If the size cannot be parsed or is not positive.
     """
     given = size
     check_type("a size must be an integer of bytes or a string such as '192MB'", size, (int, str))
@@ -39,7 +39,7 @@ def parse_bytes(size: int | str) -> int:
 
 
 def format_bytes(size: int) -> str:
-    """Write a size in decimal units with three digits, as ``"16.1 MB"``."""
+    """Format a size in decimal units with three digits, such as ``"16.1 MB"``."""
     value, unit = float(size), "B"
     for larger in ("KB", "MB", "GB", "TB"):
         if value < 999.5:

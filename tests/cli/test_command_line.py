@@ -271,7 +271,7 @@ def test_the_environment_with_a_gpu(command: Ask, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MINSEEK_CUDA_GRAPHS", graphs)
     monkeypatch.setenv("COLUMNS", "200")
     placed = DeviceChoice(torch.device("cuda", 1), torch.bfloat16, "asked for", "asked for")
-    monkeypatch.setattr(device_module, "place", lambda: placed)
+    monkeypatch.setattr(device_module, "resolve_device", lambda: placed)
     (row,) = (line for line in command("env").out.splitlines() if "decoding step" in line)
     assert [cell.strip() for cell in row.split("│")] == ["decoding step", kind, "the weights are not in main memory"]
 

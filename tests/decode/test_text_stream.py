@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 import minseek
-from minseek.decode import TagWatcher, TextStream, decode_behind, text_end
+from minseek.decode import TagWatcher, TextStream, decode_after, decode_context
 from minseek.models import alias_file
 from tests.helpers.tiny_models import make_tokenizer
 
@@ -157,15 +157,15 @@ def test_runs_of_byte_tokens_come_out_whole(before: str, text: str) -> None:
 @settings(deadline=None, max_examples=50)
 def test_text_behind_other_text_is_that_of_a_stream(before: str, text: str) -> None:
     first, tokens = byte_fallback_tokens(before), byte_fallback_tokens(text)
-    assert decode_behind(FALLBACK, first, tokens) == "".join(streamed(tokens, FALLBACK, before=first))
+    assert decode_after(FALLBACK, first, tokens) == "".join(streamed(tokens, FALLBACK, before=first))
 
 
 def test_text_behind_half_a_character_is_its_own() -> None:
     half = tokens_of("a中".encode())
-    assert decode_behind(decode, half[:-1], half[-1:]) == decode(half[-1:])
-    assert decode_behind(decode, [], half) == "a中"
-    assert text_end(decode, half[:-1]) == []
-    assert decode(text_end(decode, half)) == "中"
+    assert decode_after(decode, half[:-1], half[-1:]) == decode(half[-1:])
+    assert decode_after(decode, [], half) == "a中"
+    assert decode_context(decode, half[:-1]) == []
+    assert decode(decode_context(decode, half)) == "中"
 
 
 def test_flush_gives_an_incomplete_character_once() -> None:

@@ -427,10 +427,10 @@ def test_a_processor_gets_bfloat16_where_it_multiplies_it(
     """And where the C kernels take it apart themselves; in PyTorch alone it would be slow."""
     monkeypatch.setattr(device_module, "cpu_flags", lambda: flags)
     assert device_module.native_status(torch.bfloat16).library is not None
-    assert device_module.place().dtype == torch.bfloat16
+    assert device_module.resolve_device().dtype == torch.bfloat16
     monkeypatch.setattr(device_module, "native_status", lambda dtype: NativeStatus(None, "turned off"))
-    placed = device_module.place()
-    assert (placed.device.type, placed.device_reason) == ("cpu", "no CUDA device is there")
+    placed = device_module.resolve_device()
+    assert (placed.device.type, placed.device_reason) == ("cpu", "no CUDA device is available")
     assert placed.dtype == dtype
     assert why in placed.dtype_reason
 
@@ -442,16 +442,16 @@ def test_a_gpu_is_taken_where_there_is_one(
     for name, value in {"is_available": True, "current_device": 0, "get_device_name": "A GPU"}.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
-    placed = device_module.place()
-    assert (str(placed.device), placed.device_reason) == ("cuda:0", "A GPU is there")
+    placed = device_module.resolve_device()
+    assert (str(placed.device), placed.device_reason) == ("cuda:0", "A GPU is available")
     assert placed.dtype == dtype
     assert "this GPU" in placed.dtype_reason
 
 
 def test_what_is_asked_for_is_taken() -> None:
-    placed = device_module.place("cpu", "fp16")
+    placed = device_module.resolve_device("cpu", "fp16")
     assert (placed.device.type, placed.dtype) == ("cpu", torch.float16)
-    assert placed.device_reason == placed.dtype_reason == "asked for"
+    assert placed.device_reason == placed.dtype_reason == "requested"
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def test_what_is_asked_for_is_taken() -> None:
 )
 def test_an_unknown_device_or_dtype_is_refused(device: str, dtype: str, value: str) -> None:
     with pytest.raises(InputError) as caught:
-        device_module.place(device, dtype)
+        device_module.resolve_device(device, dtype)
     text = str(caught.value)
     assert value in text
     assert "choose auto" in text

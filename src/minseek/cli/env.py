@@ -1,4 +1,4 @@
-"""``minseek env``: what this machine gives, and what was chosen for it."""
+"""``minseek env``: versions, devices and defaults of this machine."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import platform
 
 
 class EnvCommand:
-    """Prints versions, and the device, dtype and decoding step with the reason for each."""
+    """Prints versions, and the default device, dtype and decoding backend with the reason for each."""
 
     name = "env"
-    help = "print versions, and the device, dtype and decoding step that would be chosen, with the reasons"
+    help = "print versions, and the default device, dtype and decoding backend, with the reasons"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """None."""
+        """No arguments."""
 
     def run(self, args: argparse.Namespace) -> int:
         """Print one table."""
@@ -23,11 +23,11 @@ class EnvCommand:
         from rich.table import Column, Table
 
         from minseek import __version__
-        from minseek.models.device import place
+        from minseek.models.device import resolve_device
         from minseek.models.forward.cuda_graphs import records_on
         from minseek.native import cache_folder, instruction_set, native_status
 
-        placement = place()
+        placement = resolve_device()
         table = Table("what", Column("is", overflow="fold"), Column("because", overflow="fold"), show_edge=False)
         table.add_row("minseek", __version__, "")
         table.add_row("Python", platform.python_version(), platform.platform())
@@ -37,12 +37,12 @@ class EnvCommand:
         table.add_row("dtype", str(placement.dtype).removeprefix("torch."), placement.dtype_reason)
         if placement.device.type == "cpu":
             status = native_status(placement.dtype)
-            table.add_row("decoding step", "C" if status.library else "PyTorch", status.reason)
+            table.add_row("decoding", "C" if status.library else "PyTorch", status.reason)
         else:
             kind = "PyTorch, in CUDA graphs" if records_on(placement.device) else "PyTorch"
-            table.add_row("decoding step", kind, "the weights are not in main memory")
+            table.add_row("decoding", kind, "the weights are not in main memory")
         isa = instruction_set()
         table.add_row("instruction set", isa.name if isa.flags else "none", isa.reason)
-        table.add_row("kept files", str(cache_folder()), "MINSEEK_CACHE, else the user's cache folder")
+        table.add_row("cache folder", str(cache_folder()), "MINSEEK_CACHE, else the user's cache folder")
         Console().print(table)
         return 0

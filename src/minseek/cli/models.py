@@ -1,4 +1,4 @@
-"""``minseek models``: what can be loaded."""
+"""``minseek models``: supported models, thinking formats and eviction policies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ class ModelsCommand:
     """Lists aliases, architectures, thinking formats and eviction policies."""
 
     name = "models"
-    help = "list the models known by name, and the architectures, thinking formats and eviction policies there are"
+    help = "list models with an alias, and the supported architectures, thinking formats and eviction policies"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """None."""
+        """No arguments."""
 
     def run(self, args: argparse.Namespace) -> int:
         """Print four tables."""
@@ -25,8 +25,8 @@ class ModelsCommand:
 
         console = Console()
         names = Table("name", "model", Column("where", overflow="fold"), title="Models by name", title_justify="left")
-        for alias, (what, install) in ALIASES.items():
-            names.add_row(alias, what, str(alias_file(alias) or f"not installed: {install}"))
+        for alias, (description, install) in ALIASES.items():
+            names.add_row(alias, description, str(alias_file(alias) or f"not installed: {install}"))
         console.print(names)
         console.print("Also: a directory, a .gguf file, or the id of a model on the Hugging Face Hub.\n")
         kinds = Table("architecture", "models", title="Architectures tested against transformers", title_justify="left")
@@ -38,9 +38,9 @@ class ModelsCommand:
             between = f"{form.open} … {form.close}" if form.open else "everything before the turn ends"
             formats.add_row(form.name, between.replace("[", r"\["), form.closing.strip().replace("[", r"\["))
         console.print(formats)
-        policies = Table("policy", "what an eviction leaves", title="\nEviction policies", title_justify="left")
+        policies = Table("policy", "pairs that an eviction keeps", title="\nEviction policies", title_justify="left")
         for name, policy in POLICIES.items():
-            said = (policy.__doc__ or "").partition("\n")[0]
-            policies.add_row(name, f"{said} The default." if name == DEFAULT_POLICY else said)
+            summary = (policy.__doc__ or "").partition("\n")[0]
+            policies.add_row(name, f"{summary} The default." if name == DEFAULT_POLICY else summary)
         console.print(policies)
         return 0

@@ -1,11 +1,12 @@
-"""Sampling, stopping, and text from tokens."""
+"""Sampling, stop strings, log-probabilities and decoding of tokens to text."""
 
-from minseek.decode.logprobs import TokenLogprob, check_logprobs, logprob, token_logprob
+from minseek.decode.logprobs import MAX_LOGPROBS, TokenLogprob, check_logprobs, logprob, token_logprob
 from minseek.decode.sampling import Sampler, Sampling
 from minseek.decode.stopping import TagWatcher, check_stop
-from minseek.decode.text import TextStream, decode_behind, text_end
+from minseek.decode.text import TextStream, decode_after, decode_context
 
 __all__ = [
+    "MAX_LOGPROBS",
     "Sampler",
     "Sampling",
     "TagWatcher",
@@ -13,8 +14,8 @@ __all__ = [
     "TokenLogprob",
     "check_logprobs",
     "check_stop",
-    "decode_behind",
+    "decode_after",
+    "decode_context",
     "logprob",
-    "text_end",
     "token_logprob",
 ]

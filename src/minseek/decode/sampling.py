@@ -1,4 +1,4 @@
-"""Choosing the next token from its logits."""
+"""Sampling of the next token from logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minseek.errors import InputError, check_type
 
-_COLDEST = 1e-30  # a colder division would overflow float32; this is greedy already
+_MIN_TEMPERATURE = 1e-30  # already greedy; dividing by less would overflow float32
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Sampling:
             if value is None and name in ("top_k", "seed"):
                 continue
             check_type(f"{name} must be {'an integer' if kinds is int else 'a number'}", value, kinds)
-        for wrong, what in (
+        for wrong, rule in (
             (not (self.temperature >= 0 and math.isfinite(self.temperature)), "temperature must be 0 (greedy) or more"),
             (not 0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
             (self.top_k is not None and self.top_k < 1, "top_k must be 1 or more"),
@@ -60,11 +60,11 @@ class Sampling:
             (self.seed is not None and not 0 <= self.seed < 2**63, "seed must be between 0 and 2^63 - 1"),
         ):
             if wrong:
-                raise InputError(f"{what}, not {getattr(self, what.split()[0])}")
+                raise InputError(f"{rule}, not {getattr(self, rule.split()[0])}")
 
 
 class Sampler:
-    """Draws tokens as `sampling` says, from one random generator of its own."""
+    """Draws tokens by `sampling` from its own random generator."""
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
@@ -75,43 +75,43 @@ class Sampler:
             self._generator.manual_seed(sampling.seed)
 
     def fork(self) -> Sampler:
-        """Another one that draws what this one would draw from here on."""
+        """Copy with the same random state: it draws what this sampler would draw next."""
         other = Sampler(self.sampling)
         other._generator.set_state(self._generator.get_state())
         return other
 
     def pick(self, logits: Tensor, banned: Sequence[int] = ()) -> int:
-        """Choose a token from logits [vocabulary]; `banned` ids are never chosen."""
+        """Choose a token from logits [vocab]; `banned` ids are never chosen."""
         if banned:
             logits = logits.clone()
             logits[list(banned)] = -math.inf
         logits = logits.float().cpu()
-        highest, at = logits.max(0)
+        highest, likeliest = logits.max(0)
         if not math.isfinite(highest):
             raise InputError("the model's logits are not finite numbers: try bfloat16 or float32 if it runs in float16")
         if self.sampling.temperature == 0:
-            return int(at)
+            return int(likeliest)
         weights = self._weights(logits, highest)
         total = float(weights.sum())
-        if self.sampling.top_p < 1 and self.sampling.top_p * total <= 1:  # mostly so where a model is sure
-            return int(at)
+        if self.sampling.top_p < 1 and self.sampling.top_p * total <= 1:  # usual when the model is confident
+            return int(likeliest)
         passed, ids = self._candidates(weights, total)
         return int(ids[self._draw(passed)])
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens that pass the filters: their probabilities (not normalised) and ids, [n] each."""
+        """Unnormalized probabilities and ids, [n] each, of the tokens that pass the filters."""
         logits = logits.float().cpu()
         weights = self._weights(logits, logits.max())
         return self._candidates(weights, float(weights.sum()))
 
     def _weights(self, logits: Tensor, highest: Tensor) -> Tensor:
-        """Probabilities as multiples of the highest one."""
-        return (logits - highest).div_(max(self.sampling.temperature, _COLDEST)).exp_()
+        """Probabilities relative to the highest one."""
+        return (logits - highest).div_(max(self.sampling.temperature, _MIN_TEMPERATURE)).exp_()
 
     def _draw(self, weights: Tensor) -> int:
-        """The index that `torch.multinomial` would draw, which does the same behind some checks."""
-        waits = torch.empty_like(weights).exponential_(generator=self._generator)
-        return int((weights / waits).argmax())
+        """Index that `torch.multinomial` would draw, by the same exponential race without its checks."""
+        times = torch.empty_like(weights).exponential_(generator=self._generator)
+        return int((weights / times).argmax())
 
     def _candidates(self, weights: Tensor, total: float) -> tuple[Tensor, Tensor]:
         s, size = self.sampling, weights.shape[0]
@@ -119,9 +119,9 @@ class Sampler:
             return weights, torch.arange(size)
         if s.top_k is not None:
             top, ids = weights.topk(min(s.top_k, size))
-            passed = self._passing(top, of_all=float(top.sum()))
+            passed = self._passing(top, total=float(top.sum()))
             return top[:passed], ids[:passed]
-        # Sorting a whole vocabulary takes as long as a small model's step; the first few hundred nearly always do.
+        # Sorting the whole vocabulary takes as long as a small model's step; a few hundred candidates usually suffice.
         count = 256
         while True:
             top, ids = weights.topk(min(count, size))
@@ -130,14 +130,14 @@ class Sampler:
                 return top[:passed], ids[:passed]
             count *= 8
 
-    def _passing(self, top: Tensor, of_all: float) -> int:
-        """How many of the sorted probabilities pass top-p and min-p; the first always does."""
+    def _passing(self, top: Tensor, total: float) -> int:
+        """Number of the sorted probabilities that pass top-p and min-p; at least 1."""
         s, passed = self.sampling, top.shape[0]
         if s.min_p > 0:
             passed = int((top >= s.min_p * top[0]).sum())
         if s.top_p < 1 and passed > 1:
-            if float(top[0]) >= s.top_p * of_all:  # as it mostly is where a model is sure
+            if float(top[0]) >= s.top_p * total:  # usual when the model is confident
                 return 1
             before = top.cumsum(0) - top
-            passed = min(passed, int((before < s.top_p * of_all).sum()))
+            passed = min(passed, int((before < s.top_p * total).sum()))
         return max(1, passed)

@@ -1,4 +1,4 @@
-"""Finding a tag, or one of several stop strings, in text that arrives piece by piece."""
+"""Detection of a tag, or of one of several stop strings, in streamed text."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from minseek.errors import InputError
 
 
 def check_stop(stop: Sequence[str]) -> tuple[str, ...]:
-    """Stop strings as a tuple.
+    """Check stop strings and return them as a tuple.
 
     Raises
     ------
     TypeError, InputError
-        If it is one string, or one of them is empty.
+        If `stop` is a single string or holds an empty one.
     """
     if isinstance(stop, str) or not all(isinstance(text, str) for text in stop):
         raise TypeError(f"stop must be a sequence of texts, not {stop!r}: put it into a list")
@@ -23,15 +23,15 @@ def check_stop(stop: Sequence[str]) -> tuple[str, ...]:
 
 
 class TagWatcher:
-    """Releases text until a tag is complete; holds back whatever could be the beginning of one.
+    """Releases streamed text until a tag is complete, holding back any text that may be the beginning of a tag.
 
-    Pieces are counted, so that a tag spread over several tokens, or sharing one with other text, can be taken back.
+    Pieces are counted, so that all tokens of a tag can be removed even if it spans several or shares one with text.
 
     Parameters
     ----------
     tags : str or None
-        What is looked for; empty ones and None are never found. Where one piece completes several of them, the one that
-        begins first counts.
+        Tags to find; empty strings and None are ignored. If one piece completes several, the one that begins first
+        counts.
     """
 
     def __init__(self, *tags: str | None) -> None:
@@ -39,36 +39,36 @@ class TagWatcher:
         self._beginnings = {tag[:count] for tag in self._tags for count in range(1, len(tag))}
         self._longest = max(map(len, self._beginnings), default=0)
         self.found = False
-        self._tag = ""  # the one that was found
+        self._tag = ""  # the tag that was found
         self._held = ""
         self._start = 0  # offset of the held text
-        self._ends: list[int] = []  # where each piece ended
+        self._ends: list[int] = []  # offset of the end of each piece
 
     def push(self, piece: str) -> str:
-        """Take the next piece; give the text that certainly lies before any tag."""
+        """Add a piece; return the text that is certainly before any tag."""
         self._held += piece
         self._ends.append(self._start + len(self._held))
         for tag in self._tags:
             if tag in self._held:
                 self.found = True
-                at, self._tag = min((at, tag) for tag in self._tags if (at := self._held.find(tag)) >= 0)
-                return self._release(at)
+                begin, self._tag = min((i, tag) for tag in self._tags if (i := self._held.find(tag)) >= 0)
+                return self._release(begin)
         for count in range(min(self._longest, len(self._held)), 0, -1):
             if self._held[-count:] in self._beginnings:
                 return self._release(len(self._held) - count)
         return self._release(len(self._held))
 
     def pieces_before(self) -> int:
-        """Pieces that end before the tag begins (all of them while none was found)."""
+        """Number of pieces that end before the tag begins; all pieces while no tag is found."""
         return sum(end <= self._start for end in self._ends) if self.found else len(self._ends)
 
     @property
     def rest(self) -> str:
-        """Text behind the tag, once it was found."""
+        """Text after the tag, once one is found."""
         return self._held[len(self._tag) :] if self.found else ""
 
     def flush(self) -> str:
-        """The text held back, once no more will come."""
+        """Release the held text at the end of the stream."""
         return "" if self.found else self._release(len(self._held))
 
     def _release(self, count: int) -> str:

@@ -1,77 +1,77 @@
-"""Text from tokens, piece by piece."""
+"""Decoding of tokens to text, incrementally."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-_INCOMPLETE = "\ufffd"  # what a tokenizer writes for bytes that do not (yet) form a character
-_WAITING = 3  # such marks at the end of a text may still become one character: it has at most 4 bytes
-_CONTEXT = 16
+_INCOMPLETE = "\ufffd"  # replacement character, decoded from bytes that do not (yet) form a character
+_MAX_PENDING = 3  # trailing replacement characters that may still become one character of at most 4 bytes
+_CONTEXT = 16  # tokens
 
 
-def decode_behind(decode: Callable[[list[int]], str], before: Sequence[int], tokens: Sequence[int]) -> str:
-    """The text of tokens as it continues that of those before; some tokenizers drop a space at a text's beginning."""
-    context = text_end(decode, before)
-    given, text = decode(context) if context else "", decode([*context, *tokens])
-    return text[len(given) :] if text.startswith(given) else decode(list(tokens))
+def decode_after(decode: Callable[[list[int]], str], before: Sequence[int], tokens: Sequence[int]) -> str:
+    """Text of `tokens` when they follow `before`: some tokenizers drop a space at the beginning of a text."""
+    context = decode_context(decode, before)
+    prefix, text = decode(context) if context else "", decode([*context, *tokens])
+    return text[len(prefix) :] if text.startswith(prefix) else decode(list(tokens))
 
 
-def text_end(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[int]:
-    """The last tokens of a text that goes on; none where they end within a character, so that what follows is apart."""
+def decode_context(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[int]:
+    """The last tokens as context for decoding what follows; none if they end within a character."""
     context = _context(decode, tokens)
     return [] if context and decode(context).endswith(_INCOMPLETE) else context
 
 
 def _context(decode: Callable[[list[int]], str], before: Sequence[int]) -> list[int]:
-    """The last tokens, from where a character starts: within one, some tokenizers lose the whole run of bytes."""
+    """The last tokens from the start of a character: from within one, some tokenizers lose the whole run of bytes."""
     longest = min(len(before), _CONTEXT)
     starts = (n for n in range(1, longest) if _INCOMPLETE not in decode(list(before[-n:])))
     return list(before[len(before) - next(starts, longest) :])
 
 
 class TextStream:
-    """Decodes tokens one at a time; a character split over several tokens comes out whole with the last of them.
+    """Decodes tokens one at a time; a character that spans several tokens is released with the last one.
 
     Parameters
     ----------
     decode : callable
-        Ids to text, as ``tokenizer.decode``.
+        Function from ids to text, such as ``tokenizer.decode``.
     before : sequence of int
-        Tokens that stand before the first one: some tokenizers drop a leading space at the beginning of a text.
+        Tokens before the first one: some tokenizers drop a leading space at the beginning of a text.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._given = ""  # text of the tokens at hand that has been given out
+        self._released = ""  # released text of the current tokens
         self._restart(_context(decode, before))
 
     def push(self, token: int) -> str:
-        """The text that this token completes, perhaps none."""
+        """Add a token; return the text that it completes, possibly empty."""
         self._ids.append(token)
         text = self._decode(self._ids)
-        if len(self._ids) - self._context > _WAITING and not text.startswith(self._given):
-            # invalid bytes, in a tokenizer where they spoil the characters that stand right before them
+        if len(self._ids) - self._context > _MAX_PENDING and not text.startswith(self._released):
+            # invalid bytes, in a tokenizer where they corrupt the characters right before them
             self._restart([], held=self._ids[self._context :])
             text = self._decode(self._ids)
-        waiting = min(_WAITING, len(text) - len(text.rstrip(_INCOMPLETE)))
-        piece = self._give(text[: len(text) - waiting])
-        if not waiting:  # only the last tokens matter for what follows: decoding stays cheap however long the text
+        pending = min(_MAX_PENDING, len(text) - len(text.rstrip(_INCOMPLETE)))
+        piece = self._release(text[: len(text) - pending])
+        if not pending:  # keep only the context: decoding stays cheap however long the text
             self._restart(self._ids[self._context :])
         elif len(self._ids) > 2 * _CONTEXT:
             self._restart([], held=self._ids[-_CONTEXT:])
-            self._given = self._decode(self._ids)[:-waiting]
+            self._released = self._decode(self._ids)[:-pending]
         return piece
 
     def flush(self) -> str:
-        """What is left, complete or not."""
-        return self._give(self._decode(self._ids))
+        """Release the remaining text, complete or not."""
+        return self._release(self._decode(self._ids))
 
     def _restart(self, context: list[int], held: Sequence[int] = ()) -> None:
         self._ids, self._context = [*context, *held], len(context)
-        self._given = self._decode(context) if context else ""
+        self._released = self._decode(context) if context else ""
 
-    def _give(self, text: str) -> str:
-        if not text.startswith(self._given):
+    def _release(self, text: str) -> str:
+        if not text.startswith(self._released):
             return ""
-        piece, self._given = text[len(self._given) :], text
+        piece, self._released = text[len(self._released) :], text
         return piece

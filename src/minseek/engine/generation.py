@@ -17,8 +17,8 @@ from minseek.decode import (
     TokenLogprob,
     check_logprobs,
     check_stop,
-    decode_behind,
-    text_end,
+    decode_after,
+    decode_context,
     token_logprob,
 )
 from minseek.models import Model
@@ -142,7 +142,7 @@ class Generation:
         self._model, self.prompt, self.evicts = model, prompt, evicts
         self._limit, self._on_token, self._logprobs = max_new_tokens, on_token, check_logprobs(logprobs)
         self._watcher = TagWatcher(*check_stop(stop))
-        self._before = text_end(model.decode, prompt) if is_continuation else []
+        self._before = decode_context(model.decode, prompt) if is_continuation else []
         self._stream = TextStream(model.decode, self._before) if stop or on_token else None
         self._sampler = Sampler(sampling)
         self._ends = frozenset() if ignore_eos else model.eos_token_ids
@@ -189,6 +189,6 @@ class Generation:
         """Return the generated text and its statistics."""
         text = "".join(self._parts)
         if self._stream is None:
-            text = decode_behind(self._model.decode, self._before, self.tokens)
+            text = decode_after(self._model.decode, self._before, self.tokens)
         stats = CompletionStats(len(self.prompt), len(self.tokens), *self._figures)
         return Completion(text, self.tokens, self.finish_reason, stats)

@@ -1,4 +1,4 @@
-"""Loading models and running their forward pass."""
+"""Model loading and the forward pass."""
 
 from minseek.models.chat.thinking_format import FORMATS, PLAIN, THINK, ThinkingFormat
 from minseek.models.config import VERIFIED

@@ -1,4 +1,4 @@
-"""The sizes and constants of a decoder of the Llama family: all that its weights do not say."""
+"""Sizes and constants of a decoder of the Llama family."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _REASONS = {
     "smollm3": "some of its layers have no rotary embedding",
     "phi3": "it rotates only a part of each head",
     "qwen3_5": "it rotates only a part of each head and has linear-attention layers",
-    "deepseek_v3": "its latent attention stores other things than keys",
+    "deepseek_v3": "its latent attention does not store keys and values",
 }
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and constants.
+    """Sizes and constants that a forward pass needs besides the weights.
 
     Attributes
     ----------
@@ -39,16 +39,15 @@ class ModelConfig:
         A key of `VERIFIED`.
     num_layers, num_heads, num_kv_heads, head_dim : int
     sliding_windows : list of int or None
-        For each layer: keys at most this many positions back (the token itself included) are attended to; None means
-        all.
+        Positions that each layer attends to, the current token included; None attends to all.
     rms_norm_eps, attention_scale : float
-        Of the norms; of attention scores.
+        Epsilon of RMSNorm; factor on attention scores.
     inv_freq : list of float
-        Rotary angle per position, [D/2], with scalings such as YaRN in it.
+        Rotary angles per position, [D/2], with scalings such as YaRN applied.
     rotary_scaling : float
         Factor on cosines and sines (YaRN's attention factor).
     max_positions : int
-        The context length the model was made for.
+        Context length the model was trained for.
     eos_token_ids : list of int
         Tokens that end the model's turn, from its generation configuration and its configuration.
     """
@@ -67,22 +66,22 @@ class ModelConfig:
     eos_token_ids: list[int]
 
     def write(self, file: Path) -> None:
-        """Keep it as JSON."""
+        """Write as JSON."""
         file.write_text(json.dumps(asdict(self)))
 
     @staticmethod
     def read(file: Path) -> ModelConfig:
-        """What `write` kept."""
+        """Read a file that `write` wrote."""
         return ModelConfig(**json.loads(file.read_text()))
 
 
 def check_config(config: Any) -> None:
-    """Refuse, with the reason, an architecture that is not verified against the unmodified model.
+    """Refuse an architecture that is not verified against the unmodified model, and say why.
 
     Raises
     ------
     InputError
-        Before any weight is loaded.
+        If it is not in `VERIFIED`, or uses a rotary scaling or activation that is not supported.
     """
     kind = config.model_type
     if kind not in VERIFIED:
@@ -91,7 +90,7 @@ def check_config(config: Any) -> None:
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:
         raise InputError(
-            f"rotary scaling {rope!r} is not supported: its angles depend on the length; "
+            f"rotary scaling {rope!r} is not supported: its angles depend on the sequence length; "
             f"supported are {', '.join(_STATIC_ROPE)}"
         )
     if (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) != 1.0:
@@ -127,11 +126,11 @@ def from_transformers(model: Any) -> ModelConfig:
         inv_freq=model.model.rotary_emb.inv_freq.tolist(),
         rotary_scaling=float(model.model.rotary_emb.attention_scaling),
         max_positions=config.max_position_embeddings,
-        eos_token_ids=_end_ids(model),
+        eos_token_ids=_eos_token_ids(model),
     )
 
 
-def _end_ids(model: Any) -> list[int]:
+def _eos_token_ids(model: Any) -> list[int]:
     found: set[int] = set()
     for source in (model.generation_config, model.config):
         ids = getattr(source, "eos_token_id", None)

@@ -1,4 +1,4 @@
-"""Which device and dtype a model runs in, and why."""
+"""Choice of a model's device and dtype, with reasons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """The device and dtype chosen, each with its reason."""
+    """A device and a dtype, each with the reason for it."""
 
     device: torch.device
     dtype: torch.dtype
@@ -32,19 +32,19 @@ class DeviceChoice:
     dtype_reason: str
 
 
-def place(device: str = "auto", dtype: str = "auto") -> DeviceChoice:
-    """Choose where and how precisely to compute.
+def resolve_device(device: str = "auto", dtype: str = "auto") -> DeviceChoice:
+    """Resolve a device and a dtype, either of which may be ``auto``.
 
     Raises
     ------
     InputError
-        If a device or dtype is unknown, or the device is not there.
+        If the device or dtype is unknown, or the device is not available.
     """
     chosen, device_reason = _device(device)
     if dtype == "auto":
         kind, dtype_reason = _fast_dtype(chosen)
     elif dtype in _DTYPES:
-        kind, dtype_reason = _DTYPES[dtype], "asked for"
+        kind, dtype_reason = _DTYPES[dtype], "requested"
     else:
         raise InputError(f"unknown dtype {dtype!r}: choose auto, {', '.join(_DTYPES)}")
     return DeviceChoice(chosen, kind, device_reason, dtype_reason)
@@ -53,19 +53,21 @@ def place(device: str = "auto", dtype: str = "auto") -> DeviceChoice:
 def _device(device: str) -> tuple[torch.device, str]:
     if device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device()), f"{torch.cuda.get_device_name()} is there"
-        return torch.device("cpu"), "no CUDA device is there"
+            return torch.device("cuda", torch.cuda.current_device()), f"{torch.cuda.get_device_name()} is available"
+        return torch.device("cpu"), "no CUDA device is available"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise InputError(f"the device {device!r} is not supported: choose auto, cpu or cuda")
     if device != "cpu":
         count, index = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
         if index >= count:
-            raise InputError(f"the device {device!r} is not there: torch sees {count} CUDA devices; choose auto or cpu")
-    return torch.device(device), "asked for"
+            raise InputError(
+                f"the device {device!r} is not available: torch sees {count} CUDA devices; choose auto or cpu"
+            )
+    return torch.device(device), "requested"
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Bytes of memory for a cache: what a GPU has free, what a computer has in all (it can page others out)."""
+    """Bytes available to a cache: a GPU's free memory, or all main memory (the system can page out the rest)."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -81,4 +83,4 @@ def _fast_dtype(device: torch.device) -> tuple[torch.dtype, str]:
         return torch.bfloat16, f"this processor multiplies bfloat16 ({', '.join(has)})"
     if native_status(torch.bfloat16).library is not None:
         return torch.bfloat16, "half the memory of float32, and minseek's C kernels read it as fast"
-    return torch.float32, "this processor has no bfloat16 instructions, and minseek's C kernels are not there"
+    return torch.float32, "this processor has no bfloat16 instructions, and minseek's C kernels are not available"

@@ -1,4 +1,4 @@
-"""The weights of a decoder of the Llama family under names of our own, without copying."""
+"""Weights of a decoder of the Llama family, named by their role and not copied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minseek.errors import InputError
 from minseek.models.config import ModelConfig
 from minseek.native.pages import huge_bytes
 
-_APART = 64  # bytes: every tensor begins at a cache line
+_ALIGNMENT = 64  # bytes: every tensor begins at a cache line
 _NAMES = {
     "attn_norm": "input_layernorm",
     "mlp_norm": "post_attention_layernorm",
@@ -26,7 +26,7 @@ _OPTIONAL = ("q_norm", "k_norm", *(f"{name}_bias" for name in ("q", "k", "v", "o
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """Weights of one layer: matrices [out, in], biases and norms [out]; None where the model has none."""
+    """Weights of one layer: matrices [out, in], biases and norms [out]; None if the model has none."""
 
     attn_norm: Tensor
     q: Tensor
@@ -51,7 +51,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """All that a forward pass needs."""
+    """Weights, config and rotary embedding: everything a forward pass needs."""
 
     config: ModelConfig
     layers: list[LayerWeights]
@@ -64,39 +64,41 @@ class DecoderWeights:
 
     @property
     def hidden_size(self) -> int:
+        """Width of a hidden state."""
         return self.embedding.shape[1]
 
     @property
     def vocab_size(self) -> int:
+        """Number of logits."""
         return self.lm_head.shape[0]
 
     @property
     def intermediate_size(self) -> int:
-        """Width of the feed-forward part."""
+        """Width of the MLP."""
         return self.layers[0].gate.shape[0]
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all distinct weights; a decoding step reads each once, but for the rows of an untied embedding."""
+        """Bytes of all distinct weights; a decoding step reads each once, except an untied embedding."""
         tensors = [t for layer in self.layers for t in vars(layer).values() if isinstance(t, Tensor)]
         tensors += [t for t in (self.embedding, self.norm, self.lm_head, self.lm_head_bias) if t is not None]
         return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
 
 
 def from_state_dict(config: ModelConfig, weights: Mapping[str, Tensor]) -> DecoderWeights:
-    """Name the tensors of a transformers state dict.
+    """Weights from a transformers state dict; tensors are shared, not copied.
 
     Raises
     ------
     InputError
         If a tensor is missing or left over, or is not a dense float32, float16 or bfloat16 matrix.
     """
-    left = {name: tensor.detach() for name, tensor in weights.items() if not name.endswith("rotary_emb.inv_freq")}
+    remaining = {name: tensor.detach() for name, tensor in weights.items() if not name.endswith("rotary_emb.inv_freq")}
 
     def take(name: str) -> Tensor:
-        if name not in left:
+        if name not in remaining:
             raise InputError(f"the model is not supported: it has no dense tensor {name!r}")
-        tensor = left.pop(name)
+        tensor = remaining.pop(name)
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise InputError(
                 f"the tensor {name!r} is stored as {tensor.dtype}: only dense float32, float16 and bfloat16 models "
@@ -109,17 +111,17 @@ def from_state_dict(config: ModelConfig, weights: Mapping[str, Tensor]) -> Decod
         found: dict[str, Tensor | None] = dict.fromkeys(_OPTIONAL)
         for name, path in _NAMES.items():
             path = f"model.layers.{index}.{path}"
-            if name not in _OPTIONAL or f"{path}.weight" in left:
+            if name not in _OPTIONAL or f"{path}.weight" in remaining:
                 found[name] = take(f"{path}.weight")
-            if f"{path}.bias" in left:
+            if f"{path}.bias" in remaining:
                 found[f"{name}_bias"] = take(f"{path}.bias")
         layers.append(LayerWeights(**found, window=window))  # type: ignore[arg-type]
     embedding = take("model.embed_tokens.weight")
     norm = take("model.norm.weight")
-    lm_head = take("lm_head.weight") if "lm_head.weight" in left else embedding
-    lm_head_bias = take("lm_head.bias") if "lm_head.bias" in left else None
-    if left:
-        raise InputError(f"the model is not supported: nothing is known of its tensor {min(left)!r}")
+    lm_head = take("lm_head.weight") if "lm_head.weight" in remaining else embedding
+    lm_head_bias = take("lm_head.bias") if "lm_head.bias" in remaining else None
+    if remaining:
+        raise InputError(f"the model is not supported: its tensor {min(remaining)!r} is unknown")
     inv_freq = torch.tensor(config.inv_freq, dtype=torch.float32, device=embedding.device)
     return DecoderWeights(
         config=config,
@@ -134,24 +136,24 @@ def from_state_dict(config: ModelConfig, weights: Mapping[str, Tensor]) -> Decod
 
 
 def pack_contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of CPU tensors, one behind the other on huge pages; tensors that share their memory still do.
+    """Copy CPU tensors into one allocation on huge pages; tensors that share memory still do.
 
-    The dictionary is emptied meanwhile, so that what nobody else holds is freed as soon as it is copied.
+    The dictionary is emptied on the way, so that each original without other references is freed once copied.
     """
-    sizes = {_where(t): -(-t.nbytes // _APART) * _APART for t in weights.values()}
-    room, at = huge_bytes(sum(sizes.values())), 0
+    sizes = {_storage_key(t): -(-t.nbytes // _ALIGNMENT) * _ALIGNMENT for t in weights.values()}
+    buffer, offset = huge_bytes(sum(sizes.values())), 0
     copies: dict[tuple[object, ...], Tensor] = {}
-    gathered = {}
+    packed = {}
     for name in list(weights):
         tensor = weights.pop(name)
-        where = _where(tensor)
-        if where not in copies:
-            copies[where] = room[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            copies[where].copy_(tensor)
-            at += sizes[where]
-        gathered[name] = copies[where]
-    return gathered
+        key = _storage_key(tensor)
+        if key not in copies:
+            copies[key] = buffer[offset : offset + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            copies[key].copy_(tensor)
+            offset += sizes[key]
+        packed[name] = copies[key]
+    return packed
 
 
-def _where(tensor: Tensor) -> tuple[object, ...]:
+def _storage_key(tensor: Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minseek.decode import TokenLogprob, decode_behind
+from minseek.decode import TokenLogprob, decode_after
 from minseek.models import Model
 from minseek.serve.replies import ChatLogprob, CompletionLogprobs, TopLogprob
 
@@ -56,4 +56,4 @@ def _by_text(model: Model, top: Sequence[tuple[int, float]]) -> dict[str, float]
 def _text(model: Model, token: int) -> str:
     """A token as it stands behind a word: with its space, if it has one."""
     word = model.tokenizer.encode("a", add_special_tokens=False)
-    return decode_behind(model.decode, word, [token])
+    return decode_after(model.decode, word, [token])

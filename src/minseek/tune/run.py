@@ -12,7 +12,7 @@ import torch
 
 from minseek.errors import InputError, MinseekWarning
 from minseek.models import check_token_ids
-from minseek.models.device import place
+from minseek.models.device import resolve_device
 from minseek.tune.batches import Order
 from minseek.tune.examples import Example, Examples, read_examples
 from minseek.tune.folder import RunFolder, check_folder
@@ -66,7 +66,7 @@ class TuneRun:
         device: str = "auto",
     ) -> None:
         self.settings = settings = settings or Settings()
-        self._device = place(device, "float32").device
+        self._device = resolve_device(device, "float32").device
         self._source = model_folder(name, settings.dtype)
         self.config = read_config(name, self._source)
         if settings.length > self.config.max_position_embeddings:

@@ -1,4 +1,4 @@
-"""From a question, or a conversation, to the prompt's tokens."""
+"""Conversion of a question or a conversation to prompt tokens."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ _MARK = "\x02minseek\x03"  # nothing a template would change
 _ROLES = ("system", "user", "assistant")
 
 Question = str | Sequence[Mapping[str, str]]
-"""What is asked: a text, or a conversation whose messages have a role and a content and whose last is the user's."""
+"""A text, or a conversation: messages with a role and a content, the last one the user's."""
 
 
 def as_messages(question: Question, system: str | None = None) -> list[dict[str, str]]:
-    """A question as a conversation.
+    """Convert a question to a conversation and check its messages.
 
     Parameters
     ----------
     question : str or sequence of mappings
-        A text, or messages; of a message, all but ``role`` and ``content`` is left out.
+        A text, or messages, of which only ``role`` and ``content`` are used.
     system : str, optional
-        A system message, before a text.
+        System message, only with a text.
 
     Raises
     ------
     TypeError
-        If it is neither.
+        If the question is neither.
     InputError
-        If a message has no role or content or another one than it may have, if the last one is not the user's or is
-        empty, or if there is a system message beside messages.
+        If a message has no valid role or content, if the last one is not the user's or is empty, or if `system` is
+        given with messages.
     """
     if isinstance(question, str):
         if not question.strip():
@@ -61,7 +61,7 @@ def as_messages(question: Question, system: str | None = None) -> list[dict[str,
 
 
 def render_prompt(tokenizer: Any, question: str, system: str | None = None) -> str:
-    """The chat template around a question, up to where the assistant's words begin.
+    """Render a question with the chat template, up to the beginning of the assistant's reply.
 
     A model without a template gets the bare question.
     """
@@ -69,9 +69,9 @@ def render_prompt(tokenizer: Any, question: str, system: str | None = None) -> s
 
 
 def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    """The chat template around a conversation, up to where the assistant's next words begin.
+    """Render a conversation with the chat template, up to the beginning of the assistant's reply.
 
-    Some templates ignore ``add_generation_prompt``; then the opening of the assistant's turn is taken from a rendered
+    For templates that ignore ``add_generation_prompt``, the opening of the assistant's turn is taken from a rendered
     reply.
 
     Parameters
@@ -82,8 +82,8 @@ def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> st
     Raises
     ------
     InputError
-        If the template refuses the conversation, or if there is none and it is more than a question: a user's message,
-        perhaps behind a system message.
+        If the template refuses the conversation, or if there is no template and the conversation is more than one
+        user message, optionally after a system message.
     """
     if not tokenizer.chat_template:
         if [message["role"] for message in messages] not in (["user"], ["system", "user"]):
@@ -92,26 +92,26 @@ def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> st
                 "message of the user, after a system message if there is one"
             )
         return "\n\n".join(message["content"] for message in messages)
-    given = [dict(message) for message in messages]
+    plain = [dict(message) for message in messages]
 
     def render(messages: list[dict[str, str]], **options: bool) -> str:
         try:
             return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
-        except Exception as error:  # a template is a program of somebody else's; jinja has its own errors
+        except Exception as error:  # templates are third-party programs: jinja raises its own errors
             raise InputError(f"the model's chat template refuses this conversation: {error}") from error
 
-    prompt = render(given, add_generation_prompt=True)
-    if prompt != render(given, add_generation_prompt=False):
+    prompt = render(plain, add_generation_prompt=True)
+    if prompt != render(plain, add_generation_prompt=False):
         return prompt
-    return render([*given, {"role": "assistant", "content": _MARK}]).partition(_MARK)[0]
+    return render([*plain, {"role": "assistant", "content": _MARK}]).partition(_MARK)[0]
 
 
 def template_tail(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    """What the template writes behind the last message, whatever its content is."""
+    """Text that the template writes after the last message's content."""
     mark = "\x02question\x03"
     return render_messages(tokenizer, [*messages[:-1], {"role": "user", "content": mark}]).rpartition(mark)[2]
 
 
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
-    """Tokens of a rendered prompt; special tokens are added only where there is no template that wrote them."""
+    """Tokens of a rendered prompt; special tokens are added only without a chat template, which writes them itself."""
     return list(tokenizer.encode(text, add_special_tokens=not tokenizer.chat_template))

@@ -1,4 +1,4 @@
-"""How a model writes its thinking: between tags, or plainly before its turn ends."""
+"""Formats of a model's thinking: between tags, or plain text before the end of its turn."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from minseek.errors import InputError
 
 @dataclass(frozen=True)
 class ThinkingFormat:
-    """Where thinking begins and ends, and what is written to go on or to close it.
+    """Tags around thinking, and the texts that continue or close it.
 
     Parameters
     ----------
     name : str
-        What users call it.
+        Name for users.
     open, close : str
-        The tags around thinking; both empty for a model that has none: then its thinking ends with its turn.
+        Tags around thinking; both empty for a model without tags, whose thinking ends with its turn.
     closing : str
-        Written when minseek closes thinking itself: the close tag, or a cue for the answer.
+        Text that closes thinking when minseek ends it: the close tag, or a cue for the answer.
     induce : str
-        Written after a suppressed close, so that another thought begins.
+        Text that replaces a suppressed close and begins another thought.
     """
 
     name: str
@@ -39,7 +39,7 @@ class ThinkingFormat:
 
 
 def tagged(name: str, open: str, close: str) -> ThinkingFormat:
-    """A format with tags; as in budget forcing (s1), the word that induces a thought is "Wait"."""
+    """A format with tags; as in budget forcing (s1), "Wait" induces another thought."""
     return ThinkingFormat(name, open, close, closing=close, induce="Wait")
 
 
@@ -64,19 +64,19 @@ def check_format_name(name: str) -> None:
         raise InputError(f"unknown thinking format {name!r}: choose {', '.join(FORMATS)}")
 
 
-def choose_format(wanted: str | ThinkingFormat | None, tokenizer: Any) -> ThinkingFormat:
-    """The format asked for, or the one whose close tag the chat template mentions, or plain.
+def choose_format(requested: str | ThinkingFormat | None, tokenizer: Any) -> ThinkingFormat:
+    """The requested format, else the one whose close tag is in the chat template, else plain.
 
     Raises
     ------
     InputError
         If there is no format of that name.
     """
-    if isinstance(wanted, ThinkingFormat):
-        return wanted
-    if wanted is not None:
-        check_format_name(wanted)
-        return FORMATS[wanted]
+    if isinstance(requested, ThinkingFormat):
+        return requested
+    if requested is not None:
+        check_format_name(requested)
+        return FORMATS[requested]
     template = tokenizer.chat_template or ""
     if isinstance(template, dict):
         template = "".join(template.values())
@@ -84,5 +84,5 @@ def choose_format(wanted: str | ThinkingFormat | None, tokenizer: Any) -> Thinki
 
 
 def is_open(text: str, form: ThinkingFormat) -> bool:
-    """Whether a prompt ends inside thinking: some templates open the tag themselves."""
+    """True if a prompt ends inside thinking, as some templates open the tag themselves."""
     return bool(form.open) and text.rfind(form.open) > text.rfind(form.close)

@@ -1,4 +1,4 @@
-"""GGUF files, made dense once and kept: packed weights decode many times slower without kernels of their own."""
+"""GGUF files, dequantized once and cached: packed weights would decode many times slower without their own kernels."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from minseek.native import cache_folder
 from minseek.units import format_bytes
 
 MODEL_CONFIG_FILE = "minseek.json"
-"""The file beside converted weights that lets them be loaded without transformers' modelling code, in half the time."""
+"""Config stored with converted weights, to load them without transformers' modeling code, in half the time."""
 
 
 def dense_folder(file: Path, dtype: torch.dtype) -> Path:
-    """A directory with the model of a GGUF file in a dense dtype; converted at first use, then found again.
+    """Directory with the dense model of a GGUF file, converted at first use and cached.
 
-    Warns with both sizes.
+    Warns with the packed and the dense size.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def dense_folder(file: Path, dtype: torch.dtype) -> Path:
 
 
 def _convert(file: Path, dtype: torch.dtype, folder: Path) -> None:
-    """Write the dense model into a temporary folder and put it in place whole."""
+    """Write the dense model to a temporary folder, then rename it into place atomically."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
@@ -79,20 +79,20 @@ def _convert(file: Path, dtype: torch.dtype, folder: Path) -> None:
         try:
             os.rename(made, folder)
         except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same result
+            if not folder.is_dir():  # else another process was faster and wrote the same
                 raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
 
 def _check_reader(file: Path, reader: Any) -> None:
-    """Refuse what transformers' GGUF reader drops without a word."""
+    """Refuse features that transformers' GGUF reader drops silently."""
     fields = {name: field for name, field in reader.fields.items() if name.endswith(("scaling.type", "split.count"))}
     scaling = next((f.contents() for name, f in fields.items() if name.endswith("rope.scaling.type")), "none")
     if scaling not in ("none", "") or any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors):
-        what = scaling if scaling not in ("none", "") else "rope_freqs.weight"
+        found = scaling if scaling not in ("none", "") else "rope_freqs.weight"
         raise InputError(
-            f"{file} scales its rotary embedding ({what}), and transformers' GGUF reader loses that: use the model's "
+            f"{file} scales its rotary embedding ({found}), and transformers' GGUF reader loses that: use the model's "
             "safetensors directory"
         )
     parts = next((f.contents() for name, f in fields.items() if name.endswith("split.count")), 1)

@@ -1,4 +1,4 @@
-"""From a name to a model."""
+"""Loading of models by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from minseek.errors import InputError
 from minseek.models.chat.thinking_format import ThinkingFormat, check_format_name
 from minseek.models.config import ModelConfig, check_config, from_transformers
-from minseek.models.device import DeviceChoice, place
+from minseek.models.device import DeviceChoice, resolve_device
 from minseek.models.loading.aliases import ALIASES, TINY, alias_file
 from minseek.models.loading.gguf import MODEL_CONFIG_FILE, dense_folder
 from minseek.models.loading.transformers_quirks import check_complete, quiet, readable_errors
@@ -40,7 +40,7 @@ def load(
         ``auto`` (bfloat16 where the device or our C kernels are fast with it, else float32), ``bfloat16``, ``float16``
         or ``float32``.
     thinking : str, ThinkingFormat or None
-        How the model writes its thinking; None takes it from the chat template.
+        Format of the model's thinking; None takes it from the chat template.
 
     Raises
     ------
@@ -49,11 +49,11 @@ def load(
     """
     if not isinstance(name, str):
         raise TypeError(f"a model's name is a string, not {type(name).__name__}")
-    placement = place(device, dtype)
+    placement = resolve_device(device, dtype)
     source = find_source(name)
     if isinstance(thinking, str):
         check_format_name(thinking)
-    if placement.device.type == "cpu":  # the C step is built, once on a machine, while the weights are read
+    if placement.device.type == "cpu":  # build the C kernels, once per machine, while the weights are read
         threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
     if source.is_file():
         weights, tokenizer = _read_converted(dense_folder(source, placement.dtype), placement)
@@ -65,12 +65,12 @@ def load(
 
 
 def find_source(name: str) -> Path:
-    """What a model's name stands for: a directory, a GGUF file, or a Hub id in the shape of a path.
+    """Path of a model's directory or GGUF file, or its Hub id as a path.
 
     Raises
     ------
     InputError
-        If it is none of these.
+        If there is no such model.
     """
     if not name.strip():
         raise InputError(
@@ -99,7 +99,7 @@ def find_source(name: str) -> Path:
 
 
 def _read(name: str, source: Path, placement: DeviceChoice) -> tuple[DecoderWeights, Any]:
-    """A directory or Hub id, through transformers; tensors are shared with its model, which is not kept."""
+    """Read a directory or Hub id through transformers, without keeping its model."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     where, local = source.as_posix(), source.exists()  # a download shows its progress
@@ -112,12 +112,12 @@ def _read(name: str, source: Path, placement: DeviceChoice) -> tuple[DecoderWeig
         )
     check_complete(name, found)
     config, weights = from_transformers(model), model.to(placement.device).state_dict()
-    del model  # its weights are freed one by one as they are gathered
-    return from_state_dict(config, _settled(weights, placement)), tokenizer
+    del model  # its weights are freed one by one as they are packed
+    return from_state_dict(config, _on_huge_pages(weights, placement)), tokenizer
 
 
 def _read_converted(folder: Path, placement: DeviceChoice) -> tuple[DecoderWeights, Any]:
-    """A directory with a config in it, without importing transformers' modelling code."""
+    """Read a directory with a `ModelConfig`, without importing transformers' modeling code."""
     from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerFast
 
@@ -126,9 +126,10 @@ def _read_converted(folder: Path, placement: DeviceChoice) -> tuple[DecoderWeigh
         weights = {name: tensor.to(placement.dtype) for name, tensor in stored}
         del stored
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        return from_state_dict(ModelConfig.read(folder / MODEL_CONFIG_FILE), _settled(weights, placement)), tokenizer
+        config = ModelConfig.read(folder / MODEL_CONFIG_FILE)
+        return from_state_dict(config, _on_huge_pages(weights, placement)), tokenizer
 
 
-def _settled(weights: dict[str, Tensor], placement: DeviceChoice) -> dict[str, Tensor]:
-    """Weights where every pass will read them."""
+def _on_huge_pages(weights: dict[str, Tensor], placement: DeviceChoice) -> dict[str, Tensor]:
+    """Weights packed on huge pages if they are in main memory, which every pass reads."""
     return pack_contiguous(weights) if placement.device.type == "cpu" else weights

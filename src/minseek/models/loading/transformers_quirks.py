@@ -1,4 +1,4 @@
-"""transformers, made quiet, and its errors cut down to a sentence."""
+"""Workarounds for transformers: silence, one-sentence errors, missing tensors, repeated parsing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 from minseek.errors import InputError
 
-_PLAINLY = {
+_PLAIN_REASONS = {
     "cannot reshape array": "it is cut off or corrupt",
     "Couldn't instantiate the backend tokenizer": "it has no tokenizer files",
 }
-"""Reasons that name what went wrong inside, and what is wrong with the file."""
+"""Part of an internal error message -> the fault of the file, in plain words."""
 
 
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
-    """Without transformers' reports and retries, and, unless `bars`, without its progress bars."""
+    """Silence transformers' reports and, unless `bars`, its progress bars."""
     from transformers import modeling_gguf_pytorch_utils as gguf_reader
     from transformers.utils import logging
 
@@ -32,7 +32,7 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
     bar = gguf_reader.tqdm
     if not bars:
         logging.disable_progress_bar()
-        gguf_reader.tqdm = partial(bar, disable=True)  # this one does not listen to the line above
+        gguf_reader.tqdm = partial(bar, disable=True)  # ignores the line above
     try:
         yield
     finally:
@@ -44,12 +44,12 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
 
 
 def check_complete(name: str, found: Mapping[str, Any]) -> None:
-    """Refuse a model whose files lack tensors: transformers fills them with random numbers.
+    """Refuse a model whose files lack tensors: transformers would fill them with random numbers.
 
     Parameters
     ----------
     found : mapping
-        What ``from_pretrained(…, output_loading_info=True)`` tells.
+        Loading info of ``from_pretrained(…, output_loading_info=True)``.
     """
     missing = sorted(found["missing_keys"])
     if missing:
@@ -60,7 +60,7 @@ def check_complete(name: str, found: Mapping[str, Any]) -> None:
 
 @contextmanager
 def parsed_once(file: Path) -> Iterator[Any]:
-    """Let transformers use one parsed reader of a GGUF file: it parses the file three times, many seconds each."""
+    """Share one parsed GGUF reader: transformers parses the file three times, many seconds each."""
     import gguf
 
     original, reader = gguf.GGUFReader, gguf.GGUFReader(str(file))
@@ -72,13 +72,13 @@ def parsed_once(file: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def readable_errors(what: str) -> Iterator[None]:
-    """Turn whatever is raised inside into one sentence that begins with `what`.
+def readable_errors(summary: str) -> Iterator[None]:
+    """Turn any exception into an `InputError` of one sentence that begins with `summary`.
 
     Raises
     ------
     InputError
-        In place of any other exception: readers of other people's files raise whatever a broken one leads them to.
+        In place of any other exception: parsers of third-party files raise all kinds for a damaged one.
     """
     try:
         yield
@@ -86,5 +86,5 @@ def readable_errors(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = next((plain for obscure, plain in _PLAINLY.items() if obscure in reason), reason)
-        raise InputError(f"{what}: {reason}") from error
+        reason = next((plain for internal, plain in _PLAIN_REASONS.items() if internal in reason), reason)
+        raise InputError(f"{summary}: {reason}") from error
