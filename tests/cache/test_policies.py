@@ -17,6 +17,7 @@ from torch import Tensor
 import minseek
 from minseek.cache import CacheShape, Candidates, Rotary, Slot, SlotPool, SlotShape
 from minseek.cache.policies import (
+    ALIASES,
     H2O,
     POLICIES,
     RKV,
@@ -265,7 +266,7 @@ def test_heavy_hitters_share_the_cap_at_the_first_eviction(case: Case) -> None:
 
 
 def test_heavy_hitters_score_older_pairs_by_attention(case: Case) -> None:
-    wanted, got = case.seen.grouped.sum(2), case.scores(H2O(share=0.25))
+    wanted, got = case.seen.grouped.sum(2), case.scores(H2O(recent_share=0.25))
     older = N - CAP // 4  # the recent share is one of the cap
     np.testing.assert_allclose(got[..., :older], wanted[..., :older], atol=2e-4)
     assert got[..., older:].min() > got[..., :older].max()
@@ -278,7 +279,7 @@ def test_window_pools_the_attention_of_the_last_queries(case: Case, queries: int
     for j in range(N):
         near = range(max(0, j - kernel // 2), min(N, j + kernel // 2 + 1))
         wanted[..., j] = sum(summed[..., i] for i in near) / len(near)
-    np.testing.assert_allclose(case.scores(SnapKV(queries=queries, kernel=kernel)), wanted, atol=1e-4)
+    np.testing.assert_allclose(case.scores(SnapKV(window_size=queries, kernel_size=kernel)), wanted, atol=1e-4)
 
 
 def test_last_query_is_one_set_for_each_layer(case: Case) -> None:
@@ -362,7 +363,7 @@ def test_expected_attention_is_what_gaussian_queries_pay_on_average() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
 def test_redundancy_aware_weighs_attention_against_likeness_to_others(case: Case, weight: float) -> None:
-    policy = RKV(weight=weight, queries=8)
+    policy = RKV(weight=weight, window_size=8)
     summed = case.seen.grouped[:, :, N - 8 :].sum(2)
     wanted = np.zeros((LAYERS, HEADS, N))
     for layer in range(LAYERS):
@@ -441,13 +442,13 @@ def test_a_seed_that_cannot_be_used_is_refused_at_once(seed: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [
-        (SnapKV, {"kernel": 4}),  # fails during the run: "shape … is invalid for input of size …"
-        (SnapKV, {"kernel": 0}),
-        (SnapKV, {"queries": 0}),
-        (H2O, {"share": 2.0}),
-        (H2O, {"share": -1.0}),
+        (SnapKV, {"kernel_size": 4}),  # fails during the run: "shape … is invalid for input of size …"
+        (SnapKV, {"kernel_size": 0}),
+        (SnapKV, {"window_size": 0}),
+        (H2O, {"recent_share": 2.0}),
+        (H2O, {"recent_share": -1.0}),
         (ExpectedAttention, {"horizon": 0}),  # every score is NaN
-        (RKV, {"queries": -3}),
+        (RKV, {"window_size": -3}),
         (NovelValues, {"span_limit": -1.0}),
         (NovelValues, {"induction_cap_factor": 0.5}),
         (NovelValues, {"induction_cap_factor": float("nan")}),
@@ -516,13 +517,13 @@ def test_a_policy_with_notes_reads_what_it_wrote(tiny: minseek.Model) -> None:
 
 
 def test_a_name_that_is_taken_or_missing_is_refused(registry: dict[str, type[Policy]]) -> None:
-    clash = type("Clash", (Loudest,), {"name": "window"})
-    with pytest.raises(InputError, match=r"^the name 'window' belongs to the policy SnapKV: take another$"):
+    clash = type("Clash", (Loudest,), {"name": "snapkv"})
+    with pytest.raises(InputError, match=r"^the name 'snapkv' belongs to the policy SnapKV: take another$"):
         register(clash)
     nameless = type("Nameless", (Loudest,), {"name": ""})
     with pytest.raises(InputError, match=r"^the policy Nameless has no name: give it a class attribute 'name'$"):
         register(nameless)
-    assert POLICIES["window"] is SnapKV
+    assert POLICIES["snapkv"] is SnapKV
 
 
 def test_a_policy_cannot_be_called_default(registry: dict[str, type[Policy]]) -> None:
@@ -537,8 +538,19 @@ def test_an_unknown_policy_is_refused_with_those_known(tiny: minseek.Model) -> N
         minseek.generate(tiny, ["a"], policy=SnapKV)  # type: ignore[arg-type]
 
 
+def test_former_names_are_accepted_and_stay_taken(registry: dict[str, type[Policy]]) -> None:
+    kinds = (H2O, SnapKV, TOVA, StreamingLLM, KeyDiff, RKV)
+    former = ("heavy-hitters", "window", "last-query", "sink-recent", "key-difference", "redundancy-aware")
+    assert tuple(ALIASES) == former
+    assert [make_policy(name) for name in former] == [kind() for kind in kinds]
+    assert not set(former) & set(POLICIES)
+    for name in former:
+        with pytest.raises(InputError, match=f"^the name '{name}' belongs to the policy"):
+            register(type("Clash", (Loudest,), {"name": name}))
+
+
 def test_policies_are_values() -> None:
-    assert SnapKV(queries=8) == replace(SnapKV(), queries=8) != SnapKV()
+    assert SnapKV(window_size=8) == replace(SnapKV(), window_size=8) != SnapKV()
     assert all(POLICIES[name].name == name and POLICIES[name].source for name in POLICIES)
 
 

@@ -545,8 +545,8 @@ def test_plan_as_a_command(command: Batch, tiny: minseek.Model, tmp_path: Path) 
         return dict(json.loads(ran.out))
 
     budget = ("--kv-budget", "1MB")
-    given = planned(*budget, "--cap", "64", "--block", "32", "--policy", "sink-recent")
-    assert given == minseek.plan(tiny, kv_budget="1MB", cap=64, block=32, policy="sink-recent").as_dict()
+    given = planned(*budget, "--cap", "64", "--block", "32", "--policy", "streaming-llm")
+    assert given == minseek.plan(tiny, kv_budget="1MB", cap=64, block=32, policy="streaming-llm").as_dict()
     whole = planned(*budget, "--block", "32", "--lengths", "150", "--policy", "none")
     assert (whole["cap"], whole["policy"]) == (118, None)
     assert whole["slots"] == 1_000_000 // whole["slot_bytes"]

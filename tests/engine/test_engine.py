@@ -210,14 +210,14 @@ def test_a_job_that_outgrows_its_slot_ends_alone(tiny: minseek.Model) -> None:
 
 
 def test_a_run_raises_the_first_error_and_leaves_no_slot_taken(tiny: minseek.Model) -> None:
-    engine = Engine(tiny, make_plan(tiny, "window", sequences=2))
+    engine = Engine(tiny, make_plan(tiny, "snapkv", sequences=2))
     for wrong, error in ((Failing, ZeroDivisionError), (Refusing, InputError)):
         jobs = [generation(tiny, LONG[1]), generation(tiny, LONG[0], wrong), generation(tiny, LONG[2])]
         with pytest.raises(error):
             list(engine.run(jobs))
         assert (engine.free, engine.progress.in_use) == (2, 0)
     first = next(engine.run([generation(tiny, prompt) for prompt in LONG]))
-    assert first.tokens == outputs(tiny, make_plan(tiny, "window"), [first.prompt])[0]
+    assert first.tokens == outputs(tiny, make_plan(tiny, "snapkv"), [first.prompt])[0]
     assert engine.free == 2  # the rest was given up
 
 

@@ -82,7 +82,7 @@ def test_a_policy_changes_nothing_where_all_fits(pair: Pair, monkeypatch: pytest
     def asked(*_: Any) -> None:
         raise AssertionError("a policy is asked only when pairs must go")
 
-    for policy in POLICIES if pair.variant in ARCHITECTURES else ("rank-sum", "window", "expected-attention"):
+    for policy in POLICIES if pair.variant in ARCHITECTURES else ("rank-sum", "snapkv", "expected-attention"):
         monkeypatch.setattr(POLICIES[policy], "choose", asked)
         plan = make_plan(pair.model, policy, cap=max(LENGTHS) + NEW - 16)  # the last token need not be fed
         pair.check(minseek.generate(pair.model, PROMPTS, plan=plan, max_new_tokens=NEW))
@@ -151,7 +151,7 @@ def test_nothing_leaks_from_one_request_to_the_next(tiny: minseek.Model, policy:
 
 
 def test_an_engine_runs_again(tiny: minseek.Model) -> None:
-    engine = Engine(tiny, make_plan(tiny, "window", sequences=2))
+    engine = Engine(tiny, make_plan(tiny, "snapkv", sequences=2))
     runs = []
     for _ in range(2):
         jobs = [generation(tiny, prompt) for prompt in LONG]
@@ -426,12 +426,12 @@ def test_text_prompts_are_taken_as_they_stand(tiny: minseek.Model) -> None:
 
 
 def test_figures_of_a_completion_are_its_own(tiny: minseek.Model) -> None:
-    (out,) = minseek.generate(tiny, [tokens(200, 1)], plan=make_plan(tiny, "window"), max_new_tokens=4, ignore_eos=True)
+    (out,) = minseek.generate(tiny, [tokens(200, 1)], plan=make_plan(tiny, "snapkv"), max_new_tokens=4, ignore_eos=True)
     assert (out.stats.prompt_tokens, out.stats.new_tokens, out.stats.evictions) == (200, 4, (203 - 40 - 1) // 16)
 
 
 def test_figures_are_a_completions_own_when_its_slot_is_taken_again(tiny: minseek.Model) -> None:
-    plan = make_plan(tiny, "window", sequences=1)
+    plan = make_plan(tiny, "snapkv", sequences=1)
     got = minseek.generate(tiny, [tokens(200, 1), tokens(10, 2)], plan=plan, max_new_tokens=4, ignore_eos=True)
     assert [out.stats.evictions for out in got] == [10, 0]
 
@@ -517,7 +517,7 @@ def test_another_policy_than_the_plans_needs_no_budget_where_none_was_given(
 
 def test_another_policy_than_the_plans_stays_in_its_budget(tiny: minseek.Model) -> None:
     plan = minseek.plan(tiny, kv_budget="300KB", cap=40, block=16, policy="rank-sum")
-    for policy in ("expected-attention", "sink-recent", "random"):
+    for policy in ("expected-attention", "streaming-llm", "random"):
         given = outputs(tiny, plan, LONG, policy=policy)
         direct = minseek.plan(tiny, kv_budget="300KB", cap=40, block=16, policy=policy)
         assert given == outputs(tiny, direct, LONG)
@@ -643,7 +643,7 @@ def test_a_smaller_budget_than_the_slot_holds(tiny: minseek.Model) -> None:
 
 
 def test_progress_counts_what_was_read_and_written(tiny: minseek.Model) -> None:
-    engine = Engine(tiny, make_plan(tiny, "window", sequences=2))
+    engine = Engine(tiny, make_plan(tiny, "snapkv", sequences=2))
     jobs = [generation(tiny, tokens(length, length), new=10) for length in (50, 70, 128)]
     list(engine.run(jobs))
     progress = engine.progress
@@ -653,6 +653,6 @@ def test_progress_counts_what_was_read_and_written(tiny: minseek.Model) -> None:
 
 
 def test_a_prompts_last_token_is_read(tiny: minseek.Model) -> None:
-    engine = Engine(tiny, make_plan(tiny, "window", sequences=1))
+    engine = Engine(tiny, make_plan(tiny, "snapkv", sequences=1))
     list(engine.run([generation(tiny, tokens(57, 1), new=10)]))  # 56 up to the eviction, and one
     assert (engine.progress.prefill_tokens, engine.progress.decode_tokens) == (57, 9)

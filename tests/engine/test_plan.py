@@ -112,13 +112,13 @@ def test_an_automatic_cap_is_the_largest_that_fits(
 
 
 def test_the_figures_by_hand(tiny: minseek.Model) -> None:
-    plan = minseek.plan(tiny, kv_budget="1MB", cap=80, block=20, policy="window")
+    plan = minseek.plan(tiny, kv_budget="1MB", cap=80, block=20, policy="snapkv")
     assert plan.slot == SlotShape(tiny.cache_shape, 80, 20)
     assert plan.slot.nbytes == 3 * 2 * 100 * (2 * 16 * 4 + 20) == 88_800
     assert (plan.slots, plan.kv_bytes, plan.kv_budget) == (11, 976_800, 1_000_000)
     assert plan.as_dict() == {
         "model": tiny.name,
-        "policy": "window",
+        "policy": "snapkv",
         "cap": 80,
         "caps": [80, 80, 80],
         "block": 20,
@@ -135,7 +135,7 @@ def test_the_figures_by_hand(tiny: minseek.Model) -> None:
     assert [" ".join(row[:2]) for row in rows][1:] == ["a slot", "11 slots", "a pass", "in all"]
     for words in (
         *("88.8 KB", "977 KB", "1.00 MB", "3 layers x 2 heads x 100 pairs x 148 B", "cap 80 + block 20"),
-        *("evicted by window", format_bytes(plan.total_bytes), format_bytes(plan.weight_bytes), tiny.name),
+        *("evicted by snapkv", format_bytes(plan.total_bytes), format_bytes(plan.weight_bytes), tiny.name),
     ):
         assert words in str(plan)
     none = minseek.plan(tiny, kv_budget="1MB", cap=80, block=20, policy=None)
@@ -218,7 +218,7 @@ def test_budgets_are_read_as_sizes(tiny: minseek.Model) -> None:
         ({"block": 0}, InputError, "block must be 1 or more, not 0"),
         ({"sequences": 0}, InputError, "sequences must be 1 or more, not 0"),
         ({"block": 500}, InputError, "block 500 leaves no cap within the model's context of 512 tokens: give less"),
-        ({"policy": "newest"}, InputError, "unknown policy 'newest': choose observed-attention, heavy-hitters, "),
+        ({"policy": "newest"}, InputError, "unknown policy 'newest': choose observed-attention, h2o, "),
         ({"kv_budget": "many"}, InputError, "cannot read the size 'many': write bytes, or a number with KB"),
         ({"kv_budget": 0}, InputError, "a size must be positive, not 0"),
         ({"kv_budget": 1.5}, TypeError, "a size must be an integer of bytes or a string such as '192MB', not 1.5"),

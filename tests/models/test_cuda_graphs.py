@@ -106,7 +106,7 @@ def test_what_fits_is_what_transformers_writes(variant: str, device: str, load: 
     ("variant", "policy"),
     [
         *((variant, "novel-values") for variant in ("llama-biases", "qwen3-yarn", "mistral-window")),
-        *(("llama", "last-query"), ("qwen3-yarn", "expected-attention"), ("mistral-window", "window")),
+        *(("llama", "tova"), ("qwen3-yarn", "expected-attention"), ("mistral-window", "snapkv")),
     ],
 )
 def test_what_is_evicted_is_the_same(

@@ -395,4 +395,4 @@ def test_a_default_strategy_that_no_chat_has_room_for_is_refused(tiny: minseek.M
 
 def test_a_plan_that_evicts_is_refused(tiny: minseek.Model) -> None:
     with pytest.raises(InputError, match="policy=None"):
-        create_app(tiny, minseek.plan(tiny, cap=64, block=16, policy="window", sequences=2))
+        create_app(tiny, minseek.plan(tiny, cap=64, block=16, policy="snapkv", sequences=2))

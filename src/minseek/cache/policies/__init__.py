@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from minseek.cache.policies.attention import H2O, TOVA, ObservedAttention, SnapKV
 from minseek.cache.policies.base import Policy
 from minseek.cache.policies.baselines import Random, StreamingLLM
-from minseek.cache.policies.keys import RKV, ExpectedAttention, KeyDiff, RankSum
-from minseek.cache.policies.novelty import NovelValues
+from minseek.cache.policies.expected_attention import ExpectedAttention
+from minseek.cache.policies.h2o import H2O
+from minseek.cache.policies.keydiff import KeyDiff
+from minseek.cache.policies.novel_values import NovelValues
+from minseek.cache.policies.observed_attention import ObservedAttention
+from minseek.cache.policies.rank_sum import RankSum
+from minseek.cache.policies.rkv import RKV
+from minseek.cache.policies.snapkv import SnapKV
+from minseek.cache.policies.tova import TOVA
 from minseek.errors import InputError
 
 POLICIES: dict[str, type[Policy]] = {
@@ -16,39 +22,52 @@ POLICIES: dict[str, type[Policy]] = {
         *(ExpectedAttention, RKV, Random, RankSum, NovelValues),
     )
 }
-"""Every policy known by name."""
+"""Policies by name."""
+
+ALIASES = {
+    "heavy-hitters": "h2o",
+    "window": "snapkv",
+    "last-query": "tova",
+    "sink-recent": "streaming-llm",
+    "key-difference": "keydiff",
+    "redundancy-aware": "r-kv",
+}
+"""Former names of policies, still accepted."""
 
 
 def register(kind: type[Policy]) -> type[Policy]:
-    """Make a policy of one's own known by its ``name``; usable as a decorator.
+    """Make a policy of your own known by its ``name``; usable as a decorator.
 
     Raises
     ------
     InputError
-        If it has no name, or another policy has it.
+        If it has no name, or the name belongs to another policy.
     """
     if not kind.name:
         raise InputError(f"the policy {kind.__name__} has no name: give it a class attribute 'name'")
     if kind.name in ("default", "none"):
-        raise InputError(f"the name {kind.name!r} has a meaning of its own: take another")
-    if POLICIES.get(kind.name, kind) is not kind:
-        raise InputError(f"the name {kind.name!r} belongs to the policy {POLICIES[kind.name].__name__}: take another")
+        raise InputError(f"the name {kind.name!r} is reserved: take another")
+    owner = POLICIES.get(ALIASES.get(kind.name, kind.name), kind)
+    if owner is not kind:
+        raise InputError(f"the name {kind.name!r} belongs to the policy {owner.__name__}: take another")
     POLICIES[kind.name] = kind
     return kind
 
 
 def make_policy(policy: str | Policy | None) -> Policy | None:
-    """The policy of that name with its defaults; a policy or None as it is."""
+    """Construct the policy of that name with its defaults; a policy or None is returned unchanged."""
     if policy is None or isinstance(policy, Policy):
         return policy
     if not isinstance(policy, str):
         raise TypeError(f"a policy is a name, a Policy or None, not {policy!r}")
-    if policy not in POLICIES:
+    name = ALIASES.get(policy, policy)
+    if name not in POLICIES:
         raise InputError(f"unknown policy {policy!r}: choose {', '.join(POLICIES)}")
-    return POLICIES[policy]()
+    return POLICIES[name]()
 
 
 __all__ = [
+    "ALIASES",
     "H2O",
     "POLICIES",
     "RKV",

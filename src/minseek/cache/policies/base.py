@@ -1,4 +1,4 @@
-"""What a policy is: a score for every pair, and the mechanism around it that is the same for all."""
+"""Base class of eviction policies: a score for every pair, and the selection that all policies share."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from minseek.errors import InputError, check_type
 
 @dataclass(frozen=True)
 class Policy(ABC):
-    """Which pairs survive an eviction.
+    """Rule for which pairs survive an eviction.
 
-    A policy of one's own is a frozen dataclass derived from this one with a `score`; `register` makes it known by name.
+    To write your own, derive a frozen dataclass from this one with a `score`; `register` makes it known by name.
 
     Parameters
     ----------
@@ -44,17 +44,17 @@ class Policy(ABC):
 
     @property
     def window(self) -> int:
-        """How many queries before an eviction are counted in `Candidates.latest`."""
+        """Number of queries before an eviction that `Candidates.attn_window_sum` covers."""
         return 0
 
     @property
     def induction_cap_factor(self) -> float:
-        """How many times the mean cap layers get that copy what was said before; 1 gives all layers the same."""
+        """Cap of layers with induction heads, in mean caps; 1 gives all layers the same cap."""
         return 1.0
 
     @abstractmethod
     def score(self, pairs: Candidates) -> Tensor:
-        """[L, H, n], float32: pairs with the highest scores stay."""
+        """Scores [L, H, n], float32; the pairs with the highest ones stay."""
 
     def choose(self, pairs: Candidates, cap: int) -> Tensor:
         """Indices [L, H, cap], ascending, of the pairs that stay."""
@@ -64,7 +64,7 @@ class Policy(ABC):
         return topk_sorted(scores, cap)
 
     def evict(self, slot: Slot) -> None:
-        """Leave as many pairs as the cap says in each layer of a slot that has no room for another token."""
+        """Evict from each full layer group of a slot, down to the group's cap."""
         slot.retain(
             [
                 self.choose(Candidates(slot, group), group.cap)
@@ -76,21 +76,21 @@ class Policy(ABC):
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Refuse what is not an integer of at least that size."""
+    """Raise unless the value is an integer of at least `least`."""
     check_type(f"{name} must be an integer", value, int)
     if not least <= value < 2**31:
         raise InputError(f"{name} must be {least} or more, and below 2^31, not {value}")
 
 
 def check_odd(name: str, value: int) -> None:
-    """Refuse a pooling window without a middle."""
+    """Raise unless the value is an odd integer: a pooling window needs a middle."""
     check_count(name, value)
     if value % 2 == 0:
         raise InputError(f"{name} must be odd, so that a pair is in the middle of its neighbours, not {value}")
 
 
 def check_share(name: str, value: float, most: float = 1.0) -> None:
-    """Refuse what is not a number between 0 and `most`."""
+    """Raise unless the value is a number between 0 and `most`."""
     check_type(f"{name} must be a number", value, (int, float))
     if not 0 <= value <= most:
         raise InputError(f"{name} must be between 0 and {most:g}, not {value}")
