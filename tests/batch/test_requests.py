@@ -1,4 +1,4 @@
-"""Lines of batch files: what they ask for, what is refused and how, and that no line gets lost, whatever it holds."""
+"""Lines of batch files: requests, refused lines, and that no line is lost whatever it holds."""
 
 from __future__ import annotations
 
@@ -11,29 +11,36 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minseek.batch.request_jobs import split_thinking
-from minseek.batch.requests import Defaults, InvalidRequest, Request, parse_line, read_requests
+from minseek.batch.requests import InvalidRequest, Request, RequestDefaults, parse_line, read_requests
 from minseek.batch.result_file import ResultFile, ResumeState, read_resume_state
-from minseek.batch.results import Outcome, dump_record, error_record, result_record
+from minseek.batch.results import RequestResult, dump_record, error_record, result_record
 from minseek.decode import Sampling
 from minseek.errors import InputError
 from minseek.models import PLAIN, THINK
 from minseek.models.chat.prompts import render_messages
+from minseek.protocol.requests import ChatRequest, CompletionRequest
+from minseek.protocol.responses import ChatChoice, ChatMessage, CompletionChoice, Usage
+from minseek.protocol.sampling import parse_sampling
 from tests.helpers.tiny_models import make_tokenizer
 
-DEFAULTS = Defaults(Sampling(temperature=0, top_p=1), None, (), "folder/tiny.gguf")
+DEFAULTS = RequestDefaults(Sampling(temperature=0, top_p=1), None, (), "folder/tiny.gguf")
 PLAIN_LINE: dict[str, Any] = {"id": "a", "prompt": "Hello"}
 USER = [{"role": "user", "content": "Why?"}]
 CHAT: dict[str, Any] = {"messages": USER}
 
 
-def read(fields: Any, defaults: Defaults = DEFAULTS) -> Request | InvalidRequest:
+def read(fields: Any, defaults: RequestDefaults = DEFAULTS) -> Request | InvalidRequest:
     return parse_line(fields if isinstance(fields, bytes) else json.dumps(fields).encode(), 7, defaults)
 
 
-def accepted(fields: Any, defaults: Defaults = DEFAULTS) -> Request:
+def accepted(fields: Any, defaults: RequestDefaults = DEFAULTS) -> Request:
     item = read(fields, defaults)
     assert isinstance(item, Request), item
     return item
+
+
+def sampling(request: Request) -> Sampling:
+    return parse_sampling(request.body, request.defaults.sampling)
 
 
 def openai(body: Any, **changes: Any) -> dict[str, Any]:
@@ -41,13 +48,14 @@ def openai(body: Any, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_plain_line() -> None:
-    defaults = Defaults(Sampling(temperature=0.5, seed=3), 9, ("\n",), "m")
-    assert accepted(PLAIN_LINE, defaults) == Request(
-        7, "a", "plain", "Hello", (), Sampling(temperature=0.5, seed=3), 9, ("\n",), None
-    )
+    defaults = RequestDefaults(Sampling(temperature=0.5, seed=3), 9, ("\n",), "m")
+    request = accepted(PLAIN_LINE, defaults)
+    assert request == Request(7, "a", "plain", CompletionRequest(prompt="Hello"), defaults)
+    assert sampling(request) == Sampling(temperature=0.5, seed=3)
+    assert (request.max_new_tokens, request.stop, request.thinks, request.sequences) == (9, ("\n",), False, 1)
     fields = {"top_p": 0.5, "top_k": 4, "min_p": 0.1, "seed": 8, "temperature": 1, "stop": ["x", "y"]}
     own = accepted({**PLAIN_LINE, **fields, "max_tokens": 5}, defaults)
-    assert own.sampling == Sampling(temperature=1.0, top_p=0.5, top_k=4, min_p=0.1, seed=8)
+    assert sampling(own) == Sampling(temperature=1.0, top_p=0.5, top_k=4, min_p=0.1, seed=8)
     assert (own.stop, own.max_new_tokens) == (("x", "y"), 5)
 
 
@@ -59,10 +67,13 @@ def test_all_names_of_the_limit(name: str) -> None:
 
 def test_openai_lines() -> None:
     chat = accepted(openai({**CHAT, "model": "tiny", "stop": "x"}))
-    assert (chat.id, chat.form, chat.prompt, chat.messages) == ("o", "chat", None, tuple(USER))
+    assert (chat.id, chat.form) == ("o", "openai")
+    assert isinstance(chat.body, ChatRequest)
+    assert chat.body.conversation == USER
     assert chat.stop == ("x",)
     completion = accepted(openai({"prompt": "Hello"}, url="/v1/completions"))
-    assert (completion.form, completion.prompt, completion.messages) == ("completion", "Hello", ())
+    assert isinstance(completion.body, CompletionRequest)
+    assert (completion.form, completion.body.prompts) == ("openai", ["Hello"])
 
 
 def test_parts_of_text_are_joined_and_earlier_thinking_is_left_out() -> None:
@@ -72,7 +83,9 @@ def test_parts_of_text_are_joined_and_earlier_thinking_is_left_out() -> None:
         {"role": "assistant", "content": "So.", "reasoning": "Hm", "reasoning_content": "Hm", "tool_calls": None},
         {"role": "user", "content": "And?"},
     ]
-    contents = [message["content"] for message in accepted({"id": 1, "messages": messages}).messages]
+    body = accepted({"id": 1, "messages": messages}).body
+    assert isinstance(body, ChatRequest)
+    contents = [message["content"] for message in body.conversation]
     assert contents == ["Be brief.", "Why?", "So.", "And?"]
 
 
@@ -80,12 +93,14 @@ def test_parts_of_text_are_joined_and_earlier_thinking_is_left_out() -> None:
     "neutral",
     [
         *({"n": 1}, {"stream": False}, {"logprobs": False}, {"logprobs": None}, {"tools": None}, {"tools": []}),
-        *({"presence_penalty": 0}, {"frequency_penalty": 0.0}, {"user": "me"}, {"metadata": {"a": 1}}, {"foo": None}),
+        *({"presence_penalty": 0}, {"frequency_penalty": 0.0}, {"user": "me"}, {"metadata": {"a": 1}}),
         *({"response_format": {"type": "text"}}, {"temperature": None}, {"stop": None}, {"max_tokens": None}),
     ],
 )
 def test_fields_that_ask_for_nothing_are_no_reason_to_refuse(neutral: dict[str, Any]) -> None:
-    assert accepted(openai({**CHAT, **neutral})) == accepted(openai(CHAT))
+    request, bare = accepted(openai({**CHAT, **neutral})), accepted(openai(CHAT))
+    assert (sampling(request), request.stop, request.max_new_tokens) == (sampling(bare), bare.stop, None)
+    assert (request.thinks, request.sequences, request.body.num_logprobs) == (False, 1, None)
 
 
 @pytest.mark.parametrize("model", ["tiny", "tiny.gguf", "folder/tiny.gguf", "somebody/tiny"])
@@ -114,54 +129,53 @@ def test_the_model_may_be_named(model: str) -> None:
         ({"id": ["a"], "prompt": "x"}, None, "id", "not a list"),
         ({"id": "a"}, "a", "prompt", "'prompt' is missing"),
         ({"id": "a", "prompt": ""}, "a", "prompt", "empty"),
-        ({"id": "a", "prompt": ["x"]}, "a", "prompt", "not a list"),
+        ({"id": "a", "prompt": [3.5]}, "a", "prompt[0]", "not 3.5"),
         (b'{"id": "a", "prompt": "\\ud800"}', "a", "prompt", "surrogate"),
         ({**PLAIN_LINE, "messages": USER}, "a", "messages", "not both"),
         ({**PLAIN_LINE, "max_new_token": 3}, "a", "max_new_token", "'max_new_token' with the value 3"),
         ({**PLAIN_LINE, "max_tokens": 0}, "a", "max_tokens", "not 0"),
         ({**PLAIN_LINE, "max_tokens": 2.5}, "a", "max_tokens", "not 2.5"),
         ({**PLAIN_LINE, "max_tokens": True}, "a", "max_tokens", "not true"),
-        ({**PLAIN_LINE, "max_tokens": 3, "max_new_tokens": 4}, "a", "max_tokens", "max_new_tokens=4, max_tokens=3"),
+        ({**PLAIN_LINE, "max_tokens": 3, "max_new_tokens": 4}, "a", "max_new_tokens", "max_tokens=3, max_new_tokens=4"),
         ({**PLAIN_LINE, "temperature": -1}, "a", "temperature", "not -1"),
         ({**PLAIN_LINE, "temperature": "hot"}, "a", "temperature", "not 'hot'"),
-        ({**PLAIN_LINE, "temperature": 10**400}, "a", "temperature", "too large"),
-        (b'{"id": "a", "prompt": "x", "temperature": 1e999}', "a", "temperature", "not inf"),
+        ({**PLAIN_LINE, "temperature": 10**400}, "a", "temperature", "not 1000"),
+        (b'{"id": "a", "prompt": "x", "temperature": 1e999}', "a", "temperature", "not Infinity"),
         ({**PLAIN_LINE, "top_p": 0}, "a", "top_p", "not 0"),
         ({**PLAIN_LINE, "top_k": 1.5}, "a", "top_k", "not 1.5"),
         ({**PLAIN_LINE, "min_p": 2}, "a", "min_p", "not 2"),
         ({**PLAIN_LINE, "seed": 2**63}, "a", "seed", "not 9223372036854775808"),
-        ({**PLAIN_LINE, "stop": ""}, "a", "stop", "empty"),
-        ({**PLAIN_LINE, "stop": [3]}, "a", "stop", "not 3"),
+        ({**PLAIN_LINE, "stop": ""}, "a", "stop", "at least 1 character"),
+        ({**PLAIN_LINE, "stop": [3]}, "a", "stop[0]", "not 3"),
         ({**PLAIN_LINE, "model": "other"}, "a", "model", "'other'"),
         ({**PLAIN_LINE, "thinking": 3}, "a", "thinking", "not 3"),
-        ({"id": "a", "messages": []}, "a", "messages", "an empty one"),
+        ({"id": "a", "messages": []}, "a", "messages", "at least 1 item"),
         ({"id": "a", "messages": "x"}, "a", "messages", "'x'"),
-        ({"id": "a", "messages": ["x"]}, "a", "messages", "messages[0] must"),
+        ({"id": "a", "messages": ["x"]}, "a", "messages[0]", "messages[0] must"),
         ({"id": "a", "messages": [{"role": "tool", "content": "x"}]}, "a", "messages[0].role", "'tool'"),
-        ({"id": "a", "messages": [{"role": "user"}]}, "a", "messages[0].content", "not null"),
-        ({"id": "a", "messages": [{"role": "user", "content": " "}]}, "a", "messages", "empty"),
-        ({"id": "a", "messages": [{"role": "assistant", "content": "x"}]}, "a", "messages", "'assistant'"),
+        ({"id": "a", "messages": [{"role": "user"}]}, "a", "messages[0].content", "is missing"),
+        ({"id": "a", "messages": [{"role": "user", "content": " "}]}, "a", "messages[0]", "empty"),
+        ({"id": "a", "messages": [{"role": "assistant", "content": "x"}]}, "a", "messages[0]", "'assistant'"),
         ({"id": "a", "messages": [{**USER[0], "name": "x"}]}, "a", "messages[0].name", "messages[0].name"),
         (
             {"id": "a", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            *("a", "messages[0].content[0]", "'image_url'"),
+            *("a", "messages[0].content[0].type", "'image_url'"),
         ),
         (openai(CHAT, method="GET"), "o", "method", "'GET'"),
         (openai(CHAT, url="/v1/embeddings"), "o", "url", "'/v1/embeddings'"),
         (openai(CHAT, url=["x"]), "o", "url", "a list"),
         (openai("x"), "o", "body", "'x'"),
         (openai({}), "o", "messages", "missing"),
-        (openai({"prompt": "x"}), "o", "prompt", "'prompt' with the value 'x'"),
+        (openai({**CHAT, "prompt": "x"}), "o", "prompt", "'prompt' with the value 'x'"),
         (openai(CHAT, extra=1), "o", "extra", "'extra'"),
         ({"custom_id": "o", "body": CHAT}, "o", "method", "missing"),
         ({"body": CHAT}, None, "custom_id", "missing"),
-        (openai({"prompt": "x", "thinking": {}}, url="/v1/completions"), "o", "thinking", "chat/completions"),
+        (openai({"prompt": "x", "thinking": {}}, url="/v1/completions"), "o", "thinking", "not supported"),
         *(
-            (openai({**CHAT, **unknown}), "o", next(iter(unknown)), f"'{next(iter(unknown))}'")
+            (openai({**CHAT, **unknown}), "o", next(iter(unknown)), next(iter(unknown)))
             for unknown in (
-                *({"n": 2}, {"n": True}, {"stream": True}, {"logprobs": True}, {"top_logprobs": 3}),
-                *({"tools": [{}]}, {"presence_penalty": 0.5}, {"logit_bias": {"1": 2}}, {"reasoning_effort": "low"}),
-                {"response_format": {"type": "json_object"}},
+                *({"n": 9}, {"n": True}, {"stream": True}, {"logprobs": 3}, {"top_logprobs": 3}, {"foo": None}),
+                *({"tools": [{}]}, {"presence_penalty": 0.5}, {"logit_bias": {"1": 2}}, {"reasoning_effort": "huge"}),
             )
         ),
     ],
@@ -211,6 +225,13 @@ LINES = st.one_of(
 )
 
 
+def result(request: Request) -> RequestResult:
+    choice: ChatChoice | CompletionChoice = CompletionChoice(index=0, text="x", finish_reason="stop")
+    if isinstance(request.body, ChatRequest):
+        choice = ChatChoice(index=0, message=ChatMessage(content="x"), finish_reason="stop")
+    return RequestResult([choice], Usage.of(1, 1))
+
+
 @settings(max_examples=300, deadline=None)
 @given(lines=st.lists(LINES, max_size=8))
 @example(lines=[b'{"id": "\\ud800", "prompt": "x"}', b'{"\\ud800": 1, "id": 2}', b"\x00", b"\xc2\x85"])
@@ -220,8 +241,7 @@ def test_every_line_that_is_not_blank_is_accounted_for_once(lines: list[bytes]) 
     ids = [item.id for item in items if item.id is not None and getattr(item, "code", "") != "duplicate_id"]
     assert len(ids) == len(set(ids))
     for item in items:
-        outcome = Outcome("x", "stop", 1, 1)
-        record = error_record(item) if isinstance(item, InvalidRequest) else result_record(item, outcome, "m")
+        record = error_record(item) if isinstance(item, InvalidRequest) else result_record(item, result(item), "m")
         written = dump_record(record)
         assert written.count(b"\n") == 1
         assert len(written.decode().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""`minseek batch` and `minseek plan`: what is written and when, what is refused, and what a stopped run leaves."""
+"""`minseek batch` and `minseek plan`: results and their order, refused requests, and stopped runs."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ import minseek
 from minseek.batch.request_file import RequestFile
 from minseek.cli import main
 from minseek.engine import Engine
+from minseek.protocol.chat_stream import CleanText
 from tests.helpers.tiny_models import save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,6 +99,21 @@ def interrupted_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(Engine, "run", run)
 
 
+def usage(prompt: int, completion: int, reasoning: int = 0) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+
+
+def clean(answer: str) -> str:
+    """An answer without think tags and surrounding space, as every response has it."""
+    return CleanText(("<think>", "</think>")).push(answer, last=True)
+
+
 # What is written
 
 
@@ -112,7 +128,7 @@ def test_results_equal_generate(batch: Batch, tiny: minseek.Model) -> None:
             "id": line["id"],
             "text": one.text,
             "finish_reason": one.finish_reason,
-            "usage": {"prompt_tokens": one.stats.prompt_tokens, "completion_tokens": one.stats.new_tokens},
+            "usage": usage(one.stats.prompt_tokens, one.stats.new_tokens),
         }
         for line, one in zip(lines, wanted, strict=True)
     }
@@ -177,7 +193,8 @@ def test_chat_completions(batch: Batch, tiny: minseek.Model) -> None:
     created = body.pop("created")
     assert abs(created - time.time()) < 60
     message = {"role": "assistant", "content": answer.strip()}
-    message |= {"reasoning_content": reasoning.strip(), "reasoning": reasoning.strip()}
+    message |= {"reasoning_content": reasoning.strip(), "reasoning": reasoning.strip(), "refusal": None}
+    choice = {"index": 0, "finish_reason": one.finish_reason, "logprobs": None, "message": message, "minseek": None}
     closed = one.tokens.index(258) + 1  # the tag is one token
     assert record == {
         "id": "batch_req_1",
@@ -188,14 +205,10 @@ def test_chat_completions(batch: Batch, tiny: minseek.Model) -> None:
     assert body == {
         "id": "chatcmpl-1",
         "object": "chat.completion",
-        "model": tiny.name,
-        "choices": [{"index": 0, "finish_reason": one.finish_reason, "logprobs": None, "message": message}],
-        "usage": {
-            "prompt_tokens": one.stats.prompt_tokens,
-            "completion_tokens": 20,
-            "total_tokens": one.stats.prompt_tokens + 20,
-            "completion_tokens_details": {"reasoning_tokens": closed},
-        },
+        "model": Path(tiny.name).name,
+        "choices": [choice],
+        "usage": usage(one.stats.prompt_tokens, 20, closed),
+        "minseek": None,
     }
 
 
@@ -206,7 +219,7 @@ def test_text_completions(batch: Batch, tiny: minseek.Model) -> None:
     body = record["response"]["body"]
     assert body["object"] == "text_completion"
     assert body["choices"] == [{"index": 0, "finish_reason": "length", "logprobs": None, "text": one.text}]
-    assert body["usage"] == {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
+    assert body["usage"] == usage(5, 4)
 
 
 @pytest.mark.parametrize(
@@ -237,8 +250,11 @@ def test_thinking_equals_reason(
     ran = batch([{"id": "t", "prompt": "Why?", **fields}, chat("c", **fields), *plain(2)], "--cap", "300")
     records = {record.get("custom_id", record["id"]): record for record in ran.records}
     ours, openai = records["t"], records["c"]["response"]["body"]
-    assert ours["text"] == openai["choices"][0]["message"]["content"] == result.answer
-    assert ours["thoughts"] == [{"index": t.index, "tokens": t.length, "kept": t.kept} for t in result.thoughts]
+    assert ours["text"] == openai["choices"][0]["message"]["content"] == clean(result.answer)
+    assert ours["thoughts"] == openai["minseek"]["thoughts"] == openai["choices"][0]["minseek"]["thoughts"]
+    for told, thought in zip(ours["thoughts"], result.thoughts, strict=True):
+        wanted = (thought.index, thought.length, thought.kept, thought.ended_by, thought.text)
+        assert (told["index"], told["tokens"], told["kept"], told["ended_by"], told["text"]) == wanted
     assert ours["usage"]["prompt_tokens"] == result.stats.prompt_tokens
     assert ours["usage"]["completion_tokens"] == result.stats.tokens <= 80
     for thought in result.thoughts:
@@ -259,7 +275,7 @@ def test_thinking_that_votes_equals_reason(batch: Batch, tiny: minseek.Model) ->
     )
     fields = {"temperature": 1, "seed": 0, "thinking": thinking}
     (record,) = batch([{"id": "t", "prompt": "Why?", **fields}], "--cap", "300").records
-    assert record["text"] == result.answer
+    assert record["text"] == clean(result.answer)
     assert record["usage"]["completion_tokens"] == result.stats.tokens > result.stats.thinking_tokens + 5
 
 
@@ -281,24 +297,24 @@ def test_a_thinking_request_without_a_limit_thinks_as_long_as_its_slot_allows(ba
         ({"thinking": {"strategy": ["x"]}}, "thinking.strategy", "a list"),
         ({"thinking": {"effort": 1}}, "thinking.effort", "'thinking.effort'"),
         ({"thinking": {"thoughts": "many"}}, "thinking.thoughts", "'many'"),
-        ({"thinking": {"thoughts": -1}}, "thinking", "not -1"),
+        ({"thinking": {"thoughts": -1}}, "thinking.thoughts", "not -1"),
         ({"thinking": {"keep": 0}}, "thinking.keep", "not 0"),
-        ({"thinking": {"rule": "best"}}, "thinking", "'best'"),
+        ({"thinking": {"rule": "best"}}, "thinking.rule", "'best'"),
         ({"thinking": {"rule": 3}}, "thinking.rule", "not 3"),
         ({"thinking": {"strategy": "standard", "keep": 2}}, "thinking.keep", "no effect"),
         ({"thinking": {"strategy": "standard", "vote": True}}, "thinking.vote", "no effect"),
         ({"thinking": {"vote": "yes"}}, "thinking.vote", "'yes'"),
-        ({"thinking": {"stop_when_stable": 1}}, "thinking", "not 1"),
-        ({"thinking": {"stop_when_stable": 2}, "max_tokens": 80}, "thinking.stop_when_stable", "budget_tokens"),
-        ({"thinking": {"budget_tokens": 30}, "max_tokens": 30}, "thinking", "30 and 0"),
-        ({"thinking": {"budget_tokens": 20, "answer_tokens": 20}, "max_tokens": 30}, "thinking", "20 and 20"),
+        ({"thinking": {"stop_when_stable": 1}}, "thinking.stop_when_stable", "not 1"),
+        ({"thinking": {"stop_when_stable": 2}, "max_tokens": 10}, "thinking", "11 answers, one after each thought"),
+        ({"thinking": {"vote": True, "thoughts": "unbounded"}}, "thinking.thoughts", "a number of thoughts"),
+        ({"thinking": {"budget_tokens": 30}, "reasoning_effort": "none"}, "reasoning_effort", "leave one out"),
         ({"thinking": {"min_thought_tokens": 9, "max_thought_tokens": 8}}, "thinking", "9 and 8"),
-        ({"thinking": {}, "prompt": "x" * 400}, None, "a slot holds 228 tokens"),
+        ({"thinking": {}, "prompt": "x" * 400}, "prompt", "and a slot holds 228, of which thinking and answer need"),
         ({"prompt": "x" * 100}, "prompt", "the prompt of 100 tokens and 256 new ones do not fit into a slot of 228"),
         ({"max_tokens": 10**30}, "prompt", "1000000000000000000000000000000 new ones do not fit"),
     ],
 )
-def test_a_request_that_cannot_be_honoured_is_an_error_record(
+def test_a_request_that_is_not_supported_is_an_error_record(
     batch: Batch, fields: dict[str, Any], param: str | None, said: str
 ) -> None:
     wrong = {"id": "w", "prompt": "Why?", **fields}
@@ -324,12 +340,15 @@ def test_thinking_takes_a_question_or_a_conversation(batch: Batch, tiny: minseek
     several = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     system = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
     ends = [*several, {"role": "assistant", "content": "x"}]
-    lines = [chat("o", messages=several, thinking={}), chat("s", messages=system, thinking={"thoughts": 0})]
+    lines = [
+        chat("o", messages=several, thinking={"strategy": "min-seek"}),
+        chat("s", messages=system, thinking={"thoughts": 0}),
+    ]
     ran = batch([*lines, chat("e", messages=ends, thinking={})], "--max-new-tokens", "40", "--temperature", "0")
     records = {record["custom_id"]: record for record in ran.records}
     limits = minseek.Limits(total_tokens=40, answer_tokens=40)
     result = minseek.reason(tiny, several, sampling=minseek.Sampling(temperature=0), limits=limits)
-    assert records["o"]["response"]["body"]["choices"][0]["message"]["content"] == result.answer
+    assert records["o"]["response"]["body"]["choices"][0]["message"]["content"] == clean(result.answer)
     assert records["s"]["response"]["body"]["usage"]["prompt_tokens"] == len("s:s\nu:q\na:") + 2
     assert "user" in records["e"]["error"]["message"]
     ran = batch([{"id": 1, "prompt": " ", "thinking": {}}], "--overwrite")

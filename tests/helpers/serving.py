@@ -14,10 +14,10 @@ import openai
 
 import minseek
 from minseek.serve.app import create_app
-from minseek.serve.plan import plan_slots
 from minseek.serve.server import Server, bind, listen
+from minseek.serve.server_settings import ServerSettings
 from minseek.serve.service import Service
-from minseek.serve.settings import Settings
+from minseek.serve.slot_plan import plan_slots
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Running:
 @contextmanager
 def serving(
     model: minseek.Model,
-    settings: Settings | None = None,
+    settings: ServerSettings | None = None,
     *,
     slots: int = 4,
     slot_tokens: int = 512,

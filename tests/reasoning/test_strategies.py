@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from minseek import BudgetForcing, InputError, Limits, MinSeek, Standard, Strategy, Thought
 from minseek.cli import main
+from minseek.protocol.requests import Thinking
 from minseek.reasoning.events import Ending
 from minseek.reasoning.strategies import KeepRule
-from minseek.serve.bodies import Thinking
 
 CUT_OFF = ["thinking-budget", "context", "kv-budget"]
 FINISHED = ["closed", "max-thought-tokens"]

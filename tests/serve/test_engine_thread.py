@@ -18,7 +18,7 @@ from torch import Tensor
 
 import minseek
 from minseek.reasoning.thinking_job import ThinkingJob
-from minseek.serve.settings import Settings
+from minseek.serve.server_settings import ServerSettings
 from tests.helpers.serving import Running, serving, wait_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,10 +66,14 @@ def send_raw(running: Running, fields: dict[str, Any]) -> socket.socket:
 
 
 def test_a_full_queue_is_a_429_that_says_when_to_try_again(tiny: minseek.Model, gate: Gate) -> None:
-    with serving(tiny, Settings(queue=2), slots=1) as running, ThreadPoolExecutor(3) as pool, running.http() as http:
+    with (
+        serving(tiny, ServerSettings(queue=2), slots=1) as running,
+        ThreadPoolExecutor(3) as pool,
+        running.http() as http,
+    ):
         alone = content(http.post(CHAT, json=body()))
         gate.open.clear()
-        worker = running.service.worker
+        worker = running.service.engine_thread
         asked = [pool.submit(http.post, CHAT, json=body()) for _ in range(3)]
         wait_for(lambda: (len(worker.running), worker.waiting) == (1, 2))
         assert running.metric("minseek_queue_length") == 2
@@ -91,10 +95,14 @@ def test_a_full_queue_is_a_429_that_says_when_to_try_again(tiny: minseek.Model, 
 
 
 def test_a_429_says_how_many_choices_the_queue_takes(tiny: minseek.Model, gate: Gate) -> None:
-    with serving(tiny, Settings(queue=1), slots=3) as running, ThreadPoolExecutor(1) as pool, running.http() as http:
+    with (
+        serving(tiny, ServerSettings(queue=1), slots=3) as running,
+        ThreadPoolExecutor(1) as pool,
+        running.http() as http,
+    ):
         gate.open.clear()
         first = pool.submit(http.post, CHAT, json=body())
-        wait_for(lambda: len(running.service.worker.running) == 1)
+        wait_for(lambda: len(running.service.engine_thread.running) == 1)
         full = http.post(CHAT, json=body(n=4))
         assert full.status_code == 429
         told = "the request has 4 choices, and the queue takes 3 now: send fewer, or try again in "
@@ -110,7 +118,7 @@ def test_a_client_that_goes_frees_its_slot_at_once(tiny: minseek.Model, gate: Ga
         gate.open.clear()
         fields = body(stream=stream, thinking={"thoughts": "unbounded"}, max_completion_tokens=30_000)
         raw, waits = send_raw(running, fields), send_raw(running, fields)
-        worker = running.service.worker
+        worker = running.service.engine_thread
         wait_for(lambda: (len(worker.running), worker.waiting) == (1, 1))
         raw.close()
         waits.close()
@@ -118,7 +126,7 @@ def test_a_client_that_goes_frees_its_slot_at_once(tiny: minseek.Model, gate: Ga
         gate.open.set()
         wait_for(lambda: worker.busy == 0, seconds=1)
         assert running.metric("minseek_slots_used") == 0
-        assert running.service.worker.engine.free == 1
+        assert running.service.engine_thread.engine.free == 1
         assert content(http.post(CHAT, json=body("other"))) == alone
 
 
@@ -129,9 +137,9 @@ def test_a_stream_that_is_dropped_in_the_middle(tiny: minseek.Model) -> None:
         given = b""
         while given.count(b"data: ") < 5:
             given += raw.recv(4096)
-        assert running.service.worker.busy == 1
+        assert running.service.engine_thread.busy == 1
         raw.close()
-        wait_for(lambda: running.service.worker.busy == 0, seconds=1)
+        wait_for(lambda: running.service.engine_thread.busy == 0, seconds=1)
 
 
 def test_a_job_that_fails_harms_no_other(
@@ -165,7 +173,7 @@ def test_a_job_that_fails_harms_no_other(
             assert "hidden" not in response.text
         assert "ValueError" in caplog.text
         assert "hidden" not in caplog.text
-        assert running.service.worker.state == "ok"
+        assert running.service.engine_thread.state == "ok"
 
 
 def test_a_pass_that_fails_ends_its_jobs_and_not_the_server(
@@ -180,8 +188,8 @@ def test_a_pass_that_fails_ends_its_jobs_and_not_the_server(
 
             patched.setattr(type(tiny), "forward_batch", fail)
             assert http.post(CHAT, json=body()).status_code == 500
-        wait_for(lambda: running.service.worker.busy == 0)
-        assert running.service.worker.engine.free == 4
+        wait_for(lambda: running.service.engine_thread.busy == 0)
+        assert running.service.engine_thread.engine.free == 4
         assert content(http.post(CHAT, json=body())) == alone
         assert http.get("/health").json() == {"status": "ok"}
 
@@ -192,9 +200,9 @@ def test_a_worker_that_has_failed_is_not_one_that_stops(tiny: minseek.Model, mon
         def fail(*_: object) -> None:
             raise RuntimeError
 
-        monkeypatch.setattr(type(running.service.worker), "_pass", fail)
+        monkeypatch.setattr(type(running.service.engine_thread), "_pass", fail)
         assert http.post(CHAT, json=body()).status_code == 503
-        wait_for(lambda: running.service.worker.state == "failed")
+        wait_for(lambda: running.service.engine_thread.state == "failed")
         for _ in range(2):
             later = http.post(CHAT, json=body())
             assert (later.status_code, later.json()["error"]["code"]) == (503, "unavailable")
@@ -212,7 +220,7 @@ def test_idle_costs_nothing(tiny: minseek.Model) -> None:
 
 def stopping(running: Running, while_it_stops: Callable[[], None]) -> None:
     running.server.should_exit = True
-    wait_for(lambda: running.service.worker.state == "stopping")
+    wait_for(lambda: running.service.engine_thread.state == "stopping")
     while_it_stops()
 
 
@@ -221,7 +229,7 @@ def test_stopping_finishes_what_runs_and_refuses_what_is_new(tiny: minseek.Model
         alone = content(http.post(CHAT, json=body()))
         gate.open.clear()
         asked = [pool.submit(httpx2.post, running.url + CHAT, json=body(), timeout=60) for _ in range(2)]
-        wait_for(lambda: running.service.worker.busy == 2)
+        wait_for(lambda: running.service.engine_thread.busy == 2)
 
         def refuse() -> None:
             assert httpx2.get(running.url + "/health").status_code == 503
@@ -240,7 +248,7 @@ def test_stopping_ends_cleanly_what_does_not_finish_in_time(tiny: minseek.Model)
             pool.submit(httpx2.post, running.url + CHAT, json={**endless, "stream": stream}, timeout=60)
             for stream in (False, True, False)
         ]
-        wait_for(lambda: running.service.worker.busy == 3)
+        wait_for(lambda: running.service.engine_thread.busy == 3)
         running.server.should_exit = True
         whole, stream, waiting = (one.result() for one in asked)
     for response in (whole, waiting):
@@ -253,7 +261,7 @@ def test_the_log_has_no_prompts_unless_asked(tiny: minseek.Model, caplog: pytest
     caplog.set_level(logging.INFO, "minseek.serve")
     for asked in (False, True):
         caplog.clear()
-        with serving(tiny, Settings(log_prompts=asked)) as running, running.http() as http:
+        with serving(tiny, ServerSettings(log_prompts=asked)) as running, running.http() as http:
             http.post(CHAT + "?q=hidden", json=body("marked words"))
             http.post(CHAT, json=body("marked words", temperature=9))
             http.post("/v1/completions", json={"prompt": "marked words", "max_tokens": 2})

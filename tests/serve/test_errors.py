@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 import minseek
-from minseek.serve.settings import Settings
+from minseek.serve.server_settings import ServerSettings
 from tests.helpers.serving import Running, serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -21,7 +21,7 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def running(tiny: minseek.Model) -> Iterator[Running]:
-    with serving(tiny, Settings(max_body_bytes=20_000)) as server:
+    with serving(tiny, ServerSettings(max_body_bytes=20_000)) as server:
         yield server
 
 
@@ -48,8 +48,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
     ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "not 'tool'"),
     ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "messages[0].name", "not supported"),
-    ({"messages": [{"role": "user", "content": "  "}]}, "messages[0]", "not empty"),
-    ({"messages": [{"role": "assistant", "content": "a"}]}, "messages[0]", "the user's"),
+    ({"messages": [{"role": "user", "content": "  "}]}, "messages[0]", "is empty"),
+    ({"messages": [{"role": "assistant", "content": "a"}]}, "messages[0]", "must be the user's"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type", "'text'"),
     ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "surrogate"),
     ({"temperature": "1"}, "temperature", "a valid number, not '1'"),
@@ -113,7 +113,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(
     ("fields", "param", "told"), WRONG, ids=[f"{param}-{n}" for n, (_, param, _) in enumerate(WRONG)]
 )
-def test_fields_that_cannot_be_honoured_are_named(
+def test_fields_that_are_not_supported_are_named(
     http: httpx2.Client, fields: dict[str, Any], param: str, told: str
 ) -> None:
     wrong = error(
@@ -241,7 +241,7 @@ def test_methods_and_models_that_are_not_there(http: httpx2.Client) -> None:
 
 
 def test_the_key_is_needed_for_all_but_health_and_page(tiny: minseek.Model) -> None:
-    with serving(tiny, Settings(api_key="secret")) as running, running.http() as http:
+    with serving(tiny, ServerSettings(api_key="secret")) as running, running.http() as http:
         for path in ("/v1/models", "/metrics", "/openapi.json", "/v1/nothing", "/health/", "/page.js/x"):
             for given in (
                 {},
@@ -264,7 +264,7 @@ def test_the_key_is_needed_for_all_but_health_and_page(tiny: minseek.Model) -> N
 
 def test_only_the_names_of_the_server_are_answered(tiny: minseek.Model) -> None:
     """A page elsewhere whose name leads here (DNS rebinding) still sends that name."""
-    with serving(tiny, Settings(hosts=("localhost", "127.0.0.1", "::1"))) as running, running.http() as http:
+    with serving(tiny, ServerSettings(hosts=("localhost", "127.0.0.1", "::1"))) as running, running.http() as http:
         for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]", "[::1]:80"):
             assert http.get("/health", headers={"Host": host}).status_code == 200
         for host in ("evil.org", "evil.org:8000", "localhost.evil.org", "127.0.0.1.evil.org", "", "[::2]"):
@@ -272,7 +272,7 @@ def test_only_the_names_of_the_server_are_answered(tiny: minseek.Model) -> None:
 
 
 def test_pages_of_named_origins_may_use_it(tiny: minseek.Model) -> None:
-    with serving(tiny, Settings(cors_origins=("https://a.org",), api_key="k")) as running, running.http() as http:
+    with serving(tiny, ServerSettings(cors_origins=("https://a.org",), api_key="k")) as running, running.http() as http:
         asking = {
             "Access-Control-Request-Method": "POST",
             "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",

@@ -6,7 +6,7 @@ import pytest
 
 import minseek
 from minseek.decode import TokenLogprob
-from minseek.serve.tokens import chat_logprobs, completion_logprobs
+from minseek.protocol.logprobs import chat_logprobs, completion_logprobs
 
 
 def test_tokens_are_told_with_their_space(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:

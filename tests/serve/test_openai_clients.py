@@ -275,7 +275,7 @@ def test_errors_have_the_types_that_the_client_knows(running: Running, client: o
     with pytest.raises(openai.BadRequestError, match="temperature must be") as wrong:
         ask(client, "hi", temperature=3)
     assert wrong.value.param == "temperature"
-    with pytest.raises(openai.BadRequestError, match=r"take 1\d\d\d tokens, and a slot holds 512") as long:
+    with pytest.raises(openai.BadRequestError, match=r"takes 1\d\d\d tokens, and a slot holds 512") as long:
         ask(client, "word " * 300)
     assert long.value.code == "context_length_exceeded"
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}

@@ -16,7 +16,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 import minseek
-from minseek.serve.settings import Settings
+from minseek.serve.server_settings import ServerSettings
 from tests.helpers.serving import Running, serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,7 +34,7 @@ QUIET = settings(
 
 @pytest.fixture(scope="module")
 def running(tiny: minseek.Model) -> Iterator[Running]:
-    with serving(tiny, Settings(api_key=KEY, max_completion_tokens=24, max_body_bytes=100_000)) as server:
+    with serving(tiny, ServerSettings(api_key=KEY, max_completion_tokens=24, max_body_bytes=100_000)) as server:
         yield server
 
 
@@ -47,8 +47,8 @@ def test_nothing_comes_back_that_is_not_described(running: Running, tmp_path: Pa
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "6 selected / 6 total" in done.stdout
-    assert running.service.worker.state == "ok"
-    assert running.service.worker.busy == 0
+    assert running.service.engine_thread.state == "ok"
+    assert running.service.engine_thread.busy == 0
 
 
 def test_what_fits_the_description_is_answered_or_a_field_is_named(running: Running) -> None:

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 import minseek
 from minseek.engine import FinishedJob
-from minseek.serve.settings import Settings
+from minseek.serve.server_settings import ServerSettings
 from tests.helpers.serving import Running, serving, wait_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -176,7 +176,7 @@ def test_a_box_is_marked_and_nothing_is_taken_for_html(page: Page) -> None:
 @pytest.fixture
 def slowly(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that takes its time, as larger ones do: what is to be stopped must still run."""
-    engine = running.service.worker.engine
+    engine = running.service.engine_thread.engine
     step = engine.step
 
     def slow_step() -> list[FinishedJob]:
@@ -219,7 +219,7 @@ def test_an_error_of_the_server_is_shown(browser: Browser, running: Running) -> 
 
 
 def test_the_key_is_asked_for_and_kept_for_the_tab_alone(browser: Browser, tiny: minseek.Model) -> None:
-    with serving(tiny, Settings(api_key="open sesame"), slots=1) as locked:
+    with serving(tiny, ServerSettings(api_key="open sesame"), slots=1) as locked:
         page = browser.new_page()
         page.goto(locked.url)
         expect(page.get_by_role("alert")).to_contain_text("API key")

@@ -12,12 +12,13 @@ import pytest
 
 import minseek
 from minseek import BudgetForcing, InputError, MinSeek, Standard
+from minseek.protocol.chat_stream import CleanText
+from minseek.protocol.efforts import EFFORTS, Effort
+from minseek.protocol.requests import ChatRequest
+from minseek.protocol.thinking import ThinkingDefaults, parse_thinking
 from minseek.serve.app import create_app
-from minseek.serve.bodies import ChatRequest
-from minseek.serve.chat_stream import CleanText
-from minseek.serve.plan import plan_slots
-from minseek.serve.settings import Settings
-from minseek.serve.thinking import EFFORTS, Defaults, Effort, thinking_of
+from minseek.serve.server_settings import ServerSettings
+from minseek.serve.slot_plan import plan_slots
 from tests.helpers.serving import Running, serving
 from tests.helpers.tiny_models import save
 
@@ -146,8 +147,8 @@ def test_answers_that_are_only_compared_count_as_well(http: httpx2.Client, field
     ],
 )
 def test_what_the_fields_mean(fields: dict[str, Any], strategy: Any, budget: int) -> None:
-    defaults = Defaults(EFFORTS["low"], slot_tokens=512, most_tokens=4000)
-    got, limits = thinking_of(ChatRequest(**body(), **fields), defaults)
+    defaults = ThinkingDefaults(EFFORTS["low"], slot_tokens=512, max_tokens=4000)
+    got, limits = parse_thinking(ChatRequest(**body(), **fields), defaults)
     assert (got, limits.max_thinking_tokens) == (strategy, budget)
     assert limits.max_answer_tokens(budget) == 4000 - budget
 
@@ -163,18 +164,18 @@ def test_what_the_fields_mean(fields: dict[str, Any], strategy: Any, budget: int
     ],
 )
 def test_what_turns_thinking_on_where_the_default_is_none(fields: dict[str, Any], strategy: Any, budget: int) -> None:
-    defaults = Defaults(EFFORTS["none"], slot_tokens=512, most_tokens=4000)
-    got, limits = thinking_of(ChatRequest(**body(), **fields), defaults)
+    defaults = ThinkingDefaults(EFFORTS["none"], slot_tokens=512, max_tokens=4000)
+    got, limits = parse_thinking(ChatRequest(**body(), **fields), defaults)
     assert (got, limits.max_thinking_tokens) == (strategy, budget)
 
 
 def test_enabled_keeps_the_servers_own_strategy() -> None:
-    defaults = Defaults(Effort(MinSeek(4)), slot_tokens=512, most_tokens=4000)
-    assert thinking_of(ChatRequest(**body(), thinking={"type": "enabled"}), defaults)[0] == MinSeek(4)
+    defaults = ThinkingDefaults(Effort(MinSeek(4)), slot_tokens=512, max_tokens=4000)
+    assert parse_thinking(ChatRequest(**body(), thinking={"type": "enabled"}), defaults)[0] == MinSeek(4)
 
 
 def test_the_servers_bound_holds_without_a_requests(tiny: minseek.Model) -> None:
-    settings = Settings(max_completion_tokens=24, strategy=MinSeek(None))
+    settings = ServerSettings(max_completion_tokens=24, strategy=MinSeek(None))
     with serving(tiny, settings) as running, running.http() as http:
         for fields in ({}, {"max_completion_tokens": 10_000}):
             got = ask(http, **fields)
@@ -382,14 +383,17 @@ def test_a_budget_becomes_slots(tiny: minseek.Model) -> None:
 @pytest.mark.parametrize("wrong", [{"queue": -1}, {"max_completion_tokens": 0}, {"max_body_bytes": 0}, {"api_key": ""}])
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
-        Settings(**wrong)
+        ServerSettings(**wrong)
 
 
 def test_a_default_strategy_that_no_chat_has_room_for_is_refused(tiny: minseek.Model) -> None:
     plan = plan_slots(tiny, slots=1, slot_tokens=64)
     with pytest.raises(InputError, match=r"needs at least \d+ tokens, and a slot holds 64"):
-        create_app(tiny, plan, Settings(strategy=BudgetForcing(64)))
-    with serving(tiny, Settings(strategy=BudgetForcing(8)), slots=1, slot_tokens=64) as running, running.http() as http:
+        create_app(tiny, plan, ServerSettings(strategy=BudgetForcing(64)))
+    with (
+        serving(tiny, ServerSettings(strategy=BudgetForcing(8)), slots=1, slot_tokens=64) as running,
+        running.http() as http,
+    ):
         assert ask(http, text="a", max_completion_tokens=20)["usage"]["completion_tokens"] > 0
 
 

@@ -1,4 +1,4 @@
-"""The lines of a batch file, which are read more than once."""
+"""Request files, whose lines are read more than once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from minseek.errors import InputError
 
 
 class RequestFile:
-    """A file of lines, never held as a whole; what cannot be read twice (a pipe) is put into a temporary file.
+    """A file of lines, never held in memory as a whole; a pipe is copied into a temporary file.
 
     Parameters
     ----------
     path : str
-        "-" is standard input.
+        Path of the file; "-" is standard input.
     """
 
     def __init__(self, path: str) -> None:
@@ -36,7 +36,7 @@ class RequestFile:
             raise InputError(f"{self.name} cannot be read: {error.strerror or error}") from None
 
     def lines(self) -> Iterator[bytes]:
-        """All lines from the first one on."""
+        """Yield all lines, from the first one on."""
         self._file.seek(0)
         yield from self._file
 

@@ -1,179 +1,245 @@
-"""From a request to the job that the engine runs, and back to what came of it."""
+"""Jobs of the engine for the requests of a batch file."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from minseek.batch.requests import DEFAULT_NEW_TOKENS, InvalidRequest, Request
-from minseek.batch.result_file import ResumeState
-from minseek.batch.results import Outcome
+from minseek.batch.results import RequestResult
 from minseek.cache import KVCache, Slot
-from minseek.engine.generation import Generation, Job
-from minseek.engine.plan import BatchPlan
+from minseek.decode import TokenLogprob
+from minseek.engine import BatchPlan, Generation, Job
 from minseek.errors import InputError
 from minseek.models import Model, ThinkingFormat
 from minseek.models.chat.prompts import encode_prompt, render_messages
 from minseek.models.chat.thinking_format import is_open
+from minseek.protocol.chat_stream import ChatStream
+from minseek.protocol.choices import chat_choice, completion_choice, run_choice, run_usage
+from minseek.protocol.completion_stream import CompletionStream
+from minseek.protocol.efforts import default_effort
+from minseek.protocol.fields import FieldError
+from minseek.protocol.jobs import encode_prompt_text, make_thinking_job
+from minseek.protocol.requests import ChatRequest
+from minseek.protocol.responses import ChatChoice, CompletionChoice, FinishReason, Usage
+from minseek.protocol.sampling import parse_sampling
+from minseek.protocol.thinking import MAX_COMPLETION_TOKENS, ThinkingDefaults, parse_thinking
+from minseek.reasoning import Event
 
 
-class RequestJob:
-    """A request in a slot: an error in it ends it alone, not the run.
+class RequestJob(ABC):
+    """One choice of a request in a slot; an error in it fails its request, not the run.
 
-    Parameters
+    Attributes
     ----------
-    job : Job
-        What the engine runs.
-    outcome : callable
-        What came of the job, once it has finished.
+    run : RequestRun
+        The request with all of its choices.
     """
 
-    def __init__(self, request: Request, job: Job, outcome: Callable[[], Outcome]) -> None:
-        self.request, self._job, self._outcome = request, job, outcome
-        self.evicts = job.evicts
-        self._refusal: InvalidRequest | None = None
+    run: RequestRun
+
+    def __init__(self, job: Job) -> None:
+        self._job, self.evicts = job, job.evicts
 
     def start(self, slot: Slot) -> Sequence[int]:
-        """The job's first tokens."""
+        """Start the job."""
         tokens = self._job.start(slot)
         self.cache: KVCache = self._job.cache
         return tokens
 
     def next_tokens(self, logits: Tensor) -> Sequence[int]:
-        """The job's next tokens."""
+        """Return the job's next tokens; none after an error."""
         try:
             return self._job.next_tokens(logits)
-        except InputError as error:  # such as logits that are no numbers
-            self._refusal = self.request.reject(str(error), code="model_error")
+        except InputError as error:  # such as logits that are not finite
+            self.run.error = self.run.request.reject(str(error), code="model_error")
             return ()
 
-    def outcome(self) -> Outcome | InvalidRequest:
-        """What came of it."""
-        return self._refusal or self._outcome()
+    @abstractmethod
+    def choice(self, index: int) -> ChatChoice | CompletionChoice:
+        """Build the choice once the job has finished."""
 
 
-Think = Callable[[Model, BatchPlan, Request], RequestJob]
-"""Makes the attempt of a request that asks for a strategy; raises InputError where that is impossible."""
+class RequestRun:
+    """A request whose choices run in slots.
 
-
-@dataclass(frozen=True)
-class FileSummary:
-    """What a file asks for.
+    Parameters
+    ----------
+    request : Request
+    jobs : sequence of RequestJob
+        One for each choice, all of one kind.
 
     Attributes
     ----------
-    lines : int
-        Requests, refused ones included, whether or not they have a result.
-    requests : int
-        That can be run, whether or not they have been.
-    left : int
-        Lines that have no result yet, refused ones included.
-    to_run : int
-        Those of them that are not refused.
-    longest : int or None
-        Tokens of the longest one, prompt and output together; None where it was not asked for.
+    error : InvalidRequest or None
+        Error in one of the choices.
     """
 
-    lines: int
-    requests: int
-    left: int
-    to_run: int
-    longest: int | None
+    def __init__(self, request: Request, jobs: Sequence[RequestJob]) -> None:
+        self.request, self.jobs = request, jobs
+        self.error: InvalidRequest | None = None
+        self._left = len(jobs)
+        for job in jobs:
+            job.run = self
+
+    def finish(self) -> bool:
+        """Count a finished job; return True after the last one."""
+        self._left -= 1
+        return self._left == 0
+
+    def result(self) -> RequestResult | InvalidRequest:
+        """Return the result or the error, once all jobs have finished."""
+        if self.error is not None:
+            return self.error
+        choices = [job.choice(index) for index, job in enumerate(self.jobs)]
+        thinking = [job.stream for job in self.jobs if isinstance(job, _ThinkingChoice)]
+        if thinking:
+            return RequestResult(choices, run_usage(thinking))
+        generated = [job for job in self.jobs if isinstance(job, _GenerationChoice)]
+        prompts = generated[:: self.request.body.choices]
+        usage = Usage.of(
+            sum(len(job.generation.prompt) for job in prompts),
+            sum(len(job.generation.tokens) for job in generated),
+            sum(job.reasoning_tokens for job in generated),
+        )
+        return RequestResult(choices, usage)
 
 
-def scan_requests(
-    model: Model, items: Iterable[Request | InvalidRequest], earlier: ResumeState, *, lengths: bool
-) -> FileSummary:
-    """Count the requests of a file and, with `lengths`, find the longest.
+class _ThinkingChoice(RequestJob):
+    """A choice with a strategy."""
 
-    Requests that have a result count as well: a run that goes on must come to the plan of the run before it.
-    """
-    lines = requests = left = to_run = longest = 0
-    for item in items:
-        lines += 1
-        missing = not earlier.has(item)
-        left += missing
-        if isinstance(item, InvalidRequest):
-            continue
-        requests += 1
-        to_run += missing
-        if lengths:
-            try:
-                longest = max(longest, _length(model, item))
-            except InputError:
-                continue  # it is refused when its turn comes
-    return FileSummary(lines, requests, left, to_run, (longest or None) if lengths else None)
+    def __init__(self, model: Model, plan: BatchPlan, request: Request, choice: int) -> None:
+        body = request.body
+        assert isinstance(body, ChatRequest), "only chats think"
+        self._model, self._logprobs = model, bool(body.logprobs)
+        self._events: list[Event] = []
+        self.stream = ChatStream(model.thinking, model.token_bytes())
+        effort = default_effort(bool(model.thinking.open))
+        limit = request.max_new_tokens or MAX_COMPLETION_TOKENS
+        strategy, limits = parse_thinking(body, ThinkingDefaults(effort, plan.slot.capacity, limit))
+        super().__init__(
+            make_thinking_job(
+                model,
+                plan,
+                body,
+                strategy=strategy,
+                limits=limits,
+                sampling=parse_sampling(body, request.defaults.sampling, choice),
+                stop=request.stop,
+                on_event=self._events.append,
+            )
+        )
+
+    def choice(self, index: int) -> ChatChoice:
+        deltas = list(self.stream.deltas(self._events))
+        return run_choice(self._model, index, self.stream, deltas, logprobs=self._logprobs)
 
 
-def _length(model: Model, request: Request) -> int:
-    tokens = len(_prompt(model, request)[0])
-    if request.thinking is not None and request.max_new_tokens is None:
-        return model.max_positions  # as long as it can
-    return tokens + (request.max_new_tokens or DEFAULT_NEW_TOKENS)
+class _GenerationChoice(RequestJob):
+    """A choice of plain generation; the model's own thinking in it is separated from the answer afterwards."""
+
+    def __init__(
+        self, model: Model, plan: BatchPlan, request: Request, tokens: Sequence[int], prompt: str | None, choice: int
+    ) -> None:
+        body = request.body
+        self._model = model
+        self._prompt = prompt
+        self._stream = CompletionStream() if body.num_logprobs is not None else None
+        self.reasoning_tokens = 0
+        self.generation = Generation(
+            model,
+            tokens,
+            max_new_tokens=request.max_new_tokens or DEFAULT_NEW_TOKENS,
+            sampling=parse_sampling(body, request.defaults.sampling, choice),
+            stop=request.stop,
+            evicts=plan.policy is not None,
+            on_token=None if self._stream is None else lambda _, text, logprob: self._push(text, logprob),
+            logprobs=body.num_logprobs,
+            is_continuation=prompt is None,
+        )
+        super().__init__(self.generation)
+
+    def _push(self, text: str, logprob: TokenLogprob | None) -> None:
+        assert self._stream is not None, "log-probabilities were requested"
+        self._stream.push(text, logprob)
+
+    def choice(self, index: int) -> ChatChoice | CompletionChoice:
+        done = self.generation.completion()
+        logprobs = None if self._stream is None else self._stream.logprobs
+        if self._prompt is None:
+            return completion_choice(
+                self._model, index, text=done.text, finish_reason=done.finish_reason, logprobs=logprobs
+            )
+        form = self._model.thinking
+        reasoning, content = split_thinking(done.text, form, self._prompt)
+        if reasoning is not None:
+            tokens = done.tokens
+            closed = bisect_left(range(len(tokens)), True, key=lambda n: form.close in self._model.decode(tokens[:n]))
+            self.reasoning_tokens = closed
+            logprobs = None if logprobs is None else logprobs[closed:]
+        reason: FinishReason = "stop" if done.finish_reason == "stop" else "length"
+        return chat_choice(
+            self._model, index, content=content, reasoning=reasoning, finish_reason=reason, logprobs=logprobs
+        )
 
 
-def make_job(model: Model, plan: BatchPlan, request: Request, think: Think) -> RequestJob | InvalidRequest:
-    """A request, ready for the engine, or why it cannot be honoured in that plan."""
+def make_jobs(model: Model, plan: BatchPlan, request: Request) -> RequestRun | InvalidRequest:
+    """Make the jobs of a request, or return the error of one that cannot be run in that plan."""
     try:
-        if request.thinking is not None:
-            return think(model, plan, request)
-        tokens, text = _prompt(model, request)
+        if request.thinks:
+            choices = range(request.body.choices)
+            return RequestRun(request, [_ThinkingChoice(model, plan, request, choice) for choice in choices])
+        jobs: list[RequestJob] = []
+        for tokens, text in _encode_prompts(model, request):
+            _check_length(plan, request, len(tokens))
+            choices = range(request.body.choices)
+            jobs.extend(_GenerationChoice(model, plan, request, tokens, text, choice) for choice in choices)
+        return RequestRun(request, jobs)
     except InputError as error:
         param, code = getattr(error, "param", None), getattr(error, "code", "invalid_value")
+        if param == "messages" and request.is_question:
+            param = "prompt"
         return request.reject(str(error), param=param, code=code)
-    if not tokens:
-        return request.reject("the prompt is empty: there is nothing to continue", param="prompt", code="empty_prompt")
+
+
+def request_tokens(model: Model, request: Request) -> int:
+    """Return the tokens of the longest sequence of a request, prompt and output together.
+
+    Raises
+    ------
+    InputError
+        If a prompt cannot be encoded.
+    """
+    if request.thinks and request.max_new_tokens is None:
+        return model.max_positions  # thinking may fill any slot
+    longest = max(len(tokens) for tokens, _ in _encode_prompts(model, request))
+    return longest + (request.max_new_tokens or DEFAULT_NEW_TOKENS)
+
+
+def _encode_prompts(model: Model, request: Request) -> list[tuple[list[int], str | None]]:
+    """Return the tokens of each prompt, with the text of a conversation."""
+    if isinstance(request.body, ChatRequest):
+        text = render_messages(model.tokenizer, request.body.conversation)
+        return [(encode_prompt(model.tokenizer, text), text)]
+    return [(encode_prompt_text(model, prompt), None) for prompt in request.body.prompts]
+
+
+def _check_length(plan: BatchPlan, request: Request, prompt_tokens: int) -> None:
     limit = request.max_new_tokens or DEFAULT_NEW_TOKENS
-    if plan.policy is None and len(tokens) + limit > plan.slot.capacity:
-        return request.reject(
-            f"the prompt of {len(tokens)} tokens and {limit} new ones do not fit into a slot of {plan.slot.capacity}, "
-            "and without a policy nothing is evicted: choose a policy or a larger cap",
-            param="messages" if request.messages else "prompt",
+    if plan.policy is None and prompt_tokens + limit > plan.slot.capacity:
+        raise FieldError(
+            f"the prompt of {prompt_tokens} tokens and {limit} new ones do not fit into a slot of "
+            f"{plan.slot.capacity}, and without a policy nothing is evicted: choose a policy or a larger cap",
+            param="messages" if isinstance(request.body, ChatRequest) else "prompt",
             code="context_length_exceeded",
         )
-    job = Generation(
-        *(model, tokens),
-        max_new_tokens=limit,
-        sampling=request.sampling,
-        stop=request.stop,
-        evicts=plan.policy is not None,
-        is_continuation=request.prompt is not None,
-    )
-    form = model.thinking if request.messages else None
-    return RequestJob(request, job, lambda: _outcome(model, job, form, text))
-
-
-def _prompt(model: Model, request: Request) -> tuple[list[int], str]:
-    """Tokens and text of what is read first."""
-    if request.prompt is not None:
-        return model.encode(request.prompt), request.prompt
-    text = render_messages(model.tokenizer, request.messages)
-    return encode_prompt(model.tokenizer, text), text
-
-
-def _outcome(model: Model, job: Generation, form: ThinkingFormat | None, prompt: str) -> Outcome:
-    """What was written; of a conversation with the model's own thinking apart."""
-    done = job.completion()
-    reasoning, text = split_thinking(done.text, form, prompt) if form else (None, done.text)
-    counted = 0
-    if form and reasoning is not None:
-        close, tokens = form.close, done.tokens
-        counted = bisect_left(range(len(tokens)), True, key=lambda n: close in model.decode(tokens[:n]))
-    return Outcome(
-        text=text,
-        finish_reason=done.finish_reason,
-        prompt_tokens=done.stats.prompt_tokens,
-        completion_tokens=done.stats.new_tokens,
-        reasoning=reasoning,
-        reasoning_tokens=counted,
-    )
 
 
 def split_thinking(text: str, form: ThinkingFormat, prompt: str) -> tuple[str | None, str]:
-    """A reply's thinking (None if there is none) and its answer, without tags."""
+    """Split a reply into its thinking (None if there is none) and its answer, both without tags."""
     if not form.open:
         return None, text
     if not is_open(prompt, form):

@@ -1,4 +1,4 @@
-"""A result file: whole lines only, and what an earlier run has left in it."""
+"""Result files: whole lines only, and resumable."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from minseek.batch.requests import InvalidRequest, Request
 from minseek.batch.results import dump_record
 from minseek.errors import InputError
 
-_BEGINNING = b'{"id": '  # of every record
+_BEGINNING = b'{"id": '  # beginning of every record
 
 
 @dataclass
 class ResumeState:
-    """What a result file holds already.
+    """Contents of a result file that a run resumes.
 
     Attributes
     ----------
     ids : dict
-        Of requests that have their line, in the file's order.
+        Ids of requests that have a result, in the file's order.
     lines : set of int
-        Numbers of input lines that have an error record which is not an id's own: no id, or another line's.
+        Numbers of input lines with an error record but no id of their own: without an id, or with that of another line.
     failed : int
-        How many of all of these are error records.
+        Number of error records among both.
     whole, torn : int
-        Bytes of whole lines, and behind them of a line that a killed run did not finish.
+        Bytes of whole lines, and of an incomplete last line that a killed run left.
     """
 
     ids: dict[str | int, None] = field(default_factory=dict)
@@ -43,43 +43,43 @@ class ResumeState:
     torn: int = 0
 
     def has(self, item: Request | InvalidRequest) -> bool:
-        """Whether that request has its line."""
+        """Return True if a request has a result."""
         if isinstance(item, InvalidRequest) and (item.id is None or item.code == "duplicate_id"):
             return item.line in self.lines
         return item.id in self.ids
 
 
 def read_resume_state(path: Path) -> ResumeState:
-    """What an earlier run has written; nothing is changed.
+    """Read what an earlier run has written.
 
     Raises
     ------
     InputError
-        If the file holds anything but such records: it is somebody's, and nothing is appended to it.
+        If the file holds anything but result records, so that nothing may be appended to it.
     """
-    earlier = ResumeState()
+    state = ResumeState()
     with path.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             if not raw.endswith(b"\n"):
                 if raw[: len(_BEGINNING)] != _BEGINNING[: len(raw)]:
                     raise _foreign(path, number)
-                earlier.torn = len(raw)
+                state.torn = len(raw)
                 break
             record = _record(raw)
             if record is None:
                 raise _foreign(path, number)
-            earlier.whole += len(raw)
+            state.whole += len(raw)
             name, error = record["custom_id"] if "custom_id" in record else record["id"], record.get("error")
-            earlier.failed += error is not None
+            state.failed += error is not None
             if error is not None and (name is None or error.get("code") == "duplicate_id"):
-                earlier.lines.add(record["line"])
+                state.lines.add(record["line"])
             else:
-                earlier.ids[name] = None
-    return earlier
+                state.ids[name] = None
+    return state
 
 
 def _record(raw: bytes) -> dict[str, Any] | None:
-    """A line as a record of ours; None if it is something else."""
+    """Parse a line as a result record; None if it is something else."""
     try:
         record = json.loads(raw.decode())
     except (ValueError, RecursionError):
@@ -90,7 +90,7 @@ def _record(raw: bytes) -> dict[str, Any] | None:
     if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
         return None
     if error is None:
-        return record if name is not None and ("text" in record or "response" in record) else None
+        return record if name is not None and record.keys() & {"text", "choices", "response"} else None
     return record if isinstance(error, dict) and isinstance(record.get("line"), int) else None
 
 
@@ -101,43 +101,46 @@ def _foreign(path: Path, line: int) -> InputError:
     )
 
 
-class Results(Protocol):
-    """Where records go."""
+class RecordWriter(Protocol):
+    """Destination of result records."""
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write a record, whole, now."""
+        """Write a whole record at once."""
 
 
 class ResultFile:
-    """Appends to a file, which no other run may do at the same time.
+    """Appends records to a file, which it locks against other runs.
 
     Parameters
     ----------
-    earlier : ResumeState
-        What `read_resume_state` found: the rest of a torn line is cut off. An empty one begins the file anew.
+    path : Path
+    state : ResumeState
+        From `read_resume_state`; an incomplete last line is cut off.
+    overwrite : bool
+        Empty the file first.
     """
 
-    def __init__(self, path: Path, earlier: ResumeState, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, state: ResumeState, *, overwrite: bool = False) -> None:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
         try:
             self._lock(path)
-            if not overwrite and os.fstat(self._file).st_size != earlier.whole + earlier.torn:
+            if not overwrite and os.fstat(self._file).st_size != state.whole + state.torn:
                 raise InputError(f"{path} has changed since this run has read it: is another run writing to it?")
-            self._size = 0 if overwrite else earlier.whole
+            self._size = 0 if overwrite else state.whole
             os.ftruncate(self._file, self._size)
         except BaseException:
             os.close(self._file)
             raise
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record; if that does not work out, nothing of it stays."""
+        """Append a record; after an error nothing of it stays in the file."""
         line = memoryview(dump_record(record))
         size = len(line)
         try:
-            while line:  # one write as a rule: a disk that fills up takes less
+            while line:  # usually one write: a full disk takes less
                 line = line[os.write(self._file, line) :]
         except BaseException:  # an interrupt too
             os.ftruncate(self._file, self._size)
@@ -162,7 +165,7 @@ class ResultFile:
 
 
 class ResultStream:
-    """Writes to a pipe or a terminal: what is out is out."""
+    """Writes records to a pipe or a terminal, where they cannot be read again."""
 
     def __init__(self, path: Path | None) -> None:
         self._own: BinaryIO | None = None
@@ -177,7 +180,7 @@ class ResultStream:
                 raise InputError(f"{path} cannot be written: {error.strerror}") from None
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write a record and send it off."""
+        """Write a record and flush it."""
         self._stream.write(dump_record(record))
         self._stream.flush()
 
@@ -193,7 +196,7 @@ class ResultStream:
 
 
 def is_stream(path: str) -> bool:
-    """Whether results go somewhere where nothing can be found again: "-", a pipe, a terminal, /dev/null."""
+    """Return True for "-", a pipe, a terminal or /dev/null, whose contents cannot be read again."""
     if path == "-":
         return True
     try:

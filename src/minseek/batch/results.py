@@ -1,108 +1,99 @@
-"""Lines of a result file: what came of a request, in the form that it was asked in."""
+"""Lines of a result file, each in the form of its request."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from minseek.batch.requests import InvalidRequest, Request
+from minseek.protocol.requests import ChatRequest
+from minseek.protocol.responses import ChatChoice, ChatResponse, CompletionChoice, CompletionResponse, Usage
+from minseek.protocol.validation import public_name
 
 _LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
-"""Characters at which some readers end a line, and which JSON leaves as they are."""
+"""Characters that some readers take for the end of a line, and that JSON does not escape."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a request.
+class RequestResult:
+    """Result of a request.
 
     Attributes
     ----------
-    text : str
-        The new text; of a conversation the answer without the thinking before it.
-    finish_reason : {"stop", "length"}
-    prompt_tokens, completion_tokens : int
-        Read and written; thinking is written too.
-    reasoning : str or None
-        The thinking; None where there was none.
-    reasoning_tokens : int
-        Tokens of it.
-    thoughts : list of dict or None
-        Index, tokens and kept for each thought, where a strategy was asked for.
+    choices : sequence of ChatChoice or CompletionChoice
+        All of one kind, that of the request.
+    usage : Usage
+        Token counts of all choices together.
     """
 
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    reasoning: str | None = None
-    reasoning_tokens: int = 0
-    thoughts: list[dict[str, Any]] | None = None
+    choices: Sequence[ChatChoice | CompletionChoice]
+    usage: Usage
 
 
-def result_record(request: Request, outcome: Outcome, model: str) -> dict[str, Any]:
-    """The line of a request that was honoured."""
-    usage: dict[str, Any] = {"prompt_tokens": outcome.prompt_tokens, "completion_tokens": outcome.completion_tokens}
+def result_record(request: Request, result: RequestResult, model: str) -> dict[str, Any]:
+    """Build the line of a request that was run."""
     if request.form == "plain":
-        record: dict[str, Any] = {
-            "id": request.id,
-            "text": outcome.text,
-            "finish_reason": outcome.finish_reason,
-            "usage": usage,
-        }
-        if outcome.reasoning is not None:
-            record["reasoning"] = outcome.reasoning
-        if outcome.thoughts is not None:
-            record["thoughts"] = outcome.thoughts
-        return record
-    usage["total_tokens"] = outcome.prompt_tokens + outcome.completion_tokens
-    if outcome.reasoning is not None:
-        usage["completion_tokens_details"] = {"reasoning_tokens": outcome.reasoning_tokens}
-    choice: dict[str, Any] = {"index": 0, "finish_reason": outcome.finish_reason, "logprobs": None}
-    if request.form == "chat":
-        choice["message"] = {"role": "assistant", "content": outcome.text}
-        if outcome.reasoning is not None:  # both names are in use
-            choice["message"] |= {"reasoning_content": outcome.reasoning, "reasoning": outcome.reasoning}
+        return _plain_record(request, result)
+    head: dict[str, Any] = {"created": int(time.time()), "model": public_name(model), "usage": result.usage}
+    body: ChatResponse | CompletionResponse
+    if isinstance(request.body, ChatRequest):
+        chats = [choice for choice in result.choices if isinstance(choice, ChatChoice)]
+        body = ChatResponse(id=f"chatcmpl-{request.line}", choices=chats, minseek=chats[0].minseek, **head)
     else:
-        choice["text"] = outcome.text
-    body = {
-        "id": f"{'chatcmpl' if request.form == 'chat' else 'cmpl'}-{request.line}",
-        "object": "chat.completion" if request.form == "chat" else "text_completion",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [choice],
-        "usage": usage,
-    }
-    return {
-        "id": _batch_id(request.line),
-        "custom_id": request.id,
-        "response": {"status_code": 200, "request_id": f"req_{request.line}", "body": body},
-        "error": None,
-    }
+        texts = [choice for choice in result.choices if isinstance(choice, CompletionChoice)]
+        body = CompletionResponse(id=f"cmpl-{request.line}", choices=texts, **head)
+    response = {"status_code": 200, "request_id": f"req_{request.line}", "body": body.model_dump()}
+    return {"id": _batch_id(request.line), "custom_id": request.id, "response": response, "error": None}
 
 
-def error_record(refusal: InvalidRequest) -> dict[str, Any]:
-    """The line of a request that was refused."""
-    if refusal.openai:
+def _plain_record(request: Request, result: RequestResult) -> dict[str, Any]:
+    """Put the fields of a single choice at the top; several choices make a list."""
+    logprobs = request.body.num_logprobs is not None
+    choices = [_plain_choice(choice, logprobs=logprobs) for choice in result.choices]
+    fields = choices[0] if len(choices) == 1 else {"choices": choices}
+    return {"id": request.id, **fields, "usage": result.usage.model_dump()}
+
+
+def _plain_choice(choice: ChatChoice | CompletionChoice, *, logprobs: bool) -> dict[str, Any]:
+    whole = choice.model_dump()
+    record: dict[str, Any] = {"text": "", "finish_reason": choice.finish_reason}
+    if isinstance(choice, CompletionChoice):
+        record["text"] = choice.text
+    else:
+        record["text"] = choice.message.content
+        if choice.message.reasoning is not None:
+            record["reasoning"] = choice.message.reasoning
+        if choice.minseek is not None:
+            record["thoughts"] = whole["minseek"]["thoughts"]
+    if logprobs:
+        record["logprobs"] = whole["logprobs"]
+    return record
+
+
+def error_record(invalid: InvalidRequest) -> dict[str, Any]:
+    """Build the line of a request that was refused or failed."""
+    if invalid.openai:
         return {
-            "id": _batch_id(refusal.line),
-            "custom_id": refusal.id,
+            "id": _batch_id(invalid.line),
+            "custom_id": invalid.id,
             "response": None,
-            "error": {"code": refusal.code, "message": refusal.message},
-            "line": refusal.line,
+            "error": {"code": invalid.code, "message": invalid.message, "param": invalid.param},
+            "line": invalid.line,
         }
     error = {
-        "message": refusal.message,
+        "message": invalid.message,
         "type": "invalid_request_error",
-        "param": refusal.param,
-        "code": refusal.code,
+        "param": invalid.param,
+        "code": invalid.code,
     }
-    return {"id": refusal.id, "line": refusal.line, "error": error}
+    return {"id": invalid.id, "line": invalid.line, "error": error}
 
 
 def dump_record(record: dict[str, Any]) -> bytes:
-    """One line, whatever its texts hold."""
+    """Encode a record as one line, regardless of the texts in it."""
     try:
         return json.dumps(record, ensure_ascii=False).translate(_LINE_ENDS).encode() + b"\n"
     except UnicodeEncodeError:  # half a surrogate pair, in an id or a field's name

@@ -1,4 +1,4 @@
-"""``minseek plan``: the memory of a batch, before it; and the flags it shares with ``minseek batch``."""
+"""``minseek plan``: memory of a batch before it runs; and the flags shared with ``minseek batch``."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from minseek.cli.view import loading
 from minseek.errors import InputError
 
 if TYPE_CHECKING:
+    from minseek.batch.scan import FileSummary
     from minseek.cache.policies.base import Policy
     from minseek.engine import BatchPlan
     from minseek.models import Model
 
 
 class PlanCommand:
-    """Prints how many sequences fit into a budget of bytes, without running any."""
+    """Prints the number of sequences that fit into a budget of bytes, without running any."""
 
     name = "plan"
     help = "print how many sequences fit into a memory budget at once, to the byte, without running them"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """The flags of ``minseek plan``."""
+        """Add the flags of ``minseek plan``."""
         add_model_flags(parser)
         add_plan_flags(parser)
         parser.add_argument(
@@ -31,7 +32,10 @@ class PlanCommand:
             help="tokens of the longest sequence, prompt and output together, or a file as 'minseek batch' reads it",
         )
         parser.add_argument(
-            "--max-new-tokens", type=int, metavar="N", help="tokens that requests of the file write at most (256)"
+            "--max-new-tokens",
+            type=int,
+            metavar="N",
+            help="maximum number of tokens that requests of the file generate (256)",
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
@@ -51,9 +55,9 @@ class PlanCommand:
             show_batch_plan(_filled(args, model, policy, longest), as_json=args.json)
             return 0
         from minseek.batch.request_file import RequestFile
-        from minseek.batch.request_jobs import scan_requests
-        from minseek.batch.requests import Defaults, read_requests
+        from minseek.batch.requests import RequestDefaults, read_requests
         from minseek.batch.result_file import ResumeState
+        from minseek.batch.scan import scan_requests
         from minseek.decode import Sampling
 
         with RequestFile(lengths) as file:
@@ -61,26 +65,26 @@ class PlanCommand:
                 model = load(args.model, device=args.device, dtype=args.dtype)
             if args.max_new_tokens is not None and args.max_new_tokens < 1:
                 raise InputError(f"--max-new-tokens must be 1 or more, not {args.max_new_tokens}")
-            defaults = Defaults(Sampling(), args.max_new_tokens, (), args.model)
-            measured = scan_requests(
+            defaults = RequestDefaults(Sampling(), args.max_new_tokens, (), args.model)
+            summary = scan_requests(
                 model, read_requests(file.lines(), defaults), ResumeState(), lengths=args.cap == "auto"
             )
-            if not measured.requests:
+            if not summary.requests:
                 raise InputError(f"{file.name} has no request that can be run, so there is nothing to plan")
-        plan = planned(args, model, policy, requests=measured.requests, longest=measured.longest)
+        plan = plan_file(args, model, policy, summary)
         show_batch_plan(plan, as_json=args.json)
         return 0
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Which model, and where it runs."""
+    """Add the flags of the model and its device."""
     parser.add_argument("-m", "--model", default="smollm2", help="name, directory, .gguf file or Hub id (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (%(default)s)")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32 (%(default)s)")
 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
-    """What a plan is made from."""
+    """Add the flags of a memory plan."""
     group = parser.add_argument_group("memory")
     group.add_argument(
         "--kv-budget", metavar="SIZE", help="bytes that all sequences' caches may take, such as 192MB (what they need)"
@@ -92,16 +96,16 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--policy",
         metavar="NAME",
-        # The default stands in minseek.engine.plan, which would import torch only to print this.
+        # The default is in minseek.engine.plan, which would import torch only to print it.
         help="which pairs survive an eviction, as 'minseek models' lists them; 'none' never evicts (novel-values)",
     )
     group.add_argument(
-        "--sequences", type=int, metavar="N", help="sequences wanted in flight (as many as there are, or as fit)"
+        "--sequences", type=int, metavar="N", help="sequences in flight (as many as there are, or as fit)"
     )
 
 
 def chosen_policy(name: str | None) -> Policy | None:
-    """The policy that ``--policy`` names."""
+    """Return the policy that ``--policy`` names."""
     from minseek.cache.policies import make_policy
     from minseek.engine.plan import DEFAULT_POLICY
 
@@ -109,7 +113,7 @@ def chosen_policy(name: str | None) -> Policy | None:
 
 
 def parse_cap(cap: str) -> int | None:
-    """What ``--cap`` says; None for auto."""
+    """Parse ``--cap``; None means auto."""
     if cap == "auto":
         return None
     try:
@@ -118,25 +122,32 @@ def parse_cap(cap: str) -> int | None:
         raise InputError(f"--cap takes a number or 'auto', not {cap!r}") from None
 
 
-def planned(
-    args: argparse.Namespace, model: Model, policy: Policy | None, *, requests: int, longest: int | None
-) -> BatchPlan:
-    """The plan of so many requests, with the longest one's tokens."""
-    if args.sequences is not None and args.sequences < 1:
-        raise InputError(f"--sequences must be 1 or more, not {args.sequences}")
-    return _plan(args, model, policy, parse_cap(args.cap), longest, min(requests, args.sequences or requests))
+def plan_file(args: argparse.Namespace, model: Model, policy: Policy | None, summary: FileSummary) -> BatchPlan:
+    """Plan the memory of a request file."""
+    from minseek.batch.api import plan_requests
+
+    cap = parse_cap(args.cap)
+    return plan_requests(
+        model,
+        summary,
+        kv_budget=args.kv_budget,
+        cap="auto" if cap is None else cap,
+        block=args.block,
+        policy=policy,
+        sequences=args.sequences,
+    )
 
 
 def show_batch_plan(plan: BatchPlan, *, as_json: bool) -> None:
-    """Print it on standard output."""
+    """Print a plan on standard output."""
     print(json.dumps(plan.as_dict(), indent=1) if as_json else plan)
 
 
 def _filled(args: argparse.Namespace, model: Model, policy: Policy | None, longest: int | None) -> BatchPlan:
-    """The plan of as many sequences of one length as fit, or of those wanted."""
+    """Plan as many sequences of one length as fit, or as ``--sequences`` says."""
     cap = parse_cap(args.cap)
     if longest is not None and cap is None and args.sequences is None:
-        cap = planned(args, model, policy, requests=1, longest=longest).cap
+        cap = _plan(args, model, policy, None, longest, 1).cap
     return _plan(args, model, policy, cap, longest if cap is None else None, args.sequences)
 
 

@@ -1,4 +1,4 @@
-"""A line at the foot of a terminal that tells where long work stands."""
+"""Status line at the bottom of a terminal for long work."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class LiveLine(ABC):
-    """While it is entered, the line is shown, if it is wanted."""
+    """Context manager that shows the line while it is entered, if `wanted`."""
 
     def __init__(self, console: Console, *, wanted: bool) -> None:
         self._console, self._live_wanted = console, wanted
 
     @abstractmethod
     def _status(self) -> str:
-        """What the line says now."""
+        """Return the current text of the line."""
 
     def __enter__(self) -> Self:
         if self._live_wanted:

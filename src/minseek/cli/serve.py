@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from minseek.models import Model
     from minseek.reasoning import Strategy
     from minseek.serve.server import Server
-    from minseek.serve.settings import Settings
+    from minseek.serve.server_settings import ServerSettings
 
 KEY_VARIABLE = "MINSEEK_API_KEY"
-_STOPS = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ServeCommand:
-    """Parses the flags, plans, and serves until it is stopped; that is its normal end, so the exit code is 0."""
+    """Parses the flags, plans, and serves until it is stopped, with exit code 0."""
 
     name = "serve"
     help = "answer OpenAI's API over HTTP, many requests at once, in a memory budget fixed beforehand"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """The flags of ``minseek serve``."""
+        """Add the flags of ``minseek serve``."""
         add_model_flags(parser)
         group = parser.add_argument_group("memory")
         group.add_argument(
@@ -79,11 +79,11 @@ class ServeCommand:
             help="seconds for what runs when it is stopped (%(default)g)",
         )
 
-        group = parser.add_argument_group("chats that do not say how to think")
-        group.add_argument("--strategy", choices=tuple(STRATEGIES), help="(as the model does by itself)")
+        group = parser.add_argument_group("default thinking of chats")
+        group.add_argument("--strategy", choices=tuple(STRATEGIES), help="(the model's own way)")
         group.add_argument("--thoughts", metavar="N", help="thoughts to induce, or 'unbounded' (10)")
         group.add_argument("--keep", type=int, metavar="K", help="induced thoughts that min-seek keeps (1)")
-        group.add_argument("--rule", type=canonical_rule, choices=RULES, help="which ones (shortest)")
+        group.add_argument("--rule", type=canonical_rule, choices=RULES, help="thoughts that min-seek keeps (shortest)")
 
         group = parser.add_argument_group("output")
         group.add_argument("--plan", action="store_true", help="print the memory it would take, and do not serve")
@@ -91,15 +91,15 @@ class ServeCommand:
         group.add_argument("--log-prompts", action="store_true", help="write the texts of requests to the log")
 
     def run(self, args: argparse.Namespace) -> int:
-        """Serve."""
+        """Serve until stopped."""
         if args.json and not args.plan:
             raise InputError("--json has no effect without --plan: leave it out")
         if not 0 <= args.grace < float("inf"):
             raise InputError(f"--grace must be 0 or more seconds, not {args.grace}")
         from minseek.models import load
-        from minseek.serve.defaults import defaults_of
-        from minseek.serve.plan import plan_slots
+        from minseek.serve.default_thinking import default_thinking
         from minseek.serve.server import bind, is_loopback
+        from minseek.serve.slot_plan import plan_slots
 
         settings = _settings(args)
         bound = None if args.plan else bind(args.host, args.port)
@@ -107,7 +107,7 @@ class ServeCommand:
             with loading(args.model):
                 model = load(args.model, device=args.device, dtype=args.dtype)
             plan = plan_slots(model, kv_budget=args.kv_budget, slot_tokens=args.slot_tokens, slots=args.slots)
-            defaults_of(model, plan, settings)  # a strategy without room is refused before anything is printed
+            default_thinking(model, plan, settings)  # refuse a strategy that does not fit before anything is printed
             if bound is None:
                 show_batch_plan(plan, as_json=args.json)
                 return 0
@@ -123,8 +123,10 @@ class ServeCommand:
                 bound.close()
 
 
-def _serve(args: argparse.Namespace, model: Model, plan: BatchPlan, settings: Settings, bound: socket.socket) -> int:
-    """Serve until a signal comes."""
+def _serve(
+    args: argparse.Namespace, model: Model, plan: BatchPlan, settings: ServerSettings, bound: socket.socket
+) -> int:
+    """Serve until a signal arrives."""
     from minseek.serve.app import create_app
     from minseek.serve.server import LOOPBACK_NAMES, Server, is_loopback, listen
 
@@ -151,21 +153,21 @@ def _serve(args: argparse.Namespace, model: Model, plan: BatchPlan, settings: Se
 
 
 def _stop_at_signals(server: Server) -> None:
-    """Make the signals that uvicorn hands on, once it has stopped, harmless; before it has begun they stop it."""
+    """Handle the signals that uvicorn raises again after it has stopped; before its start they stop it."""
 
     def stop(*_: object) -> None:
         server.should_exit = True
 
-    for number in _STOPS:
+    for number in _STOP_SIGNALS:
         signal.signal(number, stop)
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    """What the flags say, without what depends on the address."""
-    from minseek.serve.settings import Settings
+def _settings(args: argparse.Namespace) -> ServerSettings:
+    """Build the settings from the flags, except those that depend on the address."""
+    from minseek.serve.server_settings import ServerSettings
     from minseek.units import parse_bytes
 
-    return Settings(
+    return ServerSettings(
         strategy=_strategy(args),
         queue=args.queue,
         max_completion_tokens=args.max_completion_tokens,
@@ -177,7 +179,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _strategy(args: argparse.Namespace) -> Strategy | None:
-    from minseek.protocol.thinking import strategy_of
+    from minseek.protocol.thinking import parse_strategy
 
     names = ("thoughts", "keep", "rule")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -189,7 +191,7 @@ def _strategy(args: argparse.Namespace) -> Strategy | None:
     if thoughts.isdecimal():
         options["thoughts"] = int(thoughts)
     try:
-        return strategy_of({"strategy": args.strategy, **options})
+        return parse_strategy({"strategy": args.strategy, **options})
     except InputError as error:
         raise InputError(str(error).replace("thinking.", "--")) from None
 

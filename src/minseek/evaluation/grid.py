@@ -11,7 +11,7 @@ from typing import Any
 from minseek.errors import InputError
 from minseek.evaluation.tasks import Task
 from minseek.protocol.fields import FieldError
-from minseek.protocol.thinking import strategy_of
+from minseek.protocol.thinking import parse_strategy
 from minseek.reasoning.strategies import STRATEGIES, Strategy
 
 Thoughts = int | None
@@ -40,8 +40,8 @@ class Variant:
         """The strategy that induces so many thoughts."""
         given = dict(self.options)
         if given["strategy"] == "standard":
-            return strategy_of(given)
-        return strategy_of({**given, "thoughts": "unbounded" if thoughts is None else thoughts})
+            return parse_strategy(given)
+        return parse_strategy({**given, "thoughts": "unbounded" if thoughts is None else thoughts})
 
     def trials(self, grid: Sequence[Thoughts]) -> list[tuple[Thoughts, tuple[Thoughts, ...]]]:
         """Trials that give the answers at all points of the grid: the thoughts of each, and the points it answers.

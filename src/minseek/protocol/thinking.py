@@ -1,26 +1,54 @@
-"""Fields of a request that say how to think: of batch files, and of the server."""
+"""Thinking fields of a request as a strategy and the limits of its run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from minseek.errors import InputError
-from minseek.protocol.fields import FieldError, parse_count, shown
+from minseek.errors import InputError, is_instance
+from minseek.protocol.efforts import EFFORTS, Effort
+from minseek.protocol.fields import FieldError, parse_same, preview
 from minseek.reasoning.limits import Limits
-from minseek.reasoning.strategies import STRATEGIES, MinSeek, Standard, Strategy
+from minseek.reasoning.strategies import STRATEGIES, MinSeek, Strategy
 
-LIMIT_FIELDS = ("budget_tokens", "answer_tokens", "min_thought_tokens", "max_thought_tokens")
-LONGEST_ANSWER = 1024  # tokens, as in `Limits`
+if TYPE_CHECKING:
+    from minseek.protocol.requests import ChatRequest
+
+BUDGET_FIELDS = ("thinking_token_budget", "thinking_budget_tokens", "reasoning_budget_tokens")
+"""Synonyms of one budget, of which ``thinking.budget_tokens`` is the fourth."""
+THINKING_FIELDS = ("thinking", "reasoning_effort", *BUDGET_FIELDS)
+MAX_COMPLETION_TOKENS = 32768
+"""Default maximum of generated tokens of one choice, thinking included."""
+_STRATEGY_FIELDS = ("strategy", *MinSeek.options())
 
 
-def strategy_of(options: Mapping[str, Any]) -> Strategy:
-    """The strategy that a request describes.
+@dataclass(frozen=True)
+class ThinkingDefaults:
+    """Values for what a request leaves open.
+
+    Attributes
+    ----------
+    effort : Effort
+        Strategy of a request that names none.
+    slot_tokens : int
+        Tokens of a slot.
+    max_tokens : int
+        Upper bound of the generated tokens of one choice.
+    """
+
+    effort: Effort
+    slot_tokens: int
+    max_tokens: int
+
+
+def parse_strategy(options: Mapping[str, Any]) -> Strategy:
+    """Build the strategy that the options of ``thinking`` describe.
 
     Parameters
     ----------
     options : mapping
-        The fields of ``thinking`` in a request.
+        ``strategy`` ("min-seek" by default) and its options.
 
     Raises
     ------
@@ -30,59 +58,127 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
     name = options.get("strategy", "min-seek")
     if not isinstance(name, str) or name not in STRATEGIES:
         raise FieldError(
-            f"thinking.strategy must be one of {', '.join(STRATEGIES)}, not {shown(name)}", param="thinking.strategy"
+            f"thinking.strategy must be one of {', '.join(STRATEGIES)}, not {preview(name)}", param="thinking.strategy"
         )
-    for option in MinSeek.options():
-        if option in options and option not in STRATEGIES[name].options():
+    given = {option: options[option] for option in MinSeek.options() if option in options}
+    for option in given:
+        if option not in STRATEGIES[name].options():
             raise FieldError(
                 f"thinking.{option} has no effect with the strategy {name}: leave it out", param=f"thinking.{option}"
             )
-    if name == "standard":
-        return Standard()
-    given = {option: options[option] for option in MinSeek.options() if option in options}
-    if given.get("thoughts") == "unbounded":
+    thoughts = given.get("thoughts")
+    if thoughts == "unbounded":
         given["thoughts"] = None
-    elif "thoughts" in given and (isinstance(given["thoughts"], bool) or not isinstance(given["thoughts"], int)):
+    elif "thoughts" in given and not is_instance(thoughts, int):
         raise FieldError(
-            f"thinking.thoughts must be a number or 'unbounded', not {shown(given['thoughts'])}",
-            param="thinking.thoughts",
+            f"thinking.thoughts must be a number or 'unbounded', not {preview(thoughts)}", param="thinking.thoughts"
         )
-    for option in ("keep", "stop_when_stable"):
-        if option in given:
-            parse_count(f"thinking.{option}", given[option])
-    if not isinstance(given.get("vote", False), bool):
-        raise FieldError(f"thinking.vote must be true or false, not {shown(given['vote'])}", param="thinking.vote")
-    for option in ("rule", "answer"):
-        if option in given and not isinstance(given[option], str):
-            raise FieldError(
-                f"thinking.{option} must be a text, not {shown(given[option])}", param=f"thinking.{option}"
-            )
     try:
         return STRATEGIES[name](**given)
+    except TypeError as error:
+        field = str(error).partition(" ")[0]
+        if field not in given:
+            raise
+        raise FieldError(f"thinking.{error}", param=f"thinking.{field}") from None
     except InputError as error:
         raise FieldError(str(error), param="thinking") from None
 
 
-def limits_of(options: Mapping[str, Any], new_tokens: int | None) -> Limits:
-    """The limits of a run; of `new_tokens` in all, some are the answer's: see `Limits.total_tokens`."""
-    given = {name: parse_count(f"thinking.{name}", options[name]) for name in LIMIT_FIELDS if name in options}
-    budget, answer = given.pop("budget_tokens", None), given.pop("answer_tokens", None)
-    if new_tokens is not None:
-        kept = answer or (max(1, new_tokens // 4) if budget is None else new_tokens - budget)
-        thought = new_tokens - kept if budget is None else budget
-        if min(kept, thought) < 1 or kept + thought > new_tokens:
+def parse_thinking(body: ChatRequest, defaults: ThinkingDefaults) -> tuple[Strategy, Limits]:
+    """Return the strategy and the limits of a chat request.
+
+    Some of the tokens to generate are reserved for the answer, so that there always is one; see `Limits.total_tokens`.
+
+    Raises
+    ------
+    FieldError
+        If two fields contradict each other, or one has no effect.
+    """
+    options, budget, effort = parse_effort(body)
+    if effort is None:
+        effort = defaults.effort
+        if effort.slot_share == 0 and (budget or options.get("type") == "enabled"):
+            effort = EFFORTS["low"]  # a budget, or "enabled", asks for thinking
+    bounds = [bound for bound in (budget, effort.budget(defaults.slot_tokens)) if bound is not None]
+    answers = _count_answers(options, effort.strategy)
+    total = min(defaults.max_tokens, body.limit or defaults.max_tokens)
+    return effort.strategy, _limits(options, min(bounds, default=None), answers, total)
+
+
+def parse_effort(body: ChatRequest) -> tuple[dict[str, Any], int | None, Effort | None]:
+    """Return the options of ``thinking``, the budget, and the requested effort or strategy, each if given.
+
+    Raises
+    ------
+    FieldError
+        If two fields contradict each other, or one has no effect.
+    """
+    options = body.thinking.model_dump(exclude_none=True) if body.thinking else {}
+    values = {name: getattr(body, name) for name in BUDGET_FIELDS}
+    values["thinking.budget_tokens"] = options.get("budget_tokens")
+    budget = parse_same(values)
+    budget_name = next((name for name, value in values.items() if value is not None), "")
+    chosen = {name: options[name] for name in _STRATEGY_FIELDS if options.get(name, False) is not False}
+    off = _turned_off_by(body, options.get("type"), chosen, budget_name, budget)
+    if body.reasoning_effort and chosen:
+        raise FieldError(
+            f"reasoning_effort and thinking.{next(iter(chosen))} both choose a strategy: leave one out",
+            param="reasoning_effort",
+        )
+    if chosen:
+        return options, budget, Effort(parse_strategy(chosen))
+    if off:
+        return options, budget, EFFORTS["none"]
+    return options, budget, EFFORTS[body.reasoning_effort] if body.reasoning_effort else None
+
+
+def _turned_off_by(
+    body: ChatRequest, kind: str | None, chosen: Mapping[str, Any], budget_name: str, budget: int | None
+) -> str | None:
+    """Name of the field that turns thinking off, if any; no other field may then ask for it."""
+    effort = body.reasoning_effort
+    off = "reasoning_effort" if effort == "none" else "thinking.type" if kind == "disabled" else None
+    if off is None and budget == 0:
+        off = budget_name
+    requesting = [f"thinking.{name}" for name in chosen]
+    if budget:
+        requesting.append(budget_name)
+    if kind == "enabled":
+        requesting.append("thinking.type")
+    if off == "thinking.type" and effort not in (None, "none"):  # a budget of 0 only bounds an effort
+        requesting.append("reasoning_effort")
+    if off and requesting:
+        raise FieldError(
+            f"{off} turns thinking off, and another field, {requesting[0]}, asks for it: leave one out", param=off
+        )
+    return off
+
+
+def _count_answers(options: Mapping[str, Any], strategy: Strategy) -> int:
+    """Number of answers that a run generates, including those that are only compared."""
+    uses = [name for name in ("stop_when_stable", "vote") if options.get(name)]
+    if not uses:
+        return 1
+    for name, wrong in (("thoughts", strategy.thoughts is None), ("answer", strategy.answer != "direct")):
+        if wrong:
             raise FieldError(
-                f"of the {new_tokens} tokens to write at most, thinking and answer must both have some, and together "
-                f"no more, not {thought} and {kept}: give more, or divide them otherwise",
-                param="thinking",
+                f"thinking.{name} {preview(options[name])} is not supported together with {uses[0]}, whose answers "
+                "count as generated tokens: give a number of thoughts and direct answers",
+                param=f"thinking.{name}",
             )
+    return (strategy.thoughts or 0) + 1
+
+
+def _limits(options: Mapping[str, Any], budget: int | None, answers: int, total: int) -> Limits:
+    """Limits of a run whose thinking and answers together never exceed `total` tokens."""
     try:
-        return Limits(
+        return Limits.from_total(
+            total,
             thinking_budget=budget,
-            answer_tokens=answer or new_tokens or LONGEST_ANSWER,
-            total_tokens=new_tokens,
-            min_thought_tokens=given.get("min_thought_tokens"),
-            max_thought_tokens=given.get("max_thought_tokens"),
+            answer_tokens=options.get("answer_tokens"),
+            answers=answers,
+            min_thought_tokens=options.get("min_thought_tokens"),
+            max_thought_tokens=options.get("max_thought_tokens"),
         )
     except InputError as error:
         raise FieldError(str(error), param="thinking") from None

@@ -1,4 +1,4 @@
-"""The application: routes, and what stands before them."""
+"""Application: routes and middleware."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from starlette.middleware.cors import CORSMiddleware
 from minseek import __version__
 from minseek.engine import BatchPlan
 from minseek.models import Model
-from minseek.serve.bodies import ChatRequest, CompletionRequest
+from minseek.protocol.requests import ChatRequest, CompletionRequest
+from minseek.protocol.responses import ChatResponse, CompletionResponse, ErrorResponse
 from minseek.serve.chat import ROUTE as CHAT
 from minseek.serve.chat import chat
 from minseek.serve.completions import ROUTE as COMPLETIONS
 from minseek.serve.completions import complete
 from minseek.serve.errors import HANDLERS
 from minseek.serve.middleware import AccessLog, ApiKeyCheck, BodyLimit, HostCheck
-from minseek.serve.models import model_entry
+from minseek.serve.model_entry import model_entry
 from minseek.serve.page_files import PAGE_PATHS, add_page
-from minseek.serve.replies import ChatResponse, CompletionResponse, ErrorReply, HealthReply, ModelReply, ModelsReply
+from minseek.serve.schemas import Health, ModelEntry, ModelList
+from minseek.serve.server_settings import ServerSettings
 from minseek.serve.service import Service
-from minseek.serve.settings import Settings
 
 _STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorReply, "description": "A field is wrong or cannot be honoured; it is named"},
-    404: {"model": ErrorReply, "description": "Another model than the loaded one"},
-    413: {"model": ErrorReply, "description": "The body is too long"},
-    429: {"model": ErrorReply, "description": "The queue is full; Retry-After says when to try again"},
-    500: {"model": ErrorReply, "description": "The model failed to answer"},
-    503: {"model": ErrorReply, "description": "The server is stopping"},
-    "4XX": {"model": ErrorReply, "description": "Any other request that is refused"},
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorResponse, "description": "A field is wrong or not supported; it is named"},
+    404: {"model": ErrorResponse, "description": "Another model than the loaded one"},
+    413: {"model": ErrorResponse, "description": "The body is too long"},
+    429: {"model": ErrorResponse, "description": "The queue is full; Retry-After says when to try again"},
+    500: {"model": ErrorResponse, "description": "The model failed to answer"},
+    503: {"model": ErrorResponse, "description": "The server is stopping"},
+    "4XX": {"model": ErrorResponse, "description": "Any other request that is refused"},
 }
 
 
-def create_app(model: Model, plan: BatchPlan, settings: Settings | None = None) -> FastAPI:
-    """The server as an ASGI application; its slots are allocated here, all at once.
+def create_app(model: Model, plan: BatchPlan, settings: ServerSettings | None = None) -> FastAPI:
+    """Build the server as an ASGI application and allocate its slots.
 
     Parameters
     ----------
@@ -50,22 +51,26 @@ def create_app(model: Model, plan: BatchPlan, settings: Settings | None = None) 
         From `minseek.load`.
     plan : BatchPlan
         From `minseek.plan`, with ``policy=None``: each slot holds a whole conversation.
-    settings : Settings, optional
+    settings : ServerSettings, optional
+
+    Returns
+    -------
+    FastAPI
 
     Raises
     ------
     InputError
-        If the plan evicts, or no chat has the room for the default strategy.
+        If the plan evicts, or no chat fits into a slot with the default strategy.
     RuntimeError
         If the slots cannot be allocated.
     """
-    settings = settings or Settings()
+    settings = settings or ServerSettings()
     service = Service(model, plan, settings)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.worker.end)
+        await asyncio.to_thread(service.engine_thread.end)
 
     app = FastAPI(
         title="minseek",
@@ -75,20 +80,20 @@ def create_app(model: Model, plan: BatchPlan, settings: Settings | None = None) 
         docs_url=None,  # those pages load their scripts from elsewhere
         redoc_url=None,
         exception_handlers={**HANDLERS},
-        strict_content_type=True,  # without a type, pages of other origins could send JSON and not be asked first
+        strict_content_type=True,  # otherwise pages of other origins could send JSON without a preflight request
     )
     app.state.service = service
     _add_routes(app, service)
     add_page(app)
-    app.add_middleware(BodyLimit, most=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     if settings.api_key:
-        app.add_middleware(ApiKeyCheck, key=settings.api_key, free=("/health", *PAGE_PATHS))
+        app.add_middleware(ApiKeyCheck, key=settings.api_key, public=("/health", *PAGE_PATHS))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["*"],  # OpenAI's own client sends headers of its own, x-stainless-*
+            allow_headers=["*"],  # OpenAI's client sends x-stainless-*
             expose_headers=["Retry-After"],
         )
     if settings.hosts is not None:
@@ -98,46 +103,46 @@ def create_app(model: Model, plan: BatchPlan, settings: Settings | None = None) 
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    refusals = dict(_REFUSALS)
+    errors = dict(_ERRORS)
     if service.settings.api_key:
-        refusals[401] = {"model": ErrorReply, "description": "The API key is missing or wrong"}
+        errors[401] = {"model": ErrorResponse, "description": "The API key is missing or wrong"}
 
-    # The key is checked by `ApiKeyCheck`, before a body is read; this says so in the description.
+    # `ApiKeyCheck` checks the key, before a body is read; this documents it in the OpenAPI description.
     guarded = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))] if service.settings.api_key else [])
 
-    @guarded.post(CHAT, response_model=ChatResponse, responses={**refusals, 200: _STREAM})
+    @guarded.post(CHAT, response_model=ChatResponse, responses={**errors, 200: _STREAM})
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
-        """Answer a chat; how to think is said by reasoning_effort, a budget of tokens, or `thinking`."""
+        """Answer a chat; reasoning_effort, a token budget or `thinking` control its reasoning."""
         return await chat(request, service, body)
 
-    @guarded.post(COMPLETIONS, response_model=CompletionResponse, responses={**refusals, 200: _STREAM})
+    @guarded.post(COMPLETIONS, response_model=CompletionResponse, responses={**errors, 200: _STREAM})
     async def completions(request: Request, body: CompletionRequest) -> Response:
-        """Continue texts as they stand."""
+        """Continue texts without a chat template."""
         return await complete(request, service, body)
 
-    known = {status: refusals[status] for status in (401, "4XX") if status in refusals}
+    known = {status: errors[status] for status in (401, "4XX") if status in errors}
 
-    @guarded.get("/v1/models", response_model=ModelsReply, responses=known)
-    async def models() -> ModelsReply:
-        """The model that is loaded, its slots and its memory."""
-        return ModelsReply(data=[model_entry(service)])
+    @guarded.get("/v1/models", response_model=ModelList, responses=known)
+    async def models() -> ModelList:
+        """List the loaded model, its slots and its memory."""
+        return ModelList(data=[model_entry(service)])
 
-    @guarded.get("/v1/models/{name:path}", response_model=ModelReply, responses={**known, 404: refusals[404]})
-    async def one_model(name: str) -> ModelReply:
-        """The same, by its name."""
+    @guarded.get("/v1/models/{name:path}", response_model=ModelEntry, responses={**known, 404: errors[404]})
+    async def one_model(name: str) -> ModelEntry:
+        """Return the loaded model by its name."""
         service.check_model(name)
         return model_entry(service)
 
-    @app.get("/health", response_model=HealthReply, responses={503: {"model": HealthReply}})
-    async def health(response: Response) -> HealthReply:
-        """Whether requests are taken."""
-        state = service.worker.state
+    @app.get("/health", response_model=Health, responses={503: {"model": Health}})
+    async def health(response: Response) -> Health:
+        """Return 200 while requests are accepted."""
+        state = service.engine_thread.state
         response.status_code = 200 if state == "ok" else 503
-        return HealthReply(status=state)
+        return Health(status=state)
 
     @guarded.get("/metrics", response_class=Response, responses={**known, 200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        """Figures for Prometheus."""
+        """Return metrics for Prometheus."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     app.include_router(guarded)

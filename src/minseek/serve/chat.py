@@ -12,164 +12,102 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from minseek.errors import InputError
-from minseek.protocol.fields import FieldError
-from minseek.reasoning.options import RunOptions
-from minseek.reasoning.run_plan import DoesNotFitError
+from minseek.protocol.chat_stream import ChatStream, Delta
+from minseek.protocol.choices import run_choice, run_usage
+from minseek.protocol.jobs import make_thinking_job
+from minseek.protocol.logprobs import chat_logprobs
+from minseek.protocol.requests import ChatRequest
+from minseek.protocol.responses import ChatLogprobs, ChatResponse
+from minseek.protocol.sampling import parse_sampling
+from minseek.protocol.thinking import parse_thinking
+from minseek.protocol.validation import check_body
 from minseek.reasoning.thinking_job import ThinkingJob
-from minseek.serve.bodies import ChatRequest
-from minseek.serve.chat_stream import ChatStream, Delta
 from minseek.serve.event_channel import EventChannel
-from minseek.serve.replies import ChatChoice, ChatLogprobs, ChatMessage, ChatResponse, MinseekDetails, Usage
-from minseek.serve.request_stream import EventStream, RequestStream, cancel_on_disconnect, check_stream_options
-from minseek.serve.sampling import sampling_of
+from minseek.serve.request_stream import EventStream, RequestStream, cancel_on_disconnect
 from minseek.serve.service import Service
-from minseek.serve.thinking import thinking_of
-from minseek.serve.tokens import chat_logprobs
 
 ROUTE = "/v1/chat/completions"
 
 
 async def chat(request: Request, service: Service, body: ChatRequest) -> Response:
-    """Answer a chat, as a whole or as a stream."""
+    """Answer a chat with a complete response or a stream."""
     service.check_model(body.model)
+    check_body(body)
     service.check_choices(body.choices, "n")
-    if body.top_logprobs is not None and not body.logprobs:
-        raise FieldError('top_logprobs has no effect without "logprobs": true', param="top_logprobs")
-    check_stream_options(body)
-    mailbox = EventChannel()
-    jobs = await service.prepare(lambda: _jobs(service, body, mailbox))
+    channel = EventChannel()
+    jobs = await service.prepare(lambda: _make_jobs(service, body, channel))
     service.log_texts(ROUTE, [message.text for message in body.messages])
-    exchange = RequestStream(service, jobs, mailbox, ROUTE)
-    turns = [ChatStream(service.model.thinking, service.token_bytes) for _ in jobs]
+    stream = RequestStream(service, jobs, channel, ROUTE)
+    choices = [ChatStream(service.model.thinking, service.token_bytes) for _ in jobs]
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
     if body.stream:
-        return EventStream(exchange, _chunks(service, body, exchange, turns, head))
-    return await cancel_on_disconnect(request, exchange, _whole(service, body, exchange, turns, head))
+        return EventStream(stream, _chunks(service, body, stream, choices, head))
+    return await cancel_on_disconnect(request, stream, _complete_response(service, body, stream, choices, head))
 
 
-def _jobs(service: Service, body: ChatRequest, mailbox: EventChannel) -> list[ThinkingJob]:
-    """A job for each choice."""
-    messages = [
-        {"role": "system" if message.role == "developer" else message.role, "content": message.text}
-        for message in body.messages
+def _make_jobs(service: Service, body: ChatRequest, channel: EventChannel) -> list[ThinkingJob]:
+    """Make a job for each choice."""
+    strategy, limits = parse_thinking(body, service.defaults)
+    return [
+        make_thinking_job(
+            service.model,
+            service.plan,
+            body,
+            strategy=strategy,
+            limits=limits,
+            sampling=parse_sampling(body, service.sampling, choice),
+            stop=body.stop_texts or (),
+            on_event=partial(channel.put, choice),
+        )
+        for choice in range(body.choices)
     ]
-    if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
-        raise FieldError(
-            f"the last message must be the user's and not empty, and it is the {body.messages[-1].role}'s, with "
-            f"{len(body.messages[-1].text)} characters",
-            param=f"messages[{len(messages) - 1}]",
-        )
-    strategy, limits = thinking_of(body, service.defaults)
-    try:
-        return [
-            ThinkingJob(
-                service.model,
-                messages,
-                RunOptions(
-                    strategy=strategy,
-                    sampling=sampling_of(body, service.settings.sampling, choice),
-                    limits=limits,
-                    stop=body.stops,
-                    logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-                ),
-                plan=service.plan,
-                on_event=partial(mailbox.put, choice),
-            )
-            for choice in range(body.choices)
-        ]
-    except FieldError:
-        raise
-    except DoesNotFitError as error:
-        raise _refusal(service, error) from None
-    except InputError as error:
-        raise FieldError(str(error), param="messages") from None
 
 
-def _refusal(service: Service, error: DoesNotFitError) -> FieldError:
-    """Why a conversation does not fit into a slot: its messages are too long, or the thoughts that it asks for."""
-    slot = service.plan.slot.capacity
-    if error.least <= slot:
-        return FieldError(
-            f"the messages take {error.prompt} tokens, the thoughts and the answer at least "
-            f"{error.needed - error.prompt}, and a slot holds {slot}: ask for fewer or shorter thoughts, or keep fewer",
-            param="thinking",
-        )
-    return FieldError(
-        f"the messages take {error.prompt} tokens, and a slot holds {slot}, of which thinking and answer need at least "
-        f"{error.least - error.prompt}: shorten them",
-        param="messages",
-        code="context_length_exceeded",
-    )
-
-
-async def _whole(
-    service: Service, body: ChatRequest, exchange: RequestStream, turns: list[ChatStream], head: dict[str, Any]
+async def _complete_response(
+    service: Service, body: ChatRequest, stream: RequestStream, choices: list[ChatStream], head: dict[str, Any]
 ) -> Response:
-    """The answers, once all of them are complete."""
-    pieces: list[list[Delta]] = [[] for _ in turns]
-    async for news in exchange.events():
-        for choice, events in news.items():
-            pieces[choice].extend(turns[choice].pieces(events))
-    choices = [_choice(service, body, index, *pair) for index, pair in enumerate(zip(turns, pieces, strict=True))]
-    usage = _usage(turns)
-    reply = ChatResponse(**head, choices=choices, usage=usage, minseek=choices[0].minseek)
-    return Response(reply.model_dump_json(), media_type="application/json")
-
-
-def _choice(service: Service, body: ChatRequest, index: int, turn: ChatStream, pieces: list[Delta]) -> ChatChoice:
-    reasoning = "".join(piece.text for piece in pieces if piece.kind == "reasoning")
-    thoughts = reasoning if turn.stats.thinking_tokens else None
-    logprobs = [logprob for piece in pieces for logprob in piece.logprobs]
-    return ChatChoice(
-        index=index,
-        message=ChatMessage(
-            content="".join(piece.text for piece in pieces if piece.kind == "content"),
-            reasoning_content=thoughts,
-            reasoning=thoughts,
-        ),
-        logprobs=ChatLogprobs(content=chat_logprobs(service.model, logprobs)) if body.logprobs else None,
-        finish_reason=turn.finish_reason,
-        minseek=MinseekDetails(**turn.report()),
-    )
-
-
-def _usage(turns: list[ChatStream]) -> Usage:
-    stats = [turn.stats for turn in turns]
-    return Usage.of(stats[0].prompt_tokens, sum(s.tokens for s in stats), sum(s.thinking_tokens for s in stats))
+    """Return all choices once they are complete."""
+    deltas: list[list[Delta]] = [[] for _ in choices]
+    async for events_by_choice in stream.events():
+        for index, events in events_by_choice.items():
+            deltas[index].extend(choices[index].deltas(events))
+    made = [
+        run_choice(service.model, index, choice, deltas[index], logprobs=bool(body.logprobs))
+        for index, choice in enumerate(choices)
+    ]
+    response = ChatResponse(**head, choices=made, usage=run_usage(choices), minseek=made[0].minseek)
+    return Response(response.model_dump_json(), media_type="application/json")
 
 
 async def _chunks(
-    service: Service, body: ChatRequest, exchange: RequestStream, turns: list[ChatStream], head: dict[str, Any]
+    service: Service, body: ChatRequest, stream: RequestStream, choices: list[ChatStream], head: dict[str, Any]
 ) -> AsyncIterator[dict[str, Any]]:
-    """Chunks of the stream."""
+    """Yield the chunks of the stream."""
     head = {**head, "object": "chat.completion.chunk"}
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
-    begun: set[int] = set()
-    async with aclosing(exchange.events()) as all_news:
-        async for news in all_news:
-            for choice, events in news.items():
-                for piece in turns[choice].pieces(events):
-                    made = _chunk(service, body, choice, turns[choice], piece, first=choice not in begun)
-                    begun.add(choice)
-                    yield {**head, **made, **({"usage": None} if with_usage else {})}
+    started: set[int] = set()
+    async with aclosing(stream.events()) as batches:
+        async for events_by_choice in batches:
+            for index, events in events_by_choice.items():
+                for delta in choices[index].deltas(events):
+                    chunk = _chunk(service, body, index, choices[index], delta, first=index not in started)
+                    started.add(index)
+                    yield {**head, **chunk, **({"usage": None} if with_usage else {})}
     if with_usage:
-        usage = _usage(turns)
-        yield {**head, "choices": [], "usage": usage.model_dump()}
+        yield {**head, "choices": [], "usage": run_usage(choices).model_dump()}
 
 
 def _chunk(
-    service: Service, body: ChatRequest, index: int, turn: ChatStream, piece: Delta, *, first: bool
+    service: Service, body: ChatRequest, index: int, stream: ChatStream, delta: Delta, *, first: bool
 ) -> dict[str, Any]:
-    delta: dict[str, Any] = {"role": "assistant", "content": ""} if first else {}
-    if piece.kind == "reasoning":
-        delta |= {"reasoning_content": piece.text, "reasoning": piece.text}
-    elif piece.kind == "content":
-        delta["content"] = piece.text
-    choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-    if body.logprobs and piece.logprobs:
-        content = chat_logprobs(service.model, piece.logprobs)
-        choice["logprobs"] = ChatLogprobs(content=content).model_dump()
-    if piece.note["type"] == "finished":
-        choice["finish_reason"] = turn.finish_reason
-    return {"choices": [choice], "minseek": piece.note}
+    fields: dict[str, Any] = {"role": "assistant", "content": ""} if first else {}
+    if delta.kind == "reasoning":
+        fields |= {"reasoning_content": delta.text, "reasoning": delta.text}
+    elif delta.kind == "content":
+        fields["content"] = delta.text
+    choice: dict[str, Any] = {"index": index, "delta": fields, "logprobs": None, "finish_reason": None}
+    if body.logprobs and delta.logprobs:
+        choice["logprobs"] = ChatLogprobs(content=chat_logprobs(service.model, delta.logprobs)).model_dump()
+    if delta.note["type"] == "finished":
+        choice["finish_reason"] = stream.finish_reason
+    return {"choices": [choice], "minseek": delta.note}

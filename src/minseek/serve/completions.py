@@ -1,10 +1,10 @@
-"""``POST /v1/completions``: texts that are continued as they stand."""
+"""``POST /v1/completions``."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -13,81 +13,47 @@ from fastapi.responses import Response
 
 from minseek.decode import TokenLogprob
 from minseek.engine import Generation
-from minseek.errors import InputError
+from minseek.engine.generation import OnToken
+from minseek.protocol.choices import completion_choice
+from minseek.protocol.completion_stream import CompletionStream
 from minseek.protocol.fields import FieldError
+from minseek.protocol.jobs import encode_prompt_text
+from minseek.protocol.logprobs import completion_logprobs
+from minseek.protocol.requests import CompletionRequest
+from minseek.protocol.responses import CompletionResponse, Usage
+from minseek.protocol.sampling import parse_sampling
+from minseek.protocol.validation import check_body
 from minseek.reasoning import AnswerToken, Event
-from minseek.serve.bodies import CompletionRequest
 from minseek.serve.event_channel import EventChannel
-from minseek.serve.replies import CompletionChoice, CompletionResponse, FinishReason, Usage
-from minseek.serve.request_stream import EventStream, RequestStream, cancel_on_disconnect, check_stream_options
-from minseek.serve.sampling import sampling_of
+from minseek.serve.request_stream import EventStream, RequestStream, cancel_on_disconnect
 from minseek.serve.service import Service
-from minseek.serve.tokens import completion_logprobs
 
 ROUTE = "/v1/completions"
-_NEW_TOKENS = 16  # as in OpenAI's API, where a request does not say
-
-
-class CompletionStream:
-    """The text of one choice as it comes, and the tokens whose text is certain."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.logprobs: list[TokenLogprob] = []
-        self._uncertain: list[TokenLogprob] = []
-
-    def take(self, events: Sequence[Event]) -> tuple[str, list[TokenLogprob]]:
-        """What came: text and its tokens. Tokens of a stop string never become certain."""
-        text, certain = "", list[TokenLogprob]()
-        for event in events:
-            assert isinstance(event, AnswerToken), "plain generation tells nothing else"
-            if event.logprob is not None:
-                self._uncertain.append(event.logprob)
-            if event.text:
-                certain += self._uncertain
-                self._uncertain = []
-            text += event.text
-        self.text += text
-        self.logprobs += certain
-        return text, certain
+_DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 
 
 async def complete(request: Request, service: Service, body: CompletionRequest) -> Response:
-    """Continue the prompts, as a whole or as a stream."""
+    """Continue texts with a complete response or a stream."""
     service.check_model(body.model)
-    check_stream_options(body)
-    prompts = _prompts(body)
-    service.check_choices(len(prompts) * body.choices, "prompt" if len(prompts) > 1 else "n")
-    mailbox = EventChannel()
-    jobs = await service.prepare(lambda: _jobs(service, body, prompts, mailbox))
-    service.log_texts(ROUTE, [prompt for prompt in prompts if isinstance(prompt, str)])
-    exchange = RequestStream(service, jobs, mailbox, ROUTE)
+    check_body(body)
+    service.check_choices(len(body.prompts) * body.choices, "prompt" if len(body.prompts) > 1 else "n")
+    channel = EventChannel()
+    jobs = await service.prepare(lambda: _make_jobs(service, body, channel))
+    service.log_texts(ROUTE, [prompt for prompt in body.prompts if isinstance(prompt, str)])
+    stream = RequestStream(service, jobs, channel, ROUTE)
     head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
     if body.stream:
-        return EventStream(exchange, _chunks(service, body, exchange, jobs, head))
-    return await cancel_on_disconnect(request, exchange, _whole(service, body, exchange, jobs, head))
+        return EventStream(stream, _chunks(service, body, stream, jobs, head))
+    return await cancel_on_disconnect(request, stream, _complete_response(service, body, stream, jobs, head))
 
 
-def _prompts(body: CompletionRequest) -> list[str | list[int]]:
-    prompt = body.prompt
-    if isinstance(prompt, str):
-        return [prompt]
-    if prompt and isinstance(prompt[0], int):
-        return [[token for token in prompt if isinstance(token, int)]]
-    return [one for one in prompt if not isinstance(one, int)]
-
-
-def _jobs(
-    service: Service, body: CompletionRequest, prompts: Sequence[str | Sequence[int]], mailbox: EventChannel
-) -> list[Generation]:
-    """A job for each choice of each prompt, in OpenAI's order: all of the first prompt's come first."""
-    if not prompts:
-        raise FieldError("prompt is an empty list: there is nothing to continue", param="prompt", code="empty_prompt")
+def _make_jobs(service: Service, body: CompletionRequest, channel: EventChannel) -> list[Generation]:
+    """Make a job for each choice of each prompt, in OpenAI's order: all choices of the first prompt come first."""
     jobs: list[Generation] = []
-    for prompt in prompts:
+    for prompt in body.prompts:
         tokens = _encode(service, prompt)
         limit = min(
-            body.max_tokens or _NEW_TOKENS,
+            body.limit or _DEFAULT_MAX_TOKENS,
             service.settings.max_completion_tokens,
             service.plan.slot.capacity - len(tokens),
         )
@@ -97,34 +63,27 @@ def _jobs(
                     service.model,
                     tokens,
                     max_new_tokens=limit,
-                    sampling=sampling_of(body, service.settings.sampling, choice),
-                    stop=body.stops,
+                    sampling=parse_sampling(body, service.sampling, choice),
+                    stop=body.stop_texts or (),
                     evicts=False,
-                    on_token=_teller(mailbox, len(jobs)),
-                    logprobs=body.logprobs,
+                    on_token=_send_to(channel, len(jobs)),
+                    logprobs=body.num_logprobs,
                     is_continuation=True,
                 )
             )
     return jobs
 
 
-def _teller(mailbox: EventChannel, choice: int) -> Callable[[int | None, str, TokenLogprob | None], None]:
-    return lambda token, text, logprob: mailbox.put(choice, AnswerToken(token, text, 0, logprob))
+def _send_to(channel: EventChannel, choice: int) -> OnToken:
+    return lambda token, text, logprob: channel.put(choice, AnswerToken(token, text, 0, logprob))
 
 
 def _encode(service: Service, prompt: str | Sequence[int]) -> list[int]:
-    """A prompt's tokens, which must leave room in a slot."""
-    tokens = service.model.encode(prompt) if isinstance(prompt, str) else list(prompt)
-    if not tokens:
-        raise FieldError("the prompt is empty: there is nothing to continue", param="prompt", code="empty_prompt")
-    try:
-        service.model.check_token_ids(tokens, " of the prompt")
-    except InputError as error:
-        raise FieldError(str(error), param="prompt") from error
-    slot = service.plan.slot.capacity
+    """Return the tokens of a prompt, which must leave free tokens in a slot."""
+    tokens, slot = encode_prompt_text(service.model, prompt), service.plan.slot.capacity
     if len(tokens) >= slot:
         raise FieldError(
-            f"the prompt takes {len(tokens)} tokens, and a slot holds {slot}, of which what is written needs some: "
+            f"the prompt takes {len(tokens)} tokens, and a slot holds {slot}, of which the completion needs some: "
             "shorten it",
             param="prompt",
             code="context_length_exceeded",
@@ -132,29 +91,36 @@ def _encode(service: Service, prompt: str | Sequence[int]) -> list[int]:
     return tokens
 
 
-async def _whole(
-    service: Service, body: CompletionRequest, exchange: RequestStream, jobs: list[Generation], head: dict[str, Any]
+def _push(stream: CompletionStream, events: Sequence[Event]) -> tuple[str, list[TokenLogprob]]:
+    """Add events to a stream; return their text and the tokens that are certain now."""
+    text, certain = "", list[TokenLogprob]()
+    for event in events:
+        assert isinstance(event, AnswerToken), "plain generation sends no other event"
+        certain += stream.push(event.text, event.logprob)
+        text += event.text
+    return text, certain
+
+
+async def _complete_response(
+    service: Service, body: CompletionRequest, stream: RequestStream, jobs: list[Generation], head: dict[str, Any]
 ) -> Response:
-    """The completions, once all of them are there."""
-    written = [CompletionStream() for _ in jobs]
-    async for news in exchange.events():
-        for choice, events in news.items():
-            written[choice].take(events)
+    """Return all choices once they are complete."""
+    streams = [CompletionStream() for _ in jobs]
+    async for events_by_choice in stream.events():
+        for index, events in events_by_choice.items():
+            _push(streams[index], events)
     choices = [
-        CompletionChoice(
-            index=index,
+        completion_choice(
+            service.model,
+            index,
             text=own.text,
-            logprobs=None if body.logprobs is None else completion_logprobs(service.model, own.logprobs),
-            finish_reason=_why(job),
+            finish_reason=job.finish_reason,
+            logprobs=None if body.num_logprobs is None else own.logprobs,
         )
-        for index, (own, job) in enumerate(zip(written, jobs, strict=True))
+        for index, (own, job) in enumerate(zip(streams, jobs, strict=True))
     ]
-    reply = CompletionResponse(**head, choices=choices, usage=_usage(body, jobs))
-    return Response(reply.model_dump_json(), media_type="application/json")
-
-
-def _why(job: Generation) -> FinishReason:
-    return "stop" if job.finish_reason == "stop" else "length"
+    response = CompletionResponse(**head, choices=choices, usage=_usage(body, jobs))
+    return Response(response.model_dump_json(), media_type="application/json")
 
 
 def _usage(body: CompletionRequest, jobs: list[Generation]) -> Usage:
@@ -162,27 +128,29 @@ def _usage(body: CompletionRequest, jobs: list[Generation]) -> Usage:
 
 
 async def _chunks(
-    service: Service, body: CompletionRequest, exchange: RequestStream, jobs: list[Generation], head: dict[str, Any]
+    service: Service, body: CompletionRequest, stream: RequestStream, jobs: list[Generation], head: dict[str, Any]
 ) -> AsyncIterator[dict[str, Any]]:
-    """Chunks of the stream; each choice ends with one that says why."""
+    """Yield the chunks of the stream; the last one of each choice has its finish reason."""
     head = {**head, "object": "text_completion"}
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     if with_usage:
         head["usage"] = None
-    written = [CompletionStream() for _ in jobs]
+    streams = [CompletionStream() for _ in jobs]
 
-    def chunk(index: int, text: str, logprobs: list[TokenLogprob], before: int, why: str | None) -> dict[str, Any]:
-        told = None if body.logprobs is None else completion_logprobs(service.model, logprobs, before).model_dump()
-        return {**head, "choices": [{"index": index, "text": text, "logprobs": told, "finish_reason": why}]}
+    def chunk(index: int, text: str, certain: list[TokenLogprob], offset: int, reason: str | None) -> dict[str, Any]:
+        logprobs = None
+        if body.num_logprobs is not None:
+            logprobs = completion_logprobs(service.model, certain, offset).model_dump()
+        return {**head, "choices": [{"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}]}
 
-    async with aclosing(exchange.events()) as all_news:
-        async for news in all_news:
-            for choice, events in news.items():
-                before = len(written[choice].text)
-                text, logprobs = written[choice].take(events)
+    async with aclosing(stream.events()) as batches:
+        async for events_by_choice in batches:
+            for index, events in events_by_choice.items():
+                offset = len(streams[index].text)
+                text, certain = _push(streams[index], events)
                 if text:
-                    yield chunk(choice, text, logprobs, before, None)
-    for choice, job in enumerate(jobs):
-        yield chunk(choice, "", [], len(written[choice].text), job.finish_reason)
+                    yield chunk(index, text, certain, offset, None)
+    for index, job in enumerate(jobs):
+        yield chunk(index, "", [], len(streams[index].text), job.finish_reason)
     if with_usage:
         yield {**head, "choices": [], "usage": _usage(body, jobs).model_dump()}

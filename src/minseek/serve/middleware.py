@@ -1,4 +1,4 @@
-"""What every request passes before the routes: the log, the host it names, its key, its size."""
+"""Middleware: access log, and checks of host, API key and body size."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_LONGEST_PATH = 100  # characters in the log
+_MAX_LOGGED_PATH = 100  # characters
 
 
-class Guard:
-    """Something before the application that may refuse a request."""
+class RequestCheck:
+    """Base class of checks that may refuse a request before the application sees it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass, or answer with why not."""
-        refusal = self.refusal(scope) if scope["type"] == "http" else None
-        if refusal is None:
+        """Pass the request on, or answer with the error."""
+        error = self.check(scope) if scope["type"] == "http" else None
+        if error is None:
             await self.app(scope, receive, send)
         else:
-            await refusal.response()(scope, receive, send)
+            await error.response()(scope, receive, send)
 
-    def refusal(self, scope: Scope) -> ApiError | None:
-        """Why it may not pass."""
+    def check(self, scope: Scope) -> ApiError | None:
+        """Return the error of a request that is refused."""
         raise NotImplementedError
 
 
-class HostCheck(Guard):
-    """Lets requests pass that name the server as expected.
+class HostCheck(RequestCheck):
+    """Refuses requests whose ``Host`` header does not name the server.
 
-    A web page elsewhere can make its own name lead to this machine (DNS rebinding); its requests still carry that name.
+    The name of a foreign web page can resolve to this machine (DNS rebinding); its requests still carry that name.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         super().__init__(app)
         self._hosts = {host.lower().strip("[]") for host in hosts}
 
-    def refusal(self, scope: Scope) -> ApiError | None:
+    def check(self, scope: Scope) -> ApiError | None:
         host = Headers(scope=scope).get("host", "").lower()
         name = host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
         if name in self._hosts:
@@ -61,15 +61,15 @@ class HostCheck(Guard):
         return ApiError(403, "this server is not called by that name: see --allowed-host", code="host_not_allowed")
 
 
-class ApiKeyCheck(Guard):
-    """Lets requests pass that carry the key, or that need none."""
+class ApiKeyCheck(RequestCheck):
+    """Refuses requests without the key, except for public paths."""
 
-    def __init__(self, app: ASGIApp, key: str, free: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, key: str, public: Collection[str]) -> None:
         super().__init__(app)
-        self._key, self._free = key.encode(), frozenset(free)
+        self._key, self._public = key.encode(), frozenset(public)
 
-    def refusal(self, scope: Scope) -> ApiError | None:
-        if scope["path"] in self._free:
+    def check(self, scope: Scope) -> ApiError | None:
+        if scope["path"] in self._public:
             return None
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key):
@@ -83,28 +83,28 @@ class ApiKeyCheck(Guard):
 
 
 class BodyLimit:
-    """Ends requests whose body is longer than allowed, whether or not they say so beforehand."""
+    """Ends requests whose body is too long, with or without a Content-Length."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self._most = app, most
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the body as it comes."""
+        """Count the bytes of the body as they arrive."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         length = Headers(scope=scope).get("content-length", "")
-        too_long = ApiError(413, f"the body is longer than {self._most} bytes: shorten it", code="body_too_large")
-        if length.isdecimal() and int(length[:20]) > self._most:
+        too_long = ApiError(413, f"the body is longer than {self._max_bytes} bytes: shorten it", code="body_too_large")
+        if length.isdecimal() and int(length[:20]) > self._max_bytes:
             await too_long.response()(scope, receive, send)
             return
-        seen = 0
+        received = 0
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal received
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._most:
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
                 raise HTTPException(413, str(too_long))
             return message
 
@@ -112,19 +112,19 @@ class BodyLimit:
 
 
 class AccessLog:
-    """Around everything: counts and logs requests, without their contents, and adds the headers of every response."""
+    """Counts and logs all requests, without their contents, and adds headers to every response."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and note how it ended."""
+        """Pass the request on and log its outcome."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 0
+        started, status = time.perf_counter(), 0
 
-        async def noted(message: Message) -> None:
+        async def add_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -132,13 +132,13 @@ class AccessLog:
             await send(message)
 
         try:
-            await self.app(scope, receive, noted)
+            await self.app(scope, receive, add_headers)
         except Exception as error:
             report(error)
             if not status:
-                await FAILURE.response()(scope, receive, noted)
+                await FAILURE.response()(scope, receive, add_headers)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
-            path, spent = ascii(scope["path"][:_LONGEST_PATH])[1:-1], time.perf_counter() - began
+            path, spent = ascii(scope["path"][:_MAX_LOGGED_PATH])[1:-1], time.perf_counter() - started
             _LOG.info("%s %s %d %.0f ms", scope["method"], path, status, 1000 * spent)

@@ -1,4 +1,4 @@
-"""The page's files: each path and its file are named here, and no part of a URL ever becomes a path."""
+"""Files of the web page; the paths are fixed, and no part of a URL becomes a path of a file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PAGE_PATHS = tuple(_FILES)
 
 
 def add_page(app: FastAPI) -> None:
-    """Serve them."""
+    """Add the routes of the page's files."""
     for path, (name, kind) in _FILES.items():
-        app.add_api_route(path, _giving(_FOLDER / name, kind), methods=["GET", "HEAD"], include_in_schema=False)
+        app.add_api_route(path, _serve(_FOLDER / name, kind), methods=["GET", "HEAD"], include_in_schema=False)
 
 
-def _giving(file: Path, kind: str) -> Callable[[], Coroutine[Any, Any, Response]]:
+def _serve(file: Path, kind: str) -> Callable[[], Coroutine[Any, Any, Response]]:
     content = file.read_bytes()
 
-    async def give() -> Response:
+    async def respond() -> Response:
         return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
-    return give
+    return respond

@@ -1,4 +1,4 @@
-"""A request's choices from when they are taken to when they have ended: as a stream, or as a whole."""
+"""Choices of a request from submission to their end, as a stream or a complete response."""
 
 from __future__ import annotations
 
@@ -13,120 +13,115 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from minseek.engine import Job
-from minseek.protocol.fields import FieldError
 from minseek.reasoning import AnswerToken, Event, Finished, ThoughtToken
-from minseek.serve.bodies import Shared
 from minseek.serve.engine_thread import QueuedJob
 from minseek.serve.errors import FAILURE, ApiError, report
 from minseek.serve.event_channel import EventChannel, StreamEnd
 from minseek.serve.service import Service
 
-_GONE = 499  # as nginx reports a client that has gone; nobody reads it
+_DISCONNECTED = 499  # as in nginx: the client has disconnected
 _DONE = b"data: [DONE]\n\n"
 
 
 class RequestStream:
-    """The orders of one request.
+    """Submitted choices of one request.
 
     Parameters
     ----------
     jobs : sequence of Job
-        One for each choice; they put what happens into the mailbox.
+        One job for each choice; it puts its events into the channel.
+    channel : EventChannel
+        Channel of the request.
     route : str
-        For the metrics.
+        Label of the metrics.
 
     Raises
     ------
     ApiError
-        If the worker does not take them.
+        If the engine thread does not accept the jobs.
     """
 
-    def __init__(self, service: Service, jobs: Sequence[Job], mailbox: EventChannel, route: str) -> None:
-        self._worker, self._metrics, self._mailbox, self._route = service.worker, service.metrics, mailbox, route
-        self._orders = [QueuedJob(job, mailbox, choice) for choice, job in enumerate(jobs)]
-        self._left = len(self._orders)
-        self._began = time.perf_counter()
-        self._worker.submit(self._orders)
+    def __init__(self, service: Service, jobs: Sequence[Job], channel: EventChannel, route: str) -> None:
+        self._thread, self._metrics, self._route = service.engine_thread, service.metrics, route
+        self._channel = channel
+        self._jobs = [QueuedJob(job, channel, choice) for choice, job in enumerate(jobs)]
+        self._left = len(self._jobs)
+        self._started = time.perf_counter()
+        self._thread.submit(self._jobs)
 
     async def events(self) -> AsyncGenerator[Mapping[int, list[Event]]]:
-        """What happens, by choice, as much as there is at a time.
+        """Yield the events that have arrived, by choice.
 
         Raises
         ------
         ApiError
             If one of the choices failed.
         """
-        told = False
+        first_token_seen = False
         while self._left:
             events: dict[int, list[Event]] = {}
             failure: Exception | None = None
-            for choice, item in await self._mailbox.take():
+            for choice, item in await self._channel.take():
                 if isinstance(item, StreamEnd):
                     self._left -= 1
                     failure = failure or item.error
                     continue
                 events.setdefault(choice, []).append(item)
-                if not told and isinstance(item, (ThoughtToken, AnswerToken)):
-                    told = True
-                    self._metrics.first_token_seconds.labels(self._route).observe(time.perf_counter() - self._began)
+                if not first_token_seen and isinstance(item, (ThoughtToken, AnswerToken)):
+                    first_token_seen = True
+                    self._metrics.first_token_seconds.labels(self._route).observe(time.perf_counter() - self._started)
                 if isinstance(item, Finished):
                     self._metrics.finished(item.result)
             if events:
                 yield events
             if failure is not None:
                 raise failure
-        self._metrics.request_seconds.labels(self._route).observe(time.perf_counter() - self._began)
+        self._metrics.request_seconds.labels(self._route).observe(time.perf_counter() - self._started)
 
     def close(self) -> None:
-        """Free the slots of what has not ended."""
+        """Release the slots of the choices that have not ended."""
         if self._left:
-            self._worker.cancel(self._orders)
-
-
-def check_stream_options(body: Shared) -> None:
-    """Refuse options of a stream where there is none."""
-    if body.stream_options is not None and not body.stream:
-        raise FieldError('stream_options has no effect without "stream": true', param="stream_options")
+            self._thread.cancel(self._jobs)
 
 
 async def cancel_on_disconnect(
-    request: Request, exchange: RequestStream, answer: Coroutine[Any, Any, Response]
+    request: Request, stream: RequestStream, answer: Coroutine[Any, Any, Response]
 ) -> Response:
-    """The response, unless the client goes before it is there: then its slots are free at once."""
+    """Return the response; if the client disconnects first, release its slots at once."""
     work = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_gone(request))
+    disconnect = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return work.result() if work.done() else Response(status_code=_GONE)
+        await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else Response(status_code=_DISCONNECTED)
     finally:
         work.cancel()
-        gone.cancel()
-        exchange.close()
+        disconnect.cancel()
+        stream.close()
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 class EventStream(StreamingResponse):
-    """Chunks as server-sent events; however it ends, the exchange's slots are free then.
+    """Chunks as server-sent events; the slots are released however the stream ends.
 
-    An error once the stream has begun comes as its last event.
+    An error after the start of the stream is sent as its last event.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, exchange: RequestStream, chunks: AsyncIterator[Mapping[str, Any]]) -> None:
+    def __init__(self, stream: RequestStream, chunks: AsyncIterator[Mapping[str, Any]]) -> None:
         super().__init__(_events(chunks), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._exchange = exchange
+        self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them; called by the web framework."""
+        """Send the chunks; called by the web framework."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._exchange.close()
+            self._stream.close()
 
 
 async def _events(chunks: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""The server's socket, its start and its end."""
+"""Socket of the server, start and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from minseek.errors import InputError
 from minseek.serve.service import Service
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-_CONNECTIONS = 1000  # at once
-_LAST_WORDS = 5  # seconds in which clients may read the end of their answers
-_LOOK = 0.05  # seconds
+_MAX_CONNECTIONS = 1000
+_DRAIN_SECONDS = 5  # in which clients may read the end of their answers
+_POLL_SECONDS = 0.05
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at that address; nobody can connect to it before it listens.
+    """Bind a socket to an address; clients cannot connect before `listen`.
 
     Raises
     ------
     InputError
-        If there is no such address, or it is taken.
+        If there is no such address, or it is in use.
     """
     if not 0 <= port < 2**16:
         raise InputError(f"--port must be between 0 and 65535, not {port}")
@@ -46,7 +46,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def listen(bound: socket.socket, host: str, port: int) -> None:
-    """Let clients connect."""
+    """Accept connections."""
     try:
         bound.listen(2048)
     except OSError as error:
@@ -55,27 +55,27 @@ def listen(bound: socket.socket, host: str, port: int) -> None:
 
 
 def _refused(error: OSError, host: str, port: int) -> InputError:
-    why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
+    why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound ({error.strerror})"
     return InputError(f"port {port} of {host} {why}: give another --port or --host")
 
 
 def is_loopback(bound: socket.socket) -> bool:
-    """Whether only this machine can reach it."""
+    """Return True if only this machine can reach the socket."""
     return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
 
 
 class Server(uvicorn.Server):
-    """Runs an application, and ends it gracefully.
+    """Runs an application and shuts it down gracefully.
 
-    When it is told to stop, it refuses new requests (503) and finishes those it has; what is not finished after
-    `grace` seconds, or at a second Ctrl-C, ends with an error.
+    A stopping server refuses new requests (503) and finishes running ones; those that take longer than `grace` seconds
+    end with an error, and a second Ctrl-C ends all of them at once.
 
     Parameters
     ----------
     app : FastAPI
         From `create_app`.
     grace : float
-        Seconds.
+        Seconds that running requests may take when the server stops.
     """
 
     def __init__(self, app: FastAPI, grace: float = 30.0) -> None:
@@ -91,19 +91,19 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=_CONNECTIONS,
-                timeout_graceful_shutdown=_LAST_WORDS,
+                limit_concurrency=_MAX_CONNECTIONS,
+                timeout_graceful_shutdown=_DRAIN_SECONDS,
             )
         )
         self._service: Service = app.state.service
         self._grace = grace
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what is running, then close; called by uvicorn."""
-        worker = self._service.worker
-        worker.stop_accepting()
+        """Finish running requests, then close; called by uvicorn."""
+        engine_thread = self._service.engine_thread
+        engine_thread.stop_accepting()
         until = time.monotonic() + self._grace
-        while worker.busy and time.monotonic() < until and not self.force_exit:
-            await asyncio.sleep(_LOOK)
-        await asyncio.to_thread(worker.end)
+        while engine_thread.busy and time.monotonic() < until and not self.force_exit:
+            await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.to_thread(engine_thread.end)
         await super().shutdown(sockets)

@@ -1,18 +1,18 @@
-"""Bodies of responses, as OpenAI's clients read them; `minseek` is what is ours."""
+"""Bodies of responses in OpenAI's format; the field `minseek` is ours."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from minseek.serve.engine_thread import State
+from minseek.reasoning import Result
 
 FinishReason = Literal["stop", "length"]
 
 
 class ErrorDetails(BaseModel):
-    """What was wrong."""
+    """Description of an error."""
 
     message: str
     type: str
@@ -20,14 +20,14 @@ class ErrorDetails(BaseModel):
     code: str | None
 
 
-class ErrorReply(BaseModel):
-    """The envelope of every error."""
+class ErrorResponse(BaseModel):
+    """Envelope of every error."""
 
     error: ErrorDetails
 
 
-class ThoughtReply(BaseModel):
-    """A thought; `kept` says whether it was in the cache at the end."""
+class ThoughtDetails(BaseModel):
+    """A thought; `kept` is true if it was in the cache at the end."""
 
     index: int
     tokens: int
@@ -37,9 +37,9 @@ class ThoughtReply(BaseModel):
 
 
 class MinseekDetails(BaseModel):
-    """How an answer came about; bytes are those of the tokens in the cache at most."""
+    """Thoughts and cache of an answer; the peak is that of the tokens in the cache."""
 
-    thoughts: list[ThoughtReply]
+    thoughts: list[ThoughtDetails]
     kv_tokens_peak: int
     kv_bytes_peak: int
     ended_by: str
@@ -47,9 +47,26 @@ class MinseekDetails(BaseModel):
     seconds: float
     tokens_per_second: float
 
+    @staticmethod
+    def of(result: Result, token_bytes: int) -> MinseekDetails:
+        """Build the details of a run whose cache takes `token_bytes` a token."""
+        stats = result.stats
+        return MinseekDetails(
+            thoughts=[
+                ThoughtDetails(index=t.index, tokens=t.length, kept=t.kept, ended_by=t.ended_by, text=t.text)
+                for t in result.thoughts
+            ],
+            kv_tokens_peak=stats.kv_tokens_peak,
+            kv_bytes_peak=stats.kv_tokens_peak * token_bytes,
+            ended_by=stats.ended_by,
+            answer_ended_by=stats.answer_ended_by,
+            seconds=round(stats.seconds, 3),
+            tokens_per_second=round(stats.tokens_per_second, 1),
+        )
+
 
 class TopLogprob(BaseModel):
-    """A token that could have been chosen."""
+    """A likely token."""
 
     token: str
     logprob: float
@@ -57,7 +74,7 @@ class TopLogprob(BaseModel):
 
 
 class ChatLogprob(TopLogprob):
-    """A token of the answer, and the most probable ones in its place."""
+    """A token of the answer, and the most likely ones in its place."""
 
     top_logprobs: list[TopLogprob]
 
@@ -70,7 +87,7 @@ class ChatLogprobs(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """An answer and the thinking before it, under both names in use."""
+    """An answer, and the thinking before it under both names in use."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -86,23 +103,23 @@ class ChatChoice(BaseModel):
     message: ChatMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason
-    minseek: MinseekDetails
+    minseek: MinseekDetails | None = None
 
 
 class PromptDetails(BaseModel):
-    """Of the prompt's tokens, those that were there already: none."""
+    """Tokens of the prompt that were cached already: none."""
 
     cached_tokens: int = 0
 
 
 class CompletionDetails(BaseModel):
-    """Of the generated tokens, those of thinking."""
+    """Tokens of thinking among the generated ones."""
 
     reasoning_tokens: int = 0
 
 
 class Usage(BaseModel):
-    """Tokens read and written; the prompt counts once, however many answers it gets."""
+    """Token counts; a prompt counts once, however many choices it has."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -111,19 +128,19 @@ class Usage(BaseModel):
     completion_tokens_details: CompletionDetails = Field(default_factory=CompletionDetails)
 
     @staticmethod
-    def of(read: int, written: int, reasoning: int = 0) -> Usage:
-        """Of a request with so many tokens."""
-        details = CompletionDetails(reasoning_tokens=reasoning)
+    def of(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int = 0) -> Usage:
+        """Build the usage of a request from its token counts."""
+        details = CompletionDetails(reasoning_tokens=reasoning_tokens)
         return Usage(
-            prompt_tokens=read,
-            completion_tokens=written,
-            total_tokens=read + written,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
             completion_tokens_details=details,
         )
 
 
 class ChatResponse(BaseModel):
-    """What ``POST /v1/chat/completions`` gives; `minseek` is the first choice's."""
+    """Response of ``POST /v1/chat/completions``; `minseek` repeats that of the first choice."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -131,11 +148,11 @@ class ChatResponse(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    minseek: MinseekDetails
+    minseek: MinseekDetails | None = None
 
 
 class CompletionLogprobs(BaseModel):
-    """Log-probabilities of a completion's tokens; `text_offset` is where each token's text begins."""
+    """Log-probabilities of a completion's tokens; `text_offset` is the index at which each token's text begins."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -153,7 +170,7 @@ class CompletionChoice(BaseModel):
 
 
 class CompletionResponse(BaseModel):
-    """What ``POST /v1/completions`` gives."""
+    """Response of ``POST /v1/completions``."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -161,26 +178,3 @@ class CompletionResponse(BaseModel):
     model: str
     choices: list[CompletionChoice]
     usage: Usage
-
-
-class ModelReply(BaseModel):
-    """The model; `minseek` says how much memory, how many slots, and how it thinks."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "minseek"
-    minseek: dict[str, Any]
-
-
-class ModelsReply(BaseModel):
-    """The list of models: the one that is loaded."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelReply]
-
-
-class HealthReply(BaseModel):
-    """Whether requests are taken."""
-
-    status: State

@@ -1,16 +1,19 @@
-"""Bodies of requests: the fields of OpenAI's API that are honoured, and ours."""
+"""Bodies of chat and completion requests: the fields of OpenAI's API that are honored, and ours."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from minseek.reasoning.strategies import AnswerForm, KeepRule, canonical_rule
+from minseek.decode.logprobs import MAX_LOGPROBS
+from minseek.protocol.efforts import EffortName
+from minseek.protocol.fields import parse_same
+from minseek.reasoning.strategies import STRATEGIES, AnswerForm, KeepRule, canonical_rule
 
 
-def _unicode(text: str) -> str:
+def _check_unicode(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:  # JSON can hold half a surrogate pair; no tokenizer takes it
@@ -18,64 +21,66 @@ def _unicode(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_unicode)]
+Text = Annotated[str, AfterValidator(_check_unicode)]
 Count = Annotated[int, Field(ge=1)]
 Tokens = Annotated[int, Field(ge=0)]
 TokenId = Annotated[int, Field(ge=0)]
-StopText = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_unicode)]
-Nothing = Annotated[list[Any], Field(max_length=0)]
+StopText = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_check_unicode)]
+EmptyList = Annotated[list[Any], Field(max_length=0)]
 Zero = Annotated[float, Field(ge=0, le=0)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-MOST_CHOICES = 8
-MOST_LOGPROBS = 20
+MAX_CHOICES = 8
+if TYPE_CHECKING:  # a Literal of names that are known at run time only
+    StrategyName = str
+else:
+    StrategyName = Literal[tuple(STRATEGIES)]
 
-NEUTRAL = frozenset(
+NEUTRAL_FIELDS = frozenset(
     (
         *("frequency_penalty", "presence_penalty", "logit_bias", "tools", "tool_choice", "functions", "function_call"),
         *("response_format", "modalities", "audio", "prediction", "web_search_options", "verbosity", "service_tier"),
         *("store", "best_of", "echo", "suffix"),
     )
 )
-"""Fields that clients write without wanting anything by it; values that want something are refused."""
+"""Fields that clients send with a value that has no effect; any other value is refused."""
 
 
 class Body(BaseModel):
-    """Strict: "5" is no number, and a field that nobody knows is refused by name."""
+    """Strict object: "5" is no number, and an unknown field is refused by name."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class TextPart(Body):
-    """A part of a message's content."""
+    """Part of a message's content."""
 
     type: Literal["text"]
     text: Text
 
 
 class Message(Body):
-    """A message; what a model thought earlier may come back with its answer, and is left out."""
+    """Message of a conversation; earlier reasoning may come back with an answer and is left out."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextPart]
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: None = None
-    annotations: Nothing | None = None
+    annotations: EmptyList | None = None
     audio: None = None
-    tool_calls: Nothing | None = None
+    tool_calls: EmptyList | None = None
     function_call: None = None
 
     @property
     def text(self) -> str:
-        """Its content."""
+        """Content, its parts joined."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class Thinking(Body):
-    """How to think: minseek's strategies, and the budget of other APIs."""
+    """Strategy and limits of thinking: minseek's options, and the budget of other APIs."""
 
     type: Literal["enabled", "disabled"] | None = None
-    strategy: Literal["min-seek", "budget-forcing", "standard"] | None = None
+    strategy: StrategyName | None = None
     thoughts: Tokens | Literal["unbounded"] | None = None
     keep: Count | None = None
     rule: Annotated[KeepRule | None, BeforeValidator(canonical_rule)] = None
@@ -89,26 +94,28 @@ class Thinking(Body):
 
 
 class StreamOptions(Body):
-    """What a stream tells besides."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
 class ResponseFormat(Body):
-    """Text, as it comes."""
+    """Plain text, the only format."""
 
     type: Literal["text"]
 
 
 class Shared(Body):
-    """What both kinds of requests have."""
+    """Fields of both kinds of requests."""
 
-    model: str | None = None
+    model: Text | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    max_new_tokens: Count | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -116,34 +123,46 @@ class Shared(Body):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     user: str | None = None
+    metadata: dict[str, Any] | None = None
     frequency_penalty: Zero | None = None
     presence_penalty: Zero | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
 
     @property
     def choices(self) -> int:
-        """How many answers are wanted of each prompt."""
+        """Number of answers to each prompt."""
         return self.n or 1
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        """The texts that end an answer."""
-        return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+    def limit(self) -> int | None:
+        """Maximum number of tokens to generate, under any of its names.
+
+        Raises
+        ------
+        FieldError
+            If two names have different values.
+        """
+        names = ("max_completion_tokens", "max_tokens", "max_new_tokens")
+        limit: int | None = parse_same({name: getattr(self, name) for name in names})
+        return limit
+
+    @property
+    def stop_texts(self) -> tuple[str, ...] | None:
+        """Texts that end an answer, if given."""
+        return None if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
 class ChatRequest(Shared):
-    """The body of ``POST /v1/chat/completions``."""
+    """Body of ``POST /v1/chat/completions``."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Count | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
-    reasoning_effort: Effort | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    reasoning_effort: EffortName | None = None
     thinking_token_budget: Tokens | None = None
     thinking_budget_tokens: Tokens | None = None
     reasoning_budget_tokens: Tokens | None = None
     thinking: Thinking | None = None
-    metadata: dict[str, str] | None = None
     parallel_tool_calls: bool | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -152,20 +171,47 @@ class ChatRequest(Shared):
     verbosity: Literal["medium"] | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Nothing | None = None
+    tools: EmptyList | None = None
     tool_choice: Literal["none", "auto"] | None = None
-    functions: Nothing | None = None
+    functions: EmptyList | None = None
     function_call: Literal["none", "auto"] | None = None
     audio: None = None
     prediction: None = None
     web_search_options: None = None
 
+    @property
+    def num_logprobs(self) -> int | None:
+        """Number of likely tokens to report with each token; None reports no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def conversation(self) -> list[dict[str, str]]:
+        """Messages for a chat template; a developer's message is a system message."""
+        return [
+            {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+            for message in self.messages
+        ]
+
 
 class CompletionRequest(Shared):
-    """The body of ``POST /v1/completions``."""
+    """Body of ``POST /v1/completions``."""
 
     prompt: Text | list[Text] | list[TokenId] | list[list[TokenId]]
-    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     echo: Literal[False] | None = None
     suffix: Literal[""] | None = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Number of likely tokens to report with each token; None reports no log-probabilities."""
+        return self.logprobs
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Prompts, each as text or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [[token for token in self.prompt if isinstance(token, int)]]
+        return [prompt for prompt in self.prompt if not isinstance(prompt, int)]

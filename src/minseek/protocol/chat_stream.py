@@ -1,4 +1,4 @@
-"""One answer as it comes: events of a run become pieces of reasoning and of content."""
+"""Events of a reasoning run as deltas of reasoning and content."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from minseek.decode import TokenLogprob
 from minseek.models import ThinkingFormat
+from minseek.protocol.responses import FinishReason, MinseekDetails
 from minseek.reasoning import (
     AnswerToken,
     Event,
@@ -18,33 +19,32 @@ from minseek.reasoning import (
     ThoughtStarted,
     ThoughtToken,
 )
-from minseek.serve.replies import FinishReason
 
 
 class CleanText:
-    """Text without tags, and without white space around it, whose pieces are given out as soon as they are certain.
+    """Filter that removes tags and surrounding white space from text that arrives in pieces.
 
-    What comes out does not depend on how the text is cut into pieces.
+    Text is released as soon as it is certain; the result does not depend on how the text is cut into pieces.
     """
 
     def __init__(self, tags: Iterable[str] = ()) -> None:
         self._tags = tuple(tag for tag in tags if tag)
         self._longest = max(map(len, self._tags), default=0)
-        self._open = ""  # may be the beginning of a tag
-        self._space = ""  # may be the end of the text
-        self._tail = ""  # the last characters before them
-        self._begun = False
+        self._open = ""  # perhaps the beginning of a tag
+        self._space = ""  # perhaps the end of the text
+        self._tail = ""  # last characters before them
+        self._started = False
 
     def push(self, piece: str, *, last: bool = False) -> str:
-        """Take a piece; give what can be given."""
+        """Add a piece; return the text that is certain now."""
         text = self._without_tags(piece, last)
-        if not self._begun:
+        if not self._started:
             text = text.lstrip()
-            self._begun = bool(text)
+            self._started = bool(text)
         text = self._space + text
-        given = text.rstrip()
-        self._space = text[len(given) :]
-        return given
+        released = text.rstrip()
+        self._space = text[len(released) :]
+        return released
 
     def _without_tags(self, piece: str, last: bool) -> str:
         if not self._tags:
@@ -64,7 +64,7 @@ class CleanText:
         return passed
 
     def _pass(self) -> str:
-        """A character that begins no tag; nothing, if it would complete one with what stood around a tag."""
+        """Release a character that begins no tag, unless it completes one with the text around a removed tag."""
         character, self._open = self._open[0], self._open[1:]
         if (self._tail + character).endswith(self._tags):
             return ""
@@ -74,16 +74,16 @@ class CleanText:
 
 @dataclass
 class Delta:
-    """What one chunk of a stream tells.
+    """Content of one chunk of a stream.
 
     Attributes
     ----------
     kind : {"reasoning", "content", "note"}
-        What `text` is; a note has none.
+        Kind of `text`, which is empty for a note.
     note : dict
-        The extension of the API: what happens to thoughts and cache.
+        Extension of the API: state of thoughts and cache.
     logprobs : list of TokenLogprob
-        Of the tokens whose text is certain now.
+        Tokens whose text is certain now.
     """
 
     kind: Literal["reasoning", "content", "note"]
@@ -93,41 +93,46 @@ class Delta:
 
 
 class ChatStream:
-    """Reads the events of one run.
+    """Turns the events of one run into deltas.
 
-    A stream gives the pieces out; whoever wants the whole answer joins them, so that both say the same.
+    A complete response joins the deltas of a stream, so that both have the same text.
 
     Parameters
     ----------
     form : ThinkingFormat
-        Its tags never become content.
+        Format whose tags never become content.
     token_bytes : int
-        Of one token in the cache.
+        Bytes of one token in the cache.
+
+    Attributes
+    ----------
+    result : Result or None
+        Result of the run, once it has finished.
     """
 
     def __init__(self, form: ThinkingFormat, token_bytes: int) -> None:
         self._token_bytes = token_bytes
         self._reasoning, self._content = CleanText(), CleanText((form.open, form.close))
         self._line_ended = True
-        self._tokens = 0  # of the thought that runs
+        self._tokens = 0  # of the current thought
         self._uncertain: list[TokenLogprob] = []
         self.result: Result | None = None
 
-    def pieces(self, events: Iterable[Event]) -> Iterator[Delta]:
-        """Pieces of what happened; tokens that came together make one piece."""
+    def deltas(self, events: Iterable[Event]) -> Iterator[Delta]:
+        """Return the deltas of these events; consecutive tokens share a delta."""
         last: Delta | None = None
         for event in events:
-            for piece in self._pieces(event):
-                if last is not None and piece.kind != "note" and last.kind == piece.kind:
-                    last = Delta(piece.kind, last.text + piece.text, piece.note, last.logprobs + piece.logprobs)
+            for delta in self._deltas(event):
+                if last is not None and delta.kind != "note" and last.kind == delta.kind:
+                    last = Delta(delta.kind, last.text + delta.text, delta.note, last.logprobs + delta.logprobs)
                     continue
                 if last is not None:
                     yield last
-                last = piece
+                last = delta
         if last is not None:
             yield last
 
-    def _pieces(self, event: Event) -> Iterator[Delta]:
+    def _deltas(self, event: Event) -> Iterator[Delta]:
         if isinstance(event, ThoughtStarted):
             self._tokens = 0
             yield Delta("note", "", {"type": "thought_started", "index": event.index, "word": event.word})
@@ -158,9 +163,9 @@ class ChatStream:
     def _finish(self, result: Result) -> Iterator[Delta]:
         self.result = result
         yield from self._answer("", result.stats.kv_tokens, None, last=True)
-        # Tokens without a text of their own still belong to the answer; those of a stop string do not.
+        # Tokens without text of their own belong to the answer; those of a stop string do not.
         rest = [] if result.stats.answer_ended_by == "stop" else self._uncertain
-        yield Delta("note", "", {"type": "finished", **self.report()}, rest)
+        yield Delta("note", "", {"type": "finished", **self.details().model_dump()}, rest)
 
     def _thought_ended(self, event: ThoughtEnded) -> dict[str, Any]:
         return {
@@ -179,28 +184,16 @@ class ChatStream:
 
     @property
     def stats(self) -> Stats:
-        """What the run took, once it has finished."""
+        """Statistics of the run, once it has finished."""
         assert self.result is not None, "the run has not finished"
         return self.result.stats
 
     @property
     def finish_reason(self) -> FinishReason:
-        """As OpenAI calls it."""
+        """Finish reason in OpenAI's terms."""
         return "stop" if self.stats.answer_ended_by in ("end", "stop") else "length"
 
-    def report(self) -> dict[str, Any]:
-        """How the answer came about, once it is there."""
+    def details(self) -> MinseekDetails:
+        """Return how the answer came about, once it is complete."""
         assert self.result is not None, "the run has not finished"
-        stats = self.result.stats
-        return {
-            "thoughts": [
-                {"index": t.index, "tokens": t.length, "kept": t.kept, "ended_by": t.ended_by, "text": t.text}
-                for t in self.result.thoughts
-            ],
-            "kv_tokens_peak": stats.kv_tokens_peak,
-            "kv_bytes_peak": stats.kv_tokens_peak * self._token_bytes,
-            "ended_by": stats.ended_by,
-            "answer_ended_by": stats.answer_ended_by,
-            "seconds": round(stats.seconds, 3),
-            "tokens_per_second": round(stats.tokens_per_second, 1),
-        }
+        return MinseekDetails.of(self.result, self._token_bytes)

@@ -1,4 +1,4 @@
-"""What a server allows and how it answers where a request does not say."""
+"""Settings of a server."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from minseek.reasoning.strategies import Strategy
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of a server, beside its model and its plan.
+class ServerSettings:
+    """Limits, access and defaults of a server.
 
     Attributes
     ----------
     strategy : Strategy or None
-        How a chat thinks that does not say how. None is as the model does by itself: once, between its tags, or not at
-        all where it has none.
+        Default strategy of chats. With None, the model thinks in its own way: once, between its tags, or not at all if
+        it has none.
     sampling : Sampling
-        How tokens are chosen where a request does not say; its seed is not used.
+        Default sampling; its seed is not used.
     queue : int
-        Choices that may wait for a slot; who comes later is told to try again.
+        Choices that may wait for a slot; further requests are refused with 429.
     max_completion_tokens : int
-        Generated tokens of one choice, thinking included; a request may ask for fewer.
+        Maximum number of generated tokens of one choice, thinking included.
     max_body_bytes : int
-        Of one request.
+        Maximum size of a request's body.
     api_key : str or None
-        Needed for everything but ``/health`` and the page.
+        Required for everything but ``/health`` and the page.
     cors_origins : tuple of str
-        Origins whose pages may use the server; none by default.
+        Origins whose web pages may use the server.
     hosts : tuple of str or None
-        Names by which the server may be called (the ``Host`` header); None allows any.
+        Allowed values of the ``Host`` header; None allows any.
     log_prompts : bool
-        Write the texts of requests to the log.
+        Log the texts of requests.
     """
 
     strategy: Strategy | None = None

@@ -1,18 +1,18 @@
-"""What ``/v1/models`` tells of the model: its slots, their memory, and how it thinks."""
+"""Entry of the loaded model in ``/v1/models``: its slots, their memory, and its thinking."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from minseek.serve.replies import ModelReply
+from minseek.protocol.efforts import EFFORTS, Effort
+from minseek.serve.schemas import ModelEntry
 from minseek.serve.service import Service
-from minseek.serve.thinking import EFFORTS, Effort
 
 
-def model_entry(service: Service) -> ModelReply:
-    """The entry of the loaded model."""
+def model_entry(service: Service) -> ModelEntry:
+    """Build the entry of the loaded model."""
     plan, slot = service.plan, service.plan.slot.capacity
-    return ModelReply(
+    return ModelEntry(
         id=service.name,
         created=service.created,
         minseek={
@@ -23,13 +23,13 @@ def model_entry(service: Service) -> ModelReply:
             "context": service.model.max_positions,
             "queue": service.settings.queue,
             "thinking_format": service.model.thinking.name,
-            "default": _told(service.defaults.effort, slot),
-            "efforts": {name: _told(effort, slot) for name, effort in EFFORTS.items()},
+            "default": _describe(service.defaults.effort, slot),
+            "efforts": {name: _describe(effort, slot) for name, effort in EFFORTS.items()},
         },
     )
 
 
-def _told(effort: Effort, slot_tokens: int) -> dict[str, Any]:
+def _describe(effort: Effort, slot_tokens: int) -> dict[str, Any]:
     return {
         "strategy": effort.strategy.name,
         "thoughts": effort.strategy.thoughts,

@@ -1,4 +1,4 @@
-"""Log-probabilities as the two kinds of responses tell them."""
+"""Log-probabilities in the two formats of OpenAI's responses."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from minseek.decode import TokenLogprob, decode_after
 from minseek.models import Model
-from minseek.serve.replies import ChatLogprob, CompletionLogprobs, TopLogprob
+from minseek.protocol.responses import ChatLogprob, CompletionLogprobs, TopLogprob
 
-_LEAST = -9999.0  # as OpenAI writes what is very unlikely: JSON has no infinity
-_INCOMPLETE = "\ufffd"  # what a tokenizer writes for bytes that do not form a character by themselves
+_MIN_LOGPROB = -9999.0  # OpenAI's value for a very unlikely token: JSON has no infinity
+_INCOMPLETE = "\ufffd"  # decoded from bytes that do not form a character by themselves
 
 
 def chat_logprobs(model: Model, logprobs: Sequence[TokenLogprob]) -> list[ChatLogprob]:
-    """For chats: each token with the most probable ones in its place."""
+    """Format for chats: each token with the most likely ones in its place."""
     return [
         ChatLogprob(
             **_token(model, one.token, one.logprob).model_dump(),
@@ -26,12 +26,12 @@ def chat_logprobs(model: Model, logprobs: Sequence[TokenLogprob]) -> list[ChatLo
 def _token(model: Model, token: int, logprob: float) -> TopLogprob:
     text = _text(model, token)
     return TopLogprob(
-        token=text, logprob=max(_LEAST, logprob), bytes=None if _INCOMPLETE in text else list(text.encode())
+        token=text, logprob=max(_MIN_LOGPROB, logprob), bytes=None if _INCOMPLETE in text else list(text.encode())
     )
 
 
 def completion_logprobs(model: Model, logprobs: Sequence[TokenLogprob], offset: int = 0) -> CompletionLogprobs:
-    """For completions: one list for each figure; `offset` is the length of the text before the first token."""
+    """Format for completions: one list a figure; `offset` is the length of the text before the first token."""
     tokens = [_text(model, one.token) for one in logprobs]
     offsets = []
     for token in tokens:
@@ -39,21 +39,21 @@ def completion_logprobs(model: Model, logprobs: Sequence[TokenLogprob], offset: 
         offset += len(token)
     return CompletionLogprobs(
         tokens=tokens,
-        token_logprobs=[max(_LEAST, one.logprob) for one in logprobs],
+        token_logprobs=[max(_MIN_LOGPROB, one.logprob) for one in logprobs],
         top_logprobs=[_by_text(model, one.top) for one in logprobs],
         text_offset=offsets,
     )
 
 
 def _by_text(model: Model, top: Sequence[tuple[int, float]]) -> dict[str, float]:
-    """The most probable tokens by their texts; of tokens with the same text, the most probable one."""
-    told: dict[str, float] = {}
+    """Most likely tokens by text; of several tokens with the same text, the most likely one."""
+    by_text: dict[str, float] = {}
     for token, logprob in top:
-        told.setdefault(_text(model, token), max(_LEAST, logprob))
-    return told
+        by_text.setdefault(_text(model, token), max(_MIN_LOGPROB, logprob))
+    return by_text
 
 
 def _text(model: Model, token: int) -> str:
-    """A token as it stands behind a word: with its space, if it has one."""
+    """Decode a token as if it followed a word, with its leading space if it has one."""
     word = model.tokenizer.encode("a", add_special_tokens=False)
     return decode_after(model.decode, word, [token])
