@@ -124,7 +124,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--grace", "nan"], "--grace must be 0 or more seconds"),
     (["--port", "70000"], "--port must be between 0 and 65535, not 70000"),
     (["--host", "no.such.host.invalid"], "there is no host 'no.such.host.invalid'"),
-    (["--host", "203.0.113.1"], "port 0 of 203.0.113.1 cannot be had"),
+    (["--host", "203.0.113.1"], "port 0 of 203.0.113.1 cannot be bound"),
     (["--thoughts", "3"], "--thoughts has no effect without --strategy"),
     (["--strategy", "standard", "--thoughts", "3"], "--thoughts has no effect with the strategy standard"),
     (["--strategy", "min-seek", "--thoughts", "some"], "--thoughts must be a number or 'unbounded', not 'some'"),
