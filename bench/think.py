@@ -92,11 +92,11 @@ def step_times(model: minseek.Model, reference: Any, context: int) -> tuple[floa
     """Median seconds of a greedy step after a context: ours, transformers' `generate`."""
     ids = torch.randint(100, 40000, (context,), generator=torch.Generator().manual_seed(0)).tolist()
     session = model.session(max_tokens=context + 40)
-    session.feed(ids)
+    session.forward(ids)
     ours = []
     for _ in range(24):
         began = time.perf_counter()
-        token = int(session.feed([5]).argmax())
+        token = int(session.forward([5]).argmax())
         ours.append(time.perf_counter() - began)
         del token
     cache, clock = DynamicCache(config=reference.config), Clock()

@@ -262,7 +262,7 @@ def test_the_help_names_the_policy_that_is_the_default(
 def test_env_tells_what_was_chosen_and_why(command: Ask) -> None:
     ran = command("env")
     assert (ran.code, ran.err) == (0, "")
-    for what in (minseek.__version__, torch.__version__, "device", "dtype", "decoding step", "because"):
+    for what in (minseek.__version__, torch.__version__, "device", "dtype", "decoding", "because"):
         assert what in ran.out
 
 
@@ -272,8 +272,8 @@ def test_the_environment_with_a_gpu(command: Ask, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("COLUMNS", "200")
     placed = DeviceChoice(torch.device("cuda", 1), torch.bfloat16, "asked for", "asked for")
     monkeypatch.setattr(device_module, "resolve_device", lambda: placed)
-    (row,) = (line for line in command("env").out.splitlines() if "decoding step" in line)
-    assert [cell.strip() for cell in row.split("│")] == ["decoding step", kind, "the weights are not in main memory"]
+    (row,) = (line for line in command("env").out.splitlines() if "decoding" in line)
+    assert [cell.strip() for cell in row.split("│")] == ["decoding", kind, "the weights are not in main memory"]
 
 
 @pytest.mark.parametrize("args", [["--help"], ["reason", "--help"], ["models", "--help"], ["env", "-h"]])

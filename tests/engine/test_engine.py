@@ -283,7 +283,7 @@ def test_likelihoods_are_those_of_the_raw_logits(tiny: minseek.Model, count: int
     prompt, sampling = tokens(12, 3), minseek.Sampling(temperature=1.7, top_p=0.8, top_k=30, seed=5)
     told, completion = told_by(tiny, prompt, logprobs=count, sampling=sampling)
     session = tiny.session()
-    logits = session.feed(prompt)
+    logits = session.forward(prompt)
     for token, logprob in ((token, logprob) for token, _, logprob in told if token is not None):
         wanted = logits.double().softmax(-1).log()
         assert logprob.token == token
@@ -293,7 +293,7 @@ def test_likelihoods_are_those_of_the_raw_logits(tiny: minseek.Model, count: int
         assert [value for _, value in logprob.top] == pytest.approx(
             [float(wanted[i]) for i, _ in logprob.top], abs=1e-4
         )
-        logits = session.feed([token])
+        logits = session.forward([token])
     assert any(logprob.token not in dict(logprob.top) for _, _, logprob in told if logprob) or count == 20
     assert completion.tokens == told_by(tiny, prompt, sampling=sampling)[1].tokens
 
@@ -384,14 +384,14 @@ def test_likelihoods_of_an_answer(template: str, tmp_path: Path) -> None:
                 *Run(model, "hello", RunOptions(strategy=strategy, sampling=GREEDY, limits=minseek.Limits())).prompt
             ]
             chain += result.tokens[: len(result.tokens) - len(told)]
-            logits = session.feed(chain)
+            logits = session.forward(chain)
             for event in told:
                 wanted = logits.double().softmax(-1).log()
                 assert event.logprob is not None
                 assert event.logprob.token == event.token
                 assert event.logprob.logprob == pytest.approx(float(wanted[event.token]), abs=1e-4)
                 assert len(event.logprob.top) == 2
-                logits = session.feed([event.token])
+                logits = session.forward([event.token])
         assert all(event.logprob is None for event in answer if event.token is None)
         silent, again = streamed(model, strategy=strategy)
         assert again.tokens == result.tokens

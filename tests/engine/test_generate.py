@@ -207,7 +207,7 @@ class SlowSequence:
     def room(self) -> int:
         return min(room - length for room, length in zip(self.capacities, self.lengths, strict=True))
 
-    def feed(self, given: Sequence[int]) -> Tensor:
+    def forward(self, given: Sequence[int]) -> Tensor:
         """As the engine does: up to the next eviction at once, and positions made anew if the context would end."""
         at, logits = 0, torch.empty(0)
         while at < len(given):
@@ -303,7 +303,7 @@ def test_the_schedule_equals_a_list_of_pairs(
         slow = SlowSequence(reference, context, caps or (24,) * 3, 24, 8, sinks=2, recent=4)
         given = job.prompt
         for token, logits in zip(job.tokens, job.logits, strict=True):
-            wanted = slow.feed(given)
+            wanted = slow.forward(given)
             torch.testing.assert_close(logits.cpu().double(), wanted, atol=2e-3, rtol=1e-3)
             assert int(wanted.argmax()) == token
             given = [token]

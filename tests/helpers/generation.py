@@ -18,11 +18,11 @@ LONG = [tokens(length, 200 + length) for length in (5, 200, 56, 57, 131, 90, 72,
 def continued(reference: Any, prompt: list[int], limit: int) -> list[int]:
     """Greedy, with transformers' forward pass; without the end."""
     session, given = ReferenceSession(reference), list[int]()
-    logits = session.feed(prompt)
+    logits = session.forward(prompt)
     while len(given) < limit and (token := int(logits.argmax())) != END:
         given.append(token)
         if len(given) < limit:
-            logits = session.feed([token])
+            logits = session.forward([token])
     return given
 
 

@@ -16,7 +16,7 @@ class ReferenceSession:
     def __init__(self, model: Any) -> None:
         self.model, self.cache, self.length = model, DynamicCache(), 0
 
-    def feed(self, tokens: Sequence[int]) -> torch.Tensor:
+    def forward(self, tokens: Sequence[int]) -> torch.Tensor:
         self.length += len(tokens)
         return self.model(torch.tensor([list(tokens)]), past_key_values=self.cache).logits[0, -1]
 
@@ -55,13 +55,13 @@ def min_seek(model: Any, task: Task, thoughts: int) -> tuple[list[list[int]], li
     session = ReferenceSession(model)
 
     def decode(fed: Sequence[int], stop: set[int], limit: int) -> list[int]:
-        logits, tokens = session.feed(fed), []
+        logits, tokens = session.forward(fed), []
         while len(tokens) < limit:
             token = int(logits.argmax())
             if token in stop:
                 break
             tokens.append(token)
-            logits = session.feed([token])
+            logits = session.forward([token])
         return tokens
 
     all_thoughts = [finite(decode(task.prompt, task.stop, task.limit), task)]

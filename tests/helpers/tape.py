@@ -26,7 +26,7 @@ _REFUSED = {
 
 
 def tape(run: Callable[[], None]) -> Callable[[], None]:
-    """What `minseek.models.forward.cuda_graphs` calls a `Record`."""
+    """Record a function: a `CaptureFn` of `minseek.models.forward.cuda_graphs`."""
     with _Recording() as recording:
         run()
     recording.undo()

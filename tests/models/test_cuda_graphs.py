@@ -178,10 +178,10 @@ def test_a_run_within_a_budget_is_recorded(variant: str, device: str, load: Any,
 
 def test_few_kinds_are_remembered(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that were taken last; one that comes again is recorded again. The first recording is only of memory."""
-    monkeypatch.setattr(cuda_graphs_module, "_KINDS", 2)
+    monkeypatch.setattr(cuda_graphs_module, "_MAX_GRAPHS", 2)
     counted, carried = Counted(device), list[int]()
     place = torch.zeros(4, 2, device=device)
-    recordings = CudaGraphCache(counted, place, place.clone(), 1000)
+    graphs = CudaGraphCache(counted, place, place.clone(), 1000)
 
     def double(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         carried.append(len(numbers))
@@ -200,7 +200,7 @@ def test_few_kinds_are_remembered(device: str, monkeypatch: pytest.MonkeyPatch) 
         ("c", 3, 5),
     ):
         rows = [[len(carried), 7], [recorded, replayed]]
-        logits, hidden = recordings.capture_fn(kind, rows, double)
+        logits, hidden = graphs.run(kind, rows, double)
         assert logits.tolist() == [[2.0 * n for n in row] for row in rows]
         assert hidden.tolist() == [[-1.0 * n for n in row] for row in rows]
         assert (counted.recorded, counted.replayed) == (recorded, replayed)
@@ -227,7 +227,9 @@ def test_who_cannot_record_is_told_once_and_goes_on(device: str, load: Any, tmp_
             run(model, plan, jobs)
             run(model, plan, generations(model, PROMPTS[:2], 5))
         mine = [str(w.message) for w in told if w.category is MinseekWarning]
-        assert mine == ([] if record is None else [f"decoding will be slow: its passes could not be recorded {REASON}"])
+        assert mine == (
+            [] if record is None else [f"decoding will be slow: its CUDA graphs could not be captured {REASON}"]
+        )
         given.append([job.tokens for job in jobs])
     assert given[0] == given[1]
     assert len(asked) == 1
@@ -238,7 +240,7 @@ def test_recordings_end_with_their_slots(device: str, load: Any, tmp_path: Path)
     plan = minseek.plan(model, kv_budget="10MB", cap=60, block=16, sequences=2)
     engine = Engine(model, plan)
     list(engine.run(generations(model, PROMPTS, 5)))
-    held = model._decoder._plain._recordings
+    held = model._decoder._torch._graphs
     assert list(held) == [engine.pool.memory]
     collects = gc.isenabled()
     gc.disable()  # nothing waits for a collection
@@ -267,7 +269,7 @@ def test_slots_of_two_pools_share_a_pass_that_is_not_recorded(device: str, load:
 
 def test_only_gpus_record_and_can_be_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
     assert graph_capturer(torch.device("cpu")) is None
-    monkeypatch.setattr(cuda_graphs_module, "cuda_graphs", lambda device: tape)
+    monkeypatch.setattr(cuda_graphs_module, "cuda_graph_capturer", lambda device: tape)
     assert graph_capturer(torch.device("cuda", 1)) is tape
     monkeypatch.setenv("MINSEEK_CUDA_GRAPHS", "0")
     assert graph_capturer(torch.device("cuda", 1)) is None

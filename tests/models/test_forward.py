@@ -24,16 +24,16 @@ from tests.helpers.tiny_models import VARIANTS, make_reference, save
 def test_logits_equal_transformers(
     variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder_module, "_CHUNK", 19)  # a prompt of several chunks
+    monkeypatch.setattr(decoder_module, "PREFILL_CHUNK", 19)  # a prompt of several chunks
     model = load(save(tmp_path, variant), device, step, monkeypatch)
     reference = make_reference(variant)
     ids = torch.randint(0, 256, (70,), generator=torch.Generator().manual_seed(1)).tolist()
     wanted = reference(torch.tensor([ids])).logits[0]
     session = model.session()
-    torch.testing.assert_close(session.feed(ids[:50]).cpu(), wanted[49], atol=2e-4, rtol=2e-4)
-    torch.testing.assert_close(session.feed(ids[50:53]).cpu(), wanted[52], atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(session.forward(ids[:50]).cpu(), wanted[49], atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(session.forward(ids[50:53]).cpu(), wanted[52], atol=2e-4, rtol=2e-4)
     for at in range(53, 70):
-        torch.testing.assert_close(session.feed([ids[at]]).cpu(), wanted[at], atol=2e-4, rtol=2e-4)
+        torch.testing.assert_close(session.forward([ids[at]]).cpu(), wanted[at], atol=2e-4, rtol=2e-4)
 
 
 @pytest.mark.parametrize("step", ["C", "PyTorch"])
@@ -50,7 +50,7 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_bfloat16(
     theirs = rounded(torch.tensor([ids])).logits[0].float()
     exact = rounded.float()(torch.tensor([ids])).logits[0]
     session = model.session()
-    ours = [session.feed(ids[:1])] + [session.feed([token]) for token in ids[1:]]
+    ours = [session.forward(ids[:1])] + [session.forward([token]) for token in ids[1:]]
     errors = (torch.stack(ours).cpu() - exact).pow(2).mean().sqrt()
     assert errors <= 1.25 * (theirs - exact).pow(2).mean().sqrt()
 
@@ -93,16 +93,16 @@ def test_rows_are_widened_piece_by_piece_to_the_same_bits(tmp_path: Path, monkey
         monkeypatch.setitem(native_forward._KERNELS, "bfloat16", replace(kernels, flags=flags))
         model = minseek.load(str(tmp_path), device="cpu", dtype="bfloat16")
         assert model.backend == "C"
-        given.append(model.session().feed(list(range(70))))
+        given.append(model.session().forward(list(range(70))))
     assert torch.equal(*given)
 
 
 def test_the_same_tokens_in_other_chunks_give_the_same_logits(tiny: minseek.Model) -> None:
     ids = list(range(40, 80))
-    whole = tiny.session().feed(ids)
+    whole = tiny.session().forward(ids)
     session = tiny.session()
     for token in ids:
-        logits = session.feed([token])
+        logits = session.forward([token])
     torch.testing.assert_close(logits, whole, atol=1e-4, rtol=1e-4)
 
 
@@ -114,7 +114,7 @@ def test_the_number_of_threads_changes_nothing_but_rounding(tiny: minseek.Model,
     library = native_status(torch.float32).library
     assert library is not None
     session = tiny.session()
-    wanted = [session.feed([token]) for token in range(40, 80)]
+    wanted = [session.forward([token]) for token in range(40, 80)]
     native, cache = NativeForward(library, tiny.weights, threads), tiny.session()._cache
     got = [native.step(token, cache, logits=True) for token in range(40, 80)]
     torch.testing.assert_close(torch.stack(got), torch.stack(wanted), atol=1e-4, rtol=1e-4)
@@ -139,4 +139,4 @@ def test_attention_equals_its_definition(count: int, total: int, window: int | N
 
 def test_feeding_nothing_is_an_error(tiny: minseek.Model) -> None:
     with pytest.raises(ValueError, match="at least one token"):
-        tiny.session().feed([])
+        tiny.session().forward([])

@@ -11,7 +11,7 @@ import minseek
 from minseek.cache.policies import NovelValues, RankSum
 from minseek.models import induction as induction_module
 from minseek.models.forward.decoder import Decoder
-from minseek.models.induction import induction_layers, induction_scores
+from minseek.models.induction import find_induction_layers, induction_scores
 from minseek.models.loading.aliases import alias_file
 from minseek.models.model import Model
 from tests.helpers.loading import load
@@ -61,7 +61,7 @@ def test_the_strongest_layers_are_chosen(
     shares: list[float], chosen: tuple[int, ...], tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(induction_module, "induction_scores", lambda decoder: shares)
-    assert induction_layers(Decoder(tiny.weights)) == chosen
+    assert find_induction_layers(Decoder(tiny.weights)) == chosen
 
 
 # Plans

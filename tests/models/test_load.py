@@ -62,7 +62,7 @@ def test_a_directory_of_each_architecture_loads_and_reads(tiny_folders: dict[str
     assert model.thinking is THINK
     assert model.eos_token_ids == {256}
     assert model.decode(model.encode(f"é{CLOSE}")) == f"é{CLOSE}"
-    logits = model.session().feed(model.encode("Why?"))
+    logits = model.session().forward(model.encode("Why?"))
     assert logits.shape == (272,)
     assert logits.isfinite().all()
 
@@ -72,7 +72,7 @@ def test_the_weights_take_the_dtype_asked_for(tiny_folders: dict[str, Path], dty
     model = load(tiny_folders["llama"], dtype=dtype)
     assert model.weights.embedding.dtype == model.placement.dtype
     assert str(model.placement.dtype).endswith(("float" if dtype[0] == "f" else "bfloat") + re.sub(r"\D", "", dtype))
-    assert model.session().feed([1, 2, 3]).isfinite().all()
+    assert model.session().forward([1, 2, 3]).isfinite().all()
 
 
 def test_a_relative_directory_loads(tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +342,7 @@ def test_a_gguf_file_is_converted_once_and_gives_the_same_logits(
         assert one.encode(text) == reference.encode(text)
         assert one.decode(one.encode(text)) == text
         ids = reference.encode(text)
-        torch.testing.assert_close(one.session().feed(ids), reference.session().feed(ids), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(one.session().forward(ids), reference.session().forward(ids), rtol=1e-4, atol=1e-4)
 
 
 def test_a_gguf_file_that_changed_or_another_dtype_is_converted_anew(

@@ -51,9 +51,9 @@ def test_logits_equal_transformers(model: minseek.Model, reference: Any) -> None
     ids = model.encode("The quick brown fox jumps over the lazy dog. " * 8)
     wanted = reference(torch.tensor([ids])).logits[0]
     session = model.session()
-    torch.testing.assert_close(session.feed(ids[:60]), wanted[59], atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(session.forward(ids[:60]), wanted[59], atol=2e-3, rtol=1e-3)
     for at in range(60, 70):
-        torch.testing.assert_close(session.feed([ids[at]]), wanted[at], atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(session.forward([ids[at]]), wanted[at], atol=2e-3, rtol=1e-3)
 
 
 def test_without_induced_thoughts_it_is_plain_generation(model: minseek.Model, reference: Any) -> None:

@@ -259,7 +259,7 @@ def test_a_silent_opening_stays_inside_the_budget(tmp_path: Path) -> None:
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny: minseek.Model) -> None:
     for tokens in ([5, 272], [272], [1, -1]):
         with pytest.raises(minseek.InputError, match="outside the model's vocabulary"):
-            tiny.session().feed(tokens)
+            tiny.session().forward(tokens)
 
 
 def test_logits_that_are_not_numbers_are_refused(tiny: minseek.Model) -> None:

@@ -564,7 +564,7 @@ def test_the_output_is_a_plain_model(variant: str, kind: Any, text: Path, tmp_pa
     assert torch.equal(own(ids).logits, plain(ids).logits)
     ours = minseek.load(str(out), device="cpu", dtype="float32")
     wanted = plain.float()(ids).logits[0, -1]
-    torch.testing.assert_close(ours.session().feed(ids[0].tolist()), wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ours.session().forward(ids[0].tolist()), wanted, rtol=1e-3, atol=1e-3)
     assert ours.tokenizer.chat_template == make_tokenizer().chat_template
     assert {item.name for item in out.iterdir()} >= {"config.json", "generation_config.json", "tune.json", "log.jsonl"}
 

@@ -24,7 +24,7 @@ class EnvCommand:
 
         from minseek import __version__
         from minseek.models.device import resolve_device
-        from minseek.models.forward.cuda_graphs import records_on
+        from minseek.models.forward.cuda_graphs import uses_cuda_graphs
         from minseek.native import cache_folder, instruction_set, native_status
 
         placement = resolve_device()
@@ -39,7 +39,7 @@ class EnvCommand:
             status = native_status(placement.dtype)
             table.add_row("decoding", "C" if status.library else "PyTorch", status.reason)
         else:
-            kind = "PyTorch, in CUDA graphs" if records_on(placement.device) else "PyTorch"
+            kind = "PyTorch, in CUDA graphs" if uses_cuda_graphs(placement.device) else "PyTorch"
             table.add_row("decoding", kind, "the weights are not in main memory")
         isa = instruction_set()
         table.add_row("instruction set", isa.name if isa.flags else "none", isa.reason)

@@ -193,13 +193,13 @@ class Engine:
             if entry.job.evicts and entry.slot.position + count > self._model.max_positions:
                 entry.slot.reencode()
             tokens = [entry.pending.popleft() for _ in range(count)]
-            fed.append((entry, SequenceChunk(tokens, entry.cache, wanted=int(not entry.pending))))
+            fed.append((entry, SequenceChunk(tokens, entry.cache, num_logits=int(not entry.pending))))
         if not fed:
             return ended
         fed.sort(key=lambda pair: -len(pair[1].tokens))  # whole blocks of columns first
         logits, _ = self._model.forward_batch([chunk for _, chunk in fed])
         rows = iter(logits.cpu())  # one synchronization with a GPU, not one per sequence
-        chosen = [self._next_tokens(entry, next(rows)) if chunk.wanted else None for entry, chunk in fed]
+        chosen = [self._next_tokens(entry, next(rows)) if chunk.num_logits else None for entry, chunk in fed]
         self._count(fed, time.perf_counter() - began)
         for (entry, _), following in zip(fed, chosen, strict=True):
             if following is not None:

@@ -16,14 +16,14 @@ from minseek.models.chat.thinking_format import ThinkingFormat, choose_format
 from minseek.models.device import DeviceChoice
 from minseek.models.forward.chunk import SequenceChunk, check_token_ids
 from minseek.models.forward.decoder import Decoder
-from minseek.models.induction import induction_layers
+from minseek.models.induction import find_induction_layers
 from minseek.models.weights import DecoderWeights
 from minseek.units import format_bytes
 
 
 @dataclass(frozen=True)
 class SessionStats:
-    """What a session holds and held: tokens and bytes of its cache."""
+    """Current and peak size of a session's cache, in tokens and bytes."""
 
     length: int
     peak_length: int
@@ -32,43 +32,43 @@ class SessionStats:
 
 
 class Session:
-    """One sequence: tokens go in, logits come out, spans of tokens can be forgotten."""
+    """One sequence: appends tokens, returns logits, and can drop spans of tokens from its cache."""
 
     def __init__(self, decoder: Decoder, cache: ThoughtCache) -> None:
         self._decoder, self._cache = decoder, cache
 
     @property
     def length(self) -> int:
-        """Tokens in the cache; the next one stands at this position."""
+        """Tokens in the cache, which is also the position of the next token."""
         return self._cache.length
 
-    def feed(self, tokens: Sequence[int]) -> Tensor:
-        """Append tokens; the logits that follow the last one, float32, [vocabulary]."""
-        return self._decoder.feed(tokens, self._cache)
+    def forward(self, tokens: Sequence[int]) -> Tensor:
+        """Append tokens; the logits after the last one, float32, [vocab]."""
+        return self._decoder.forward(tokens, self._cache)
 
     def drop(self, start: int, stop: int) -> None:
-        """Forget tokens ``start .. stop - 1``; what follows moves left to contiguous positions."""
+        """Drop tokens ``start .. stop - 1``; later tokens move left to contiguous positions."""
         self._cache.drop(start, stop)
 
     def stats(self) -> SessionStats:
-        """Sizes now and at their highest."""
+        """Current and peak size of the cache."""
         cache = self._cache
         return SessionStats(cache.length, cache.peak_length, cache.nbytes, cache.peak_bytes)
 
 
 class Model:
-    """What `minseek.load` returns.
+    """A loaded model, as `minseek.load` returns it.
 
     Attributes
     ----------
     name : str
-        As it was asked for.
+        Name that was given to `minseek.load`.
     tokenizer
         The transformers tokenizer.
     thinking : ThinkingFormat
-        How it writes its thinking.
+        Format of its thinking.
     placement : DeviceChoice
-        Where and how precisely it computes.
+        Device and dtype.
     """
 
     def __init__(
@@ -82,20 +82,20 @@ class Model:
         self.name, self.weights, self.placement = name, weights, placement
         self.tokenizer = tokenizer
         self.thinking = choose_format(thinking, tokenizer)
-        # A token's text is asked for twice a token: transformers' own checks around this take longer than it does.
+        # Called twice a token: transformers' checks around it would take longer than the decoding itself.
         self._plain_decode = getattr(getattr(tokenizer, "backend_tokenizer", None), "decode", None)
         self._decoder = Decoder(weights)
-        end = tokenizer.eos_token_id
-        self.eos_token_ids = frozenset(weights.config.eos_token_ids) | (frozenset() if end is None else {end})
+        eos = tokenizer.eos_token_id
+        self.eos_token_ids = frozenset(weights.config.eos_token_ids) | (frozenset() if eos is None else {eos})
 
     @property
     def architecture(self) -> str:
-        """Such as "llama"; see `minseek.models.VERIFIED`."""
+        """Name of the architecture, such as "llama"; a key of `minseek.models.VERIFIED`."""
         return self.weights.config.architecture
 
     @property
     def max_positions(self) -> int:
-        """The context length the model was made for, tokens."""
+        """Context length that the model was trained for, in tokens."""
         return self.weights.config.max_positions
 
     @property
@@ -125,21 +125,21 @@ class Model:
 
     @property
     def backend(self) -> str:
-        """What decodes: "C" or "PyTorch"."""
+        """Implementation of the forward pass: "C" or "PyTorch"."""
         return self._decoder.backend
 
     @cached_property
     def induction_layers(self) -> tuple[int, ...]:
-        """Layers that copy what was said before, found when first asked for; see `minseek.models.induction`."""
-        return induction_layers(self._decoder)
+        """Layers with strong induction heads, measured at first use; see `minseek.models.induction`."""
+        return find_induction_layers(self._decoder)
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights, as they lie in memory; one that serves as embedding and head counts once."""
+        """Bytes of all weights in memory; a tied embedding counts once."""
         return self.weights.weight_bytes
 
     def token_bytes(self, key_storage: KeyStorage = "re-rotated") -> int:
-        """Bytes of cache that one token takes."""
+        """Bytes of KV cache per token."""
         return self.weights.shape.token_bytes(key_storage)
 
     def make_slot_pool(self, slot: SlotShape, slots: int, *, window: int = 0) -> SlotPool:
@@ -164,37 +164,37 @@ class Model:
         max_tokens: int | None = None,
         cache: ThoughtCache | None = None,
     ) -> Session:
-        """Begin a sequence in a new cache, allocated at once if `max_tokens` bounds it, or in a given one."""
+        """Begin a sequence in `cache` or in a new one, which is allocated at once if `max_tokens` bounds it."""
         if cache is not None:
             return Session(self._decoder, cache)
         device, shape = self.weights.embedding.device, self.cache_shape
         try:
-            if max_tokens is not None and key_storage == "re-rotated" and self._decoder.records:
+            if max_tokens is not None and key_storage == "re-rotated" and self._decoder.uses_cuda_graphs:
                 slot = SlotShape(shape, 0, max_tokens, evicts=False)
                 cache = ThoughtCache.over(self.make_slot_pool(slot, 1).slots[0])
             else:
                 cache = ThoughtCache(
                     shape, self.weights.rotary, key_storage=key_storage, max_tokens=max_tokens, device=device
                 )
-        except RuntimeError as error:  # torch has one kind of error for all that fails
+        except RuntimeError as error:  # torch raises it for every failure
             size = format_bytes((max_tokens or 0) * shape.token_bytes(key_storage))
             raise InputError(f"a cache of {size} could not be allocated on {device}: give a smaller budget") from error
         return Session(self._decoder, cache)
 
-    def forward_batch(self, feeds: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
+    def forward_batch(self, chunks: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
         """One pass over new tokens of several sequences; see `minseek.models.forward.decoder.Decoder.forward_batch`."""
-        return self._decoder.forward_batch(feeds)
+        return self._decoder.forward_batch(chunks)
 
-    def activation_bytes(self, tokens: int, longest: int, wanted: int) -> int:
-        """Bytes of a pass of that many tokens; see `minseek.models.forward.decoder.Decoder.activation_bytes`."""
-        return self._decoder.activation_bytes(tokens, longest, wanted)
+    def activation_bytes(self, tokens: int, longest: int, num_logits: int) -> int:
+        """Bytes of activations of a pass; see `minseek.models.forward.decoder.Decoder.activation_bytes`."""
+        return self._decoder.activation_bytes(tokens, longest, num_logits)
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text that goes on from what stands before."""
+        """Tokens of a text, without the special tokens of a beginning."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, tokens: list[int]) -> str:
-        """Text of tokens, special ones included, as it stands."""
+        """Text of tokens, special tokens included."""
         if self._plain_decode is not None:
             return str(self._plain_decode(tokens, skip_special_tokens=False))
         return str(self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -205,11 +205,11 @@ class Model:
 
 
 def check_model(model: object) -> None:
-    """Refuse what is no model, such as a model's name.
+    """Refuse anything but a `Model`, such as a model's name.
 
     Raises
     ------
     TypeError
-        With what was given.
+        With the value.
     """
     check_type("model must be what minseek.load returns", model, Model, ": load it first")

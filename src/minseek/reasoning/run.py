@@ -69,7 +69,7 @@ class Run:
                 return
             logits = None
             if isinstance(step, NeedLogits):
-                logits = session.feed(step.tokens)
+                logits = session.forward(step.tokens)
             else:
                 yield step
 

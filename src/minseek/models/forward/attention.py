@@ -1,4 +1,4 @@
-"""Causal attention in PyTorch: of a sequence's new tokens, with or without counting, and of one token each of many."""
+"""Causal attention in PyTorch: of one sequence's new tokens, with or without weights, and of one token each of many."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, *, scale: float, window: int
     if count == 1:
         if window is not None:
             keys, values = keys[:, -window:], values[:, -window:]
-        # One query: the query heads of a group become the rows of one product, and no key is repeated.
+        # One query: the query heads of a group become the rows of one GEMM, so that no key is repeated.
         grouped = q.view(len(keys), -1, q.shape[2])
         return F.scaled_dot_product_attention(grouped[None], keys[None], values[None], scale=scale)[0].reshape(q.shape)
     mask = None
     if total > count or window is not None:
-        at = torch.arange(total, device=q.device)
-        back = at[total - count :, None] - at
-        mask = back >= 0 if window is None else (back >= 0) & (back < window)
+        positions = torch.arange(total, device=q.device)
+        distance = positions[total - count :, None] - positions
+        mask = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     return F.scaled_dot_product_attention(
         q[None], keys[None], values[None], attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
     )[0]
 
 
 def attention_with_weights(
-    q: Tensor, keys: Tensor, values: Tensor, at: Tensor, *, scale: float, window: int | None
+    q: Tensor, keys: Tensor, values: Tensor, positions: Tensor, *, scale: float, window: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention of the last T pairs over all, and its weights.
+    """Causal attention of the last T pairs over all pairs, with its weights.
 
     Parameters
     ----------
     q : Tensor
         [H * G, T, D], with positions.
     keys, values : Tensor
-        [H, n, D]; the queries' own are the last T of the n.
-    at : Tensor
-        [H, n], int32: the keys' positions.
+        [H, n, D]; those of the queries are the last T of the n.
+    positions : Tensor
+        [H, n], int32: positions of the keys.
 
     Returns
     -------
@@ -64,15 +64,15 @@ def attention_with_weights(
     grouped = q.view(heads, -1, count, q.shape[2])
     scores = (grouped @ keys[:, None].transpose(2, 3)).float() * scale
     index = torch.arange(total, device=q.device)
-    hidden = index > index[total - count :, None]
+    masked = index > index[total - count :, None]
     if window is not None:
-        hidden = hidden | (at[:, total - count :, None] - at[:, None] >= window)[:, None]
-    weights = scores.masked_fill_(hidden, -torch.inf).softmax(-1)
+        masked = masked | (positions[:, total - count :, None] - positions[:, None] >= window)[:, None]
+    weights = scores.masked_fill_(masked, -torch.inf).softmax(-1)
     return (weights.to(q.dtype) @ values[:, None]).view(q.shape), weights
 
 
-def decode_attention(q: Tensor, keys: Tensor, values: Tensor, unseen: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of one query each of B sequences over their pairs, and its weights.
+def decode_attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of one query of each of B sequences over its pairs, with its weights.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ def decode_attention(q: Tensor, keys: Tensor, values: Tensor, unseen: Tensor, *,
         [B, H * G, D], with positions.
     keys, values : Tensor
         [B, H, n, D].
-    unseen : Tensor
-        [B, 1 or H, n], bool: pairs that are not attended to.
+    mask : Tensor
+        [B, 1 or H, n], bool, True for pairs that are not attended to.
 
     Returns
     -------
@@ -90,5 +90,5 @@ def decode_attention(q: Tensor, keys: Tensor, values: Tensor, unseen: Tensor, *,
     """
     grouped = q.view(len(q), keys.shape[1], -1, q.shape[2])
     scores = (grouped @ keys.transpose(2, 3)).float() * scale
-    weights = scores.masked_fill_(unseen[:, :, None], -torch.inf).softmax(-1)
+    weights = scores.masked_fill_(mask[:, :, None], -torch.inf).softmax(-1)
     return (weights.to(q.dtype) @ values).view(q.shape), weights

@@ -1,4 +1,4 @@
-"""Input of one forward pass: new tokens of one sequence and the cache that they extend."""
+"""Input of a forward pass, and the check of its token ids."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from minseek.errors import InputError
 
 @dataclass(frozen=True)
 class SequenceChunk:
-    """Tokens to append to one sequence's cache.
+    """New tokens of one sequence and the cache that they extend.
 
     Attributes
     ----------
     tokens : sequence of int
         At least one.
     cache : KVCache
-        Where their keys and values go; no other feed of the same pass may have it.
-    wanted : int
-        How many of the last tokens' logits are wanted.
+        Cache that the tokens' keys and values are appended to; not used by another chunk of the same pass.
+    num_logits : int
+        Number of last tokens whose logits are returned.
     """
 
     tokens: Sequence[int]
     cache: KVCache
-    wanted: int = 0
+    num_logits: int = 0
 
 
 def check_token_ids(tokens: Sequence[int], vocab_size: int, source: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Passes that are recorded once and replayed: a GPU is told what to do in one go, not operation by operation."""
+"""Capture and replay of decoding passes as CUDA graphs: one launch in place of a thousand small ones."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ import torch
 from torch import Tensor
 
 CaptureFn = Callable[[Callable[[], None]], Callable[[], None]]
-"""Takes a function that does nothing but compute on tensors, and returns one that repeats it in the same memory.
+"""Takes a function that only computes on tensors and returns one that repeats it in the same memory.
 
-The function itself has not been carried out then: nothing has changed but memory that only it knows."""
+Capturing does not execute the function; no visible state changes."""
 
 Pass = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From numbers [B, n], int64, to logits [B, vocabulary] and hidden states [B, hidden], float32."""
+"""Maps input rows [B, n], int64, to logits [B, vocab] and hidden states [B, hidden], float32."""
 
-_KINDS = 32  # of passes that are remembered; the one that was not taken for longest is forgotten
-
-
-class RecordingError(RuntimeError):
-    """A pass could not be recorded; it has not been carried out."""
+_MAX_GRAPHS = 32  # the least recently used one is dropped
 
 
-def records_on(device: torch.device) -> bool:
-    """Whether passes are recorded there. ``MINSEEK_CUDA_GRAPHS=0`` turns it off."""
+class CaptureError(RuntimeError):
+    """A pass could not be captured; it has not been executed."""
+
+
+def uses_cuda_graphs(device: torch.device) -> bool:
+    """True if decoding passes are captured on this device; ``MINSEEK_CUDA_GRAPHS=0`` turns it off."""
     return device.type == "cuda" and os.environ.get("MINSEEK_CUDA_GRAPHS") != "0"
 
 
 def graph_capturer(device: torch.device) -> CaptureFn | None:
-    """What records on a device; None where passes are not recorded."""
-    return cuda_graphs(device) if records_on(device) else None
+    """Capture function for a device, or None if passes are not captured there."""
+    return cuda_graph_capturer(device) if uses_cuda_graphs(device) else None
 
 
-def cuda_graphs(device: torch.device) -> CaptureFn:
-    """Records CUDA graphs, all in one memory pool: no two of them ever run at the same time."""
+def cuda_graph_capturer(device: torch.device) -> CaptureFn:
+    """Capture function for CUDA graphs that share one memory pool: no two of them ever run at the same time."""
     with torch.cuda.device(device):
         stream, pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
     first: list[torch.cuda.CUDAGraph] = []
 
-    def capture(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    def capture_graph(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
         graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
-        gc.disable()  # a graph that is freed meanwhile would end the recording
+        gc.disable()  # a graph freed during the capture would end it
         try:
             with (
                 torch.cuda.device(device),
-                torch.cuda.stream(torch.cuda.current_stream(device)),  # is taken again also if capturing fails
+                torch.cuda.stream(torch.cuda.current_stream(device)),  # restored even if capturing fails
                 torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"),
             ):
                 run()
@@ -55,12 +55,12 @@ def cuda_graphs(device: torch.device) -> CaptureFn:
                 gc.enable()
         return graph
 
-    def record(run: Callable[[], None]) -> Callable[[], None]:
-        if not first:  # the pool is there as long as any graph in it, and must be there for the next one
-            first.append(capture(lambda: _fill(1, device)))
-        return capture(run).replay
+    def capture(run: Callable[[], None]) -> Callable[[], None]:
+        if not first:  # the pool exists as long as any graph in it, and the next graph needs it
+            first.append(capture_graph(lambda: _fill(1, device)))
+        return capture_graph(run).replay
 
-    return record
+    return capture
 
 
 def _fill(size: int, device: torch.device) -> None:
@@ -68,57 +68,58 @@ def _fill(size: int, device: torch.device) -> None:
 
 
 class CudaGraphCache:
-    """Passes over slots of one store: the first of a kind is carried out as it is, the second is recorded.
+    """CUDA graphs of passes over slots of one pool; the first pass with a key runs eagerly, the second is captured.
 
     Parameters
     ----------
-    record : Record
+    capture : CaptureFn
     logits, hidden : Tensor
-        Float32, [slots, vocabulary] and [slots, hidden]: where a recorded pass writes what it gives.
-    room : int
-        Bytes that the largest pass makes on its way. Taken at once: small passes come first, and what each of them
-        took would be too small for the next.
+        Float32, [slots, vocab] and [slots, hidden]: output buffers of the graphs.
+    workspace_bytes : int
+        Bytes of intermediate results of the largest pass. Reserved at once: small passes come first, and blocks as
+        small as theirs could not be reused by larger ones.
     """
 
-    def __init__(self, record: CaptureFn, logits: Tensor, hidden: Tensor, room: int) -> None:
-        self._record, self._logits, self._hidden, self._room = record, logits, hidden, room
-        self._held: Callable[[], None] | None = None  # never replayed: the others share its memory
-        self._kinds: dict[Hashable, tuple[Tensor, Callable[[], None]] | None] = {}  # None: not recorded yet
+    def __init__(self, capture: CaptureFn, logits: Tensor, hidden: Tensor, workspace_bytes: int) -> None:
+        self._capture, self._logits, self._hidden = capture, logits, hidden
+        self._workspace_bytes = workspace_bytes
+        self._pool_holder: Callable[[], None] | None = None  # never replayed: the other graphs share its memory
+        self._graphs: dict[Hashable, tuple[Tensor, Callable[[], None]] | None] = {}  # None: not captured yet
 
-    def capture_fn(self, kind: Hashable, numbers: Sequence[Sequence[int]], run: Pass) -> tuple[Tensor, Tensor]:
-        """What `run` gives for these numbers; passes of one kind differ in nothing else. Valid until the next pass.
+    def run(self, key: Hashable, input_rows: Sequence[Sequence[int]], forward: Pass) -> tuple[Tensor, Tensor]:
+        """Outputs of `forward` for these inputs, valid until the next pass; passes with one key differ only in them.
 
         Raises
         ------
-        RecordingError
-            If the pass cannot be recorded.
+        CaptureError
+            If the pass cannot be captured.
         """
-        given = torch.tensor(numbers)
-        if kind not in self._kinds:  # libraries prepare themselves in it, which can't be recorded
-            if len(self._kinds) == _KINDS:
-                del self._kinds[next(iter(self._kinds))]
-            self._kinds[kind] = None
-            return run(given.to(self._logits.device))
-        own, replay = self._kinds.pop(kind) or self._recorded(given.to(self._logits.device), run)
-        self._kinds[kind] = own, replay
-        own.copy_(given)
+        given = torch.tensor(input_rows)
+        if key not in self._graphs:  # libraries initialize themselves in this pass, which cannot be captured
+            if len(self._graphs) == _MAX_GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
+            self._graphs[key] = None
+            return forward(given.to(self._logits.device))
+        inputs, replay = self._graphs.pop(key) or self._captured(given.to(self._logits.device), forward)
+        self._graphs[key] = inputs, replay
+        inputs.copy_(given)
         replay()
         return self._logits[: len(given)], self._hidden[: len(given)]
 
-    def _recorded(self, numbers: Tensor, run: Pass) -> tuple[Tensor, Callable[[], None]]:
-        """A place for the numbers of passes of this kind, and what carries out one with those that stand there."""
+    def _captured(self, inputs: Tensor, forward: Pass) -> tuple[Tensor, Callable[[], None]]:
+        """Input buffer of a new graph, and the function that replays the graph on its content."""
 
-        def whole() -> None:
-            logits, hidden = run(numbers)
+        def run() -> None:
+            logits, hidden = forward(inputs)
             self._logits[: len(logits)].copy_(logits)
             self._hidden[: len(hidden)].copy_(hidden)
 
         try:
-            if self._held is None:
-                self._held = self._record(lambda: _fill(self._room, self._logits.device))
-            return numbers, self._record(whole)
+            if self._pool_holder is None:
+                self._pool_holder = self._capture(lambda: _fill(self._workspace_bytes, self._logits.device))
+            return inputs, self._capture(run)
         except RuntimeError as error:
             cause: BaseException = error
-            while cause.__context__ is not None:  # the last one only says that there was one before
+            while cause.__context__ is not None:  # the last error only says that there was an earlier one
                 cause = cause.__context__
-            raise RecordingError(str(cause).partition("\n")[0]) from error
+            raise CaptureError(str(cause).partition("\n")[0]) from error

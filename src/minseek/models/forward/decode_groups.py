@@ -1,4 +1,4 @@
-"""Which feeds of a pass are computed together."""
+"""Batches of single-token chunks in the slots of one pool, which decode together."""
 
 from __future__ import annotations
 
@@ -12,68 +12,71 @@ from minseek.cache import NUM_FIXED, DecodeBatch, Slot, SlotMemory, input_row, s
 from minseek.models.forward.chunk import SequenceChunk
 
 
-class Kind(NamedTuple):
-    """Of a group: whether its slots are divided, how many sequences it has, and what `DecodeBatch` calls `within`."""
+class GraphKey(NamedTuple):
+    """Key of a CUDA graph. KV lengths are rounded up so that a few graphs serve all steps."""
 
-    divided: bool
-    sequences: int
-    within: tuple[int, ...]
+    partitioned: bool
+    batch_size: int
+    max_kv_len: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Group:
-    """Feeds of one token each, into slots of one store that are all divided or none.
+class DecodeGroup:
+    """Single-token chunks for slots of one memory, all of them partitioned or none.
 
     Attributes
     ----------
-    numbers : list of list of int
-        What `DecodeBatch` needs to know of each.
+    input_rows : list of list of int
+        The `input_row` of each chunk.
     """
 
-    store: SlotMemory
-    divided: bool
-    feeds: list[SequenceChunk] = field(default_factory=list)
-    numbers: list[list[int]] = field(default_factory=list)
+    memory: SlotMemory
+    partitioned: bool
+    chunks: list[SequenceChunk] = field(default_factory=list)
+    input_rows: list[list[int]] = field(default_factory=list)
 
     @property
-    def within(self) -> list[int]:
-        """For each stack, pairs a head that the longest sequence has with its new token."""
-        return [1 + max(lengths) for lengths in zip(*(own[NUM_FIXED:] for own in self.numbers), strict=True)]
+    def max_kv_len(self) -> list[int]:
+        """Pairs per head of the longest sequence, its new token included, for each layer group."""
+        return [1 + max(lengths) for lengths in zip(*(row[NUM_FIXED:] for row in self.input_rows), strict=True)]
 
     @property
-    def kind(self) -> Kind:
-        """What passes must have in common to be the same but for numbers; `within` is rounded up, so that many are."""
-        capacities = (capacity for _, capacity in self.store.shape.layout(self.divided))
-        steps = ((max(64, -(-capacity // 16)), capacity) for capacity in capacities)
-        rounded = (min(-(-n // step) * step, most) for n, (step, most) in zip(self.within, steps, strict=True))
-        return Kind(self.divided, len(self.feeds), tuple(rounded))
+    def graph_key(self) -> GraphKey:
+        """Key of the CUDA graph that can run this group."""
+        capacities = [capacity for _, capacity in self.memory.shape.layout(self.partitioned)]
+        rounded = []
+        for length, capacity in zip(self.max_kv_len, capacities, strict=True):
+            step = max(64, -(-capacity // 16))
+            rounded.append(min(-(-length // step) * step, capacity))
+        return GraphKey(self.partitioned, len(self.chunks), tuple(rounded))
 
-    def singles(self, device: torch.device) -> DecodeBatch:
-        """For a pass that is carried out once."""
-        return DecodeBatch(self.store, self.divided, torch.tensor(self.numbers, device=device), self.within)
+    def decode_batch(self, device: torch.device) -> DecodeBatch:
+        """Batch for a pass without a CUDA graph."""
+        input_rows = torch.tensor(self.input_rows, device=device)
+        return DecodeBatch(self.memory, self.partitioned, input_rows, self.max_kv_len)
 
 
-def grouped(feeds: Sequence[SequenceChunk]) -> tuple[list[Group], list[SequenceChunk]]:
-    """Feeds of single tokens into slots, by slots; those into divided slots last. And feeds that are computed apart."""
-    alone, apart = list[tuple[Slot, SequenceChunk]](), list[SequenceChunk]()
-    for feed in feeds:
-        slot = slot_of(feed.cache) if len(feed.tokens) == 1 else None
+def split_decode_tokens(chunks: Sequence[SequenceChunk]) -> tuple[list[DecodeGroup], list[SequenceChunk]]:
+    """Split chunks into groups of single tokens in slots, partitioned slots last, and all others."""
+    decoding, others = list[tuple[Slot, SequenceChunk]](), list[SequenceChunk]()
+    for chunk in chunks:
+        slot = slot_of(chunk.cache) if len(chunk.tokens) == 1 else None
         if slot is None:
-            apart.append(feed)
+            others.append(chunk)
         else:
-            alone.append((slot, feed))
-    groups: dict[tuple[SlotMemory, bool], Group] = {}
-    for slot, feed in sorted(alone, key=lambda pair: (pair[0].partitioned, pair[0].index)):
-        group = groups.setdefault((slot.memory, slot.partitioned), Group(slot.memory, slot.partitioned))
-        group.feeds.append(feed)
-        group.numbers.append(input_row(feed.tokens[0], feed.cache))
-    return list(groups.values()), apart
+            decoding.append((slot, chunk))
+    groups: dict[tuple[SlotMemory, bool], DecodeGroup] = {}
+    for slot, chunk in sorted(decoding, key=lambda pair: (pair[0].partitioned, pair[0].index)):
+        group = groups.setdefault((slot.memory, slot.partitioned), DecodeGroup(slot.memory, slot.partitioned))
+        group.chunks.append(chunk)
+        group.input_rows.append(input_row(chunk.tokens[0], chunk.cache))
+    return list(groups.values()), others
 
 
-def logit_rows(feeds: Sequence[SequenceChunk], placed: Sequence[SequenceChunk]) -> list[int]:
-    """Where the wanted tokens stand, in the order of `feeds`, if all tokens stand in the order of `placed`."""
+def logit_rows(chunks: Sequence[SequenceChunk], computed: Sequence[SequenceChunk]) -> list[int]:
+    """Rows of the tokens whose logits are needed, in the order of `chunks`; rows are in the order of `computed`."""
     ends, end = {}, 0
-    for feed in placed:
-        end += len(feed.tokens)
-        ends[id(feed)] = end
-    return [row for feed in feeds for row in range(ends[id(feed)] - feed.wanted, ends[id(feed)])]
+    for chunk in computed:
+        end += len(chunk.tokens)
+        ends[id(chunk)] = end
+    return [row for chunk in chunks for row in range(ends[id(chunk)] - chunk.num_logits, ends[id(chunk)])]

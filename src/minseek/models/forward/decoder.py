@@ -1,4 +1,4 @@
-"""The forward pass of one sequence: from new tokens and a cache to the next token's logits."""
+"""The forward pass: from new tokens and their caches to logits, on the CPU kernels or in PyTorch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from minseek.models.forward.torch_backend import TorchForward
 from minseek.models.weights import DecoderWeights
 from minseek.native import native_status
 
-_CHUNK = 512  # tokens read at once: enough for the products to be fast, and little memory for activations
-_BYTES_PER_THREAD = 4 * 2**20  # of weights: with less to read, threads cost more in meeting than they save
-_FEW = 2  # up to so many tokens of one sequence, single steps in C beat a pass
+PREFILL_CHUNK = 512  # tokens of one prefill pass: enough for fast GEMMs, with little memory for activations
+_WEIGHT_BYTES_PER_THREAD = 4 * 2**20  # with fewer bytes to read, a thread costs more at barriers than it saves
+_MAX_STEPS = 2  # up to this many tokens of one sequence, single C steps are faster than a batched pass
 
 
 class Decoder:
-    """Feeds tokens through a model's weights, with keys and values in a `ThoughtCache` or in `Slot`s.
+    """Runs tokens through a model's weights, with keys and values in a `ThoughtCache` or in `Slot`s.
 
-    transformers rotates keys before its cache sees them and takes several small operations where one does; owning
-    these lines is what makes keys movable and a step as fast as the memory. Logits are tested to equal those of the
-    unmodified model.
+    transformers rotates keys before its cache sees them, and takes several small operations where one suffices. Our own
+    forward pass makes keys movable and a decoding step as fast as memory allows. Tests compare its logits with the
+    unmodified model's.
     """
 
     def __init__(self, weights: DecoderWeights) -> None:
@@ -35,76 +35,82 @@ class Decoder:
         self._native: NativeForward | None = None
         self.backend = "PyTorch"
         device = weights.embedding.device
-        self._plain = TorchForward(weights, self._surprise, graph_capturer(device))
+        self._torch = TorchForward(weights, self._surprise, graph_capturer(device))
         if device.type == "cpu":
             status = native_status(weights.shape.dtype)
             if status.library is not None:
-                threads = min(torch.get_num_threads(), 1 + weights.weight_bytes // _BYTES_PER_THREAD)
+                threads = min(torch.get_num_threads(), 1 + weights.weight_bytes // _WEIGHT_BYTES_PER_THREAD)
                 self._native = NativeForward(status.library, weights, threads)
                 self.backend = "C"
 
     @property
-    def records(self) -> bool:
-        """Whether single tokens for caches in slots are fed in recorded passes."""
-        return self._native is None and self._plain.capture is not None
+    def uses_cuda_graphs(self) -> bool:
+        """True if single tokens for caches in slots run as CUDA graphs."""
+        return self._native is None and self._torch.capture is not None
 
-    def feed(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
-        """Append tokens to the cache; the logits that follow the last one, float32, [vocabulary].
+    def forward(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
+        """Append tokens to one cache; the logits after the last token, float32, [vocab].
+
+        There are two C forward passes, because one token of one sequence is bound by memory and several are bound by
+        arithmetic: `NativeForward.step` streams the weights once with activations in float32, `NativeForward.forward`
+        multiplies blocks of tokens.
 
         Raises
         ------
         CacheFullError
-            If the cache may not grow so far.
+            If the cache cannot grow that far.
         """
         self._check(tokens)
         cache.reserve(len(tokens))
-        if self._native is not None and len(tokens) <= _FEW and cache.observer is None:
+        if self._native is not None and len(tokens) <= _MAX_STEPS and cache.observer is None:
             for token in tokens[:-1]:
                 self._native.step(token, cache, logits=False)
             logits = self._native.step(tokens[-1], cache, logits=True)
             assert logits is not None
             return logits
-        chunks = [tokens[start : start + _CHUNK] for start in range(0, len(tokens), _CHUNK)]
+        chunks = [tokens[start : start + PREFILL_CHUNK] for start in range(0, len(tokens), PREFILL_CHUNK)]
         for chunk in chunks[:-1]:
             self.forward_batch([SequenceChunk(chunk, cache)])
-        return self.forward_batch([SequenceChunk(chunks[-1], cache, wanted=1)])[0][0]
+        return self.forward_batch([SequenceChunk(chunks[-1], cache, num_logits=1)])[0][0]
 
     @torch.no_grad()
-    def forward_batch(self, feeds: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
-        """One pass over new tokens of several sequences, prompts and single steps side by side.
+    def forward_batch(self, chunks: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
+        """One pass over new tokens of several sequences, prefill and decoding together.
 
         Returns
         -------
         logits, hidden : Tensor
-            Of the tokens that are wanted, in order: float32, [n, vocabulary] and [n, hidden] (after the last norm).
+            Float32, [n, vocab] and [n, hidden] (after the last norm): for the last `num_logits` tokens of each chunk,
+            in order.
         """
-        for feed in feeds:
-            self._check(feed.tokens)
-        return self._plain.forward(feeds) if self._native is None else self._feed_native(self._native, feeds)
+        for chunk in chunks:
+            self._check(chunk.tokens)
+        return self._torch.forward(chunks) if self._native is None else self._forward_native(self._native, chunks)
 
-    def _feed_native(self, native: NativeForward, feeds: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
-        asked, known, asking = list[int](), list[int](), list[tuple[SequenceChunk, range]]()
+    def _forward_native(self, native: NativeForward, chunks: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
+        logit_columns, hidden_columns = list[int](), list[int]()
+        surprising = list[tuple[SequenceChunk, range]]()
         columns = 0
-        for feed in feeds:
-            end = columns + len(feed.tokens)
-            asked += range(end - feed.wanted, end)
-            if needs_surprise(feed.cache):
-                known += range(columns, end - feed.wanted)
-                asking.append((feed, range(columns, end)))
+        for chunk in chunks:
+            end = columns + len(chunk.tokens)
+            logit_columns += range(end - chunk.num_logits, end)
+            if needs_surprise(chunk.cache):
+                hidden_columns += range(columns, end - chunk.num_logits)
+                surprising.append((chunk, range(columns, end)))
             columns = end
-        logits, hidden = native.forward(feeds, asked, known)
-        row = {column: row for row, column in enumerate((*asked, *known))}
-        states = hidden[[row[column] for _, own in asking for column in own]]
-        self._surprise.note([feed for feed, _ in asking], states)
-        return logits, hidden[: len(asked)]
+        logits, hidden = native.forward(chunks, logit_columns, hidden_columns)
+        row_of = {column: row for row, column in enumerate((*logit_columns, *hidden_columns))}
+        rows = [row_of[column] for _, own in surprising for column in own]
+        self._surprise.record([chunk for chunk, _ in surprising], hidden[rows])
+        return logits, hidden[: len(logit_columns)]
 
-    def activation_bytes(self, tokens: int, longest: int, wanted: int) -> int:
-        """Bytes of activations and logits of a pass; `longest` is how many pairs the longest sequence has then."""
+    def activation_bytes(self, tokens: int, longest: int, num_logits: int) -> int:
+        """Bytes of activations and logits of a pass; `longest` is the number of pairs of the longest sequence then."""
         surprise = (tokens + 4 * 128) * self.weights.hidden_size * 4
-        outputs = wanted * self.weights.vocab_size * 4 + surprise
+        outputs = num_logits * self.weights.vocab_size * 4 + surprise
         if self._native is not None:
             return self._native.memory(tokens, longest) + outputs
-        return self._plain.memory(tokens, longest, wanted) + outputs
+        return self._torch.memory(tokens, longest, num_logits) + outputs
 
     def _check(self, tokens: Sequence[int]) -> None:
         if not tokens:

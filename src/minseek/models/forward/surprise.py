@@ -1,4 +1,4 @@
-"""How unexpected the tokens of a text were to the model, without its output layer."""
+"""Surprise of tokens under the model, computed without the output layer."""
 
 from __future__ import annotations
 
@@ -20,41 +20,42 @@ def needs_surprise(cache: KVCache) -> bool:
 
 
 class Surprise:
-    """How much less a model expected each token than a token of the vocabulary on average: a difference of logits."""
+    """Surprise of a token: the mean logit over the vocabulary minus the token's logit."""
 
     def __init__(self, weights: DecoderWeights) -> None:
-        self._head, self._bias = weights.lm_head, weights.lm_head_bias
+        self._lm_head, self._bias = weights.lm_head, weights.lm_head_bias
 
     @cached_property
     def _mean(self) -> Tensor:
-        return self._head.mean(0, dtype=torch.float32)
+        return self._lm_head.mean(0, dtype=torch.float32)
 
     @cached_property
     def _mean_bias(self) -> Tensor | None:
         return None if self._bias is None else self._bias.mean(dtype=torch.float32)
 
-    def of(self, tokens: Tensor, before: Tensor) -> Tensor:
-        """Of tokens [T], float32 [T]; before: the last hidden state of the token in front of each, [T, hidden]."""
-        surprise = (before * (self._mean - self._head[tokens].float())).sum(-1)
+    def of(self, tokens: Tensor, previous_hidden: Tensor) -> Tensor:
+        """Surprise [T], float32, of tokens [T] given the last hidden states of their predecessors, [T, hidden]."""
+        surprise = (previous_hidden * (self._mean - self._lm_head[tokens].float())).sum(-1)
         if self._bias is not None and self._mean_bias is not None:
             surprise += self._mean_bias - self._bias[tokens].float()
         return surprise
 
-    def note(self, feeds: Sequence[SequenceChunk], states: Tensor) -> None:
-        """Tell caches that ask for it how surprising their new tokens were.
+    def record(self, chunks: Sequence[SequenceChunk], hidden: Tensor) -> None:
+        """Give the observers of the chunks' caches the surprise of the new tokens.
 
-        feeds: whose caches ask. states: the last hidden states of all their tokens, in that order, [T, hidden].
+        hidden: last hidden states of all tokens of these chunks, in their order, [T, hidden].
         """
-        if not feeds:
+        if not chunks:
             return
-        counts = [len(feed.tokens) for feed in feeds]
+        counts = [len(chunk.tokens) for chunk in chunks]
         firsts = [end - count for end, count in zip(accumulate(counts), counts, strict=True)]
-        states = states.float()
-        before = states.roll(1, 0)
-        observers = [feed.cache.observer for feed in feeds]
-        before[firsts] = torch.stack([o.last_hidden for o in observers if o is not None and o.last_hidden is not None])
-        tokens = torch.tensor([token for feed in feeds for token in feed.tokens], device=states.device)
-        surprise = self.of(tokens, before)
-        for observer, own, first, count in zip(observers, torch.split(surprise, counts), firsts, counts, strict=True):
+        hidden = hidden.float()
+        previous = hidden.roll(1, 0)
+        observers = [chunk.cache.observer for chunk in chunks]
+        stored = [o.last_hidden for o in observers if o is not None and o.last_hidden is not None]
+        previous[firsts] = torch.stack(stored)
+        tokens = torch.tensor([token for chunk in chunks for token in chunk.tokens], device=hidden.device)
+        surprises = torch.split(self.of(tokens, previous), counts)
+        for observer, surprise, first, count in zip(observers, surprises, firsts, counts, strict=True):
             if observer is not None:
-                observer.record_surprise(own, states[first + count - 1])
+                observer.record_surprise(surprise, hidden[first + count - 1])

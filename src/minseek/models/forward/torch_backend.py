@@ -1,4 +1,4 @@
-"""The forward pass in PyTorch over a decoder's weights, on whatever device they lie."""
+"""The forward pass in PyTorch, on any device."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from minseek.cache import DecodeBatch, SlotMemory, rotate
 from minseek.errors import MinseekWarning
 from minseek.models.forward.attention import attend, attention_with_weights, decode_attention
 from minseek.models.forward.chunk import SequenceChunk
-from minseek.models.forward.cuda_graphs import CaptureFn, CudaGraphCache, RecordingError
-from minseek.models.forward.decode_groups import Group, grouped, logit_rows
+from minseek.models.forward.cuda_graphs import CaptureError, CaptureFn, CudaGraphCache
+from minseek.models.forward.decode_groups import DecodeGroup, logit_rows, split_decode_tokens
 from minseek.models.forward.surprise import Surprise, needs_surprise
 from minseek.models.weights import DecoderWeights, LayerWeights
 
 
 class TorchForward:
-    """Feeds tokens through a decoder: products over all tokens of a pass, attention over all `DecodeBatch` at once.
+    """PyTorch backend: GEMMs over all tokens of a pass, attention over each `DecodeBatch` at once.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class TorchForward:
 
     def __init__(self, weights: DecoderWeights, surprise: Surprise, capture: CaptureFn | None) -> None:
         self._weights, self._surprise, self.capture = weights, surprise, capture
-        self._recordings: WeakKeyDictionary[SlotMemory, CudaGraphCache] = WeakKeyDictionary()
+        self._graphs: WeakKeyDictionary[SlotMemory, CudaGraphCache] = WeakKeyDictionary()
 
     def memory(self, tokens: int, longest: int, decode_tokens: int) -> int:
         """Bytes of a pass over `tokens`, of which `decode_tokens` are decoded in batches.
@@ -80,89 +80,91 @@ class TorchForward:
         """Bytes of a copy of one head's keys and values, gathered or repeated for the query heads of a group."""
         return 2 * longest * self._weights.config.head_dim * self._weights.shape.dtype.itemsize
 
-    def forward(self, feeds: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
-        """Append the tokens of each feed to its cache.
+    def forward(self, chunks: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
+        """Append the tokens of each chunk to its cache.
 
         Returns
         -------
         logits, hidden : Tensor
-            Of the tokens that are wanted, in order: float32, [n, vocabulary] and [n, hidden] (after the last norm).
+            Float32, [n, vocab] and [n, hidden] (after the last norm): for the last `num_logits` tokens of each chunk,
+            in order.
         """
-        for feed in feeds:
-            feed.cache.reserve(len(feed.tokens))
-        groups, apart = grouped(feeds)
-        alone = [feed for group in groups for feed in group.feeds]
+        for chunk in chunks:
+            chunk.cache.reserve(len(chunk.tokens))
+        groups, others = split_decode_tokens(chunks)
+        decoding = [chunk for group in groups for chunk in group.chunks]
         device = self._weights.embedding.device
-        rows = torch.tensor(logit_rows(feeds, alone + apart), dtype=torch.long, device=device)
-        given = None if apart else self._recorded(groups)
-        if given is None:
-            logits, hidden = self._run_layers([group.singles(device) for group in groups], apart, rows)
+        rows = torch.tensor(logit_rows(chunks, decoding + others), dtype=torch.long, device=device)
+        outputs = None if others else self._run_graph(groups)
+        if outputs is None:
+            logits, hidden = self._run_layers([group.decode_batch(device) for group in groups], others, rows)
         else:
-            logits, hidden = given[0][rows], given[1][rows]
-        for feed in alone:
-            feed.cache.advance(1, positions_written=True)
+            logits, hidden = outputs[0][rows], outputs[1][rows]
+        for chunk in decoding:
+            chunk.cache.advance(1, positions_written=True)
         return logits, hidden
 
-    def _recorded(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor] | None:
-        """Logits and states of all tokens of a pass over slots of one store; None if it is to be carried out anew."""
-        store, kinds = groups[0].store, tuple(group.kind for group in groups)
-        if self.capture is None or any(group.store is not store for group in groups):
+    def _run_graph(self, groups: Sequence[DecodeGroup]) -> tuple[Tensor, Tensor] | None:
+        """Logits and hidden states of all tokens from a CUDA graph; None if the pass must run eagerly."""
+        memory, key = groups[0].memory, tuple(group.graph_key for group in groups)
+        if self.capture is None or any(group.memory is not memory for group in groups):
             return None
 
-        def run(numbers: Tensor) -> tuple[Tensor, Tensor]:
-            inputs = torch.split(numbers, [kind.sequences for kind in kinds])
-            singles = [
-                DecodeBatch(store, kind.divided, part, kind.within) for kind, part in zip(kinds, inputs, strict=True)
+        def run(input_rows: Tensor) -> tuple[Tensor, Tensor]:
+            split = torch.split(input_rows, [part.batch_size for part in key])
+            batches = [
+                DecodeBatch(memory, part.partitioned, rows, part.max_kv_len)
+                for part, rows in zip(key, split, strict=True)
             ]
-            return self._run_layers(singles, (), None)
+            return self._run_layers(batches, (), None)
 
-        if store not in self._recordings:
+        if memory not in self._graphs:
             device = self._weights.embedding.device
             logits, hidden = (
-                torch.empty(store.num_slots, size, dtype=torch.float32, device=device)
+                torch.empty(memory.num_slots, size, dtype=torch.float32, device=device)
                 for size in (self._weights.vocab_size, self._weights.hidden_size)
             )
-            room = self._graph_bytes(store.shape.max_capacity, store.num_slots)
-            self._recordings[store] = CudaGraphCache(self.capture, logits, hidden, room)
+            workspace_bytes = self._graph_bytes(memory.shape.max_capacity, memory.num_slots)
+            self._graphs[memory] = CudaGraphCache(self.capture, logits, hidden, workspace_bytes)
         try:
-            return self._recordings[store].capture_fn(kinds, [own for group in groups for own in group.numbers], run)
-        except RecordingError as error:
+            return self._graphs[memory].run(key, [row for group in groups for row in group.input_rows], run)
+        except CaptureError as error:
             self.capture = None
-            self._recordings.clear()
-            told = f"decoding will be slow: its passes could not be recorded ({error})"
-            warnings.warn(told, MinseekWarning, stacklevel=2)
+            self._graphs.clear()
+            message = f"decoding will be slow: its CUDA graphs could not be captured ({error})"
+            warnings.warn(message, MinseekWarning, stacklevel=2)
             return None
 
     def _run_layers(
-        self, singles: Sequence[DecodeBatch], apart: Sequence[SequenceChunk], wanted: Tensor | None
+        self, batches: Sequence[DecodeBatch], others: Sequence[SequenceChunk], output_rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """A pass over single tokens and behind them those of other feeds: of the wanted rows, or of all."""
-        weights, sets = self._weights, _placed(singles, apart)
-        tokens = [own.tokens for own in singles]
-        if apart:
-            others = [token for feed in apart for token in feed.tokens]
-            tokens.append(torch.tensor(others, device=weights.embedding.device))
-        for own in singles:
-            own.write_positions()
+        """Run decode batches and, after them, other chunks; outputs of `output_rows`, or of all rows."""
+        weights, layout = self._weights, _lay_out(batches, others)
+        tokens = [batch.tokens for batch in batches]
+        if others:
+            ids = [token for chunk in others for token in chunk.tokens]
+            tokens.append(torch.tensor(ids, device=weights.embedding.device))
+        for batch in batches:
+            batch.write_positions()
         hidden = F.embedding(torch.cat(tokens), weights.embedding)
         for index, layer in enumerate(weights.layers):
-            hidden = hidden + self._attention(index, layer, self._norm(hidden, layer.attn_norm), sets)
+            hidden = hidden + self._attention(index, layer, self._norm(hidden, layer.attn_norm), layout)
             normed = self._norm(hidden, layer.mlp_norm)
             gated = F.silu(F.linear(normed, layer.gate, layer.gate_bias)) * F.linear(normed, layer.up, layer.up_bias)
             hidden = hidden + F.linear(gated, layer.down, layer.down_bias)
-        last = self._norm(hidden, weights.norm)
-        for own, rows in sets.singles:
-            if (before := own.last_hidden) is not None:
-                own.record_surprise(self._surprise.of(own.tokens, before), last[rows].float())
-        for feed, rows in sets.apart:
-            feed.cache.advance(len(feed.tokens))
-            if needs_surprise(feed.cache):
-                self._surprise.note([feed], last[rows])
-        if wanted is not None:
-            last = last[wanted]
-        return F.linear(last, weights.lm_head, weights.lm_head_bias).float(), last.float()
+        hidden = self._norm(hidden, weights.norm)
+        for batch, rows in layout.batches:
+            if (previous := batch.last_hidden) is not None:
+                batch.record_surprise(self._surprise.of(batch.tokens, previous), hidden[rows].float())
+        for chunk, rows in layout.others:
+            chunk.cache.advance(len(chunk.tokens))
+            if needs_surprise(chunk.cache):
+                self._surprise.record([chunk], hidden[rows])
+        if output_rows is not None:
+            hidden = hidden[output_rows]
+        return F.linear(hidden, weights.lm_head, weights.lm_head_bias).float(), hidden.float()
 
-    def _attention(self, index: int, layer: LayerWeights, x: Tensor, sets: _Sets) -> Tensor:
+    def _attention(self, index: int, layer: LayerWeights, x: Tensor, layout: _RowLayout) -> Tensor:
         dim, scale = self._weights.shape.head_dim, self._weights.config.attention_scale
         q = F.linear(x, layer.q, layer.q_bias).view(len(x), -1, dim)
         k = F.linear(x, layer.k, layer.k_bias).view(len(x), -1, dim)
@@ -170,17 +172,17 @@ class TorchForward:
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         out = torch.empty_like(q)
-        for singles, rows in sets.singles:
-            singles.record_queries(index, q[rows])
-            rotated = singles.rotated(torch.cat((q[rows], k[rows]), 1))
-            queries, new = rotated[:, : q.shape[1]], rotated[:, q.shape[1] :]
-            keys, values = singles.append(index, new, v[rows])
-            unseen = singles.attention_mask(index, layer.window)
-            out[rows], weights = decode_attention(queries, keys, values, unseen, scale=scale)
-            singles.observe(index, weights)
-        for feed, rows in sets.apart:
-            mine = (t[rows].transpose(0, 1) for t in (q, k, v))
-            out[rows] = _attend_feed(index, feed, *mine, scale=scale, window=layer.window).transpose(0, 1)
+        for batch, rows in layout.batches:
+            batch.record_queries(index, q[rows])
+            rotated = batch.rotated(torch.cat((q[rows], k[rows]), 1))
+            queries, new_keys = rotated[:, : q.shape[1]], rotated[:, q.shape[1] :]
+            keys, values = batch.append(index, new_keys, v[rows])
+            mask = batch.attention_mask(index, layer.window)
+            out[rows], weights = decode_attention(queries, keys, values, mask, scale=scale)
+            batch.observe(index, weights)
+        for chunk, rows in layout.others:
+            qkv = (t[rows].transpose(0, 1) for t in (q, k, v))
+            out[rows] = _chunk_attention(index, chunk, *qkv, scale=scale, window=layer.window).transpose(0, 1)
         return F.linear(out.view(len(x), -1), layer.o, layer.o_bias)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -188,31 +190,32 @@ class TorchForward:
 
 
 @dataclass(frozen=True)
-class _Sets:
-    """What is computed together and apart, with the rows of its tokens."""
+class _RowLayout:
+    """Rows of a pass that belong to each decode batch and to each other chunk."""
 
-    singles: list[tuple[DecodeBatch, slice]]
-    apart: list[tuple[SequenceChunk, slice]]
+    batches: list[tuple[DecodeBatch, slice]]
+    others: list[tuple[SequenceChunk, slice]]
 
 
-def _placed(singles: Sequence[DecodeBatch], apart: Sequence[SequenceChunk]) -> _Sets:
-    counts = [len(own.tokens) for own in singles] + [len(feed.tokens) for feed in apart]
+def _lay_out(batches: Sequence[DecodeBatch], others: Sequence[SequenceChunk]) -> _RowLayout:
+    counts = [len(batch.tokens) for batch in batches] + [len(chunk.tokens) for chunk in others]
     rows = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
-    return _Sets(list(zip(singles, rows, strict=False)), list(zip(apart, rows[len(singles) :], strict=True)))
+    split = len(batches)
+    return _RowLayout(list(zip(batches, rows[:split], strict=True)), list(zip(others, rows[split:], strict=True)))
 
 
-def _attend_feed(
-    index: int, feed: SequenceChunk, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None
+def _chunk_attention(
+    index: int, chunk: SequenceChunk, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None
 ) -> Tensor:
-    """Attention of one sequence's new tokens, in one layer: [H * G, T, D] of q and k without positions."""
-    cache, count = feed.cache, len(feed.tokens)
+    """Attention [H * G, T, D] of one sequence's new tokens in one layer; q and k are not rotated yet."""
+    cache, count = chunk.cache, len(chunk.tokens)
     if cache.observer is not None:
         cache.observer.record_queries(index, q)
     queries = rotate(q, *cache.rotary.at(cache.position, count))
     keys, values = cache.append(index, k, v)
     if cache.observer is None:
         return attend(queries, keys, values, scale=scale, window=window)
-    at = cache.positions[index][:, : keys.shape[1]]
-    given, weights = attention_with_weights(queries, keys, values, at, scale=scale, window=window)
+    positions = cache.positions[index][:, : keys.shape[1]]
+    out, weights = attention_with_weights(queries, keys, values, positions, scale=scale, window=window)
     cache.observer.observe(index, weights)
-    return given
+    return out
