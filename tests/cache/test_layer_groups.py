@@ -1,4 +1,4 @@
-"""Slots whose layers have different caps: what is moved when they are divided, and how caps are shared out."""
+"""Slots whose layers have different caps: partitioning of their memory, and the choice of caps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_slots(caps: tuple[int, ...], cap: int, block: int, count: int = 3, devi
 
 
 def fill(slot: Slot, tokens: int, chance: torch.Generator) -> None:
-    """Random pairs, attention and notes, as a model and a policy would leave them."""
+    """Append random pairs with attention and policy scores, as a model and a policy would."""
     for layer in range(len(slot.keys)):
         keys, values = torch.randn(2, HEADS, tokens, DIM, generator=chance).to(slot.keys[0].device)
         slot.append(layer, keys, values)
@@ -35,7 +35,7 @@ def fill(slot: Slot, tokens: int, chance: torch.Generator) -> None:
 
 
 def held(slot: Slot) -> list[dict[str, Tensor]]:
-    """What each layer holds, field by field [H, length, …]."""
+    """Copies of the fields of each layer, [H, length, …]."""
     return [
         {name: getattr(group, name)[i, :, : group.length].clone() for name in FIELDS}
         for _, group, i in sorted((layer, g, i) for g in slot.layer_groups for i, layer in enumerate(g.layers))
@@ -43,7 +43,7 @@ def held(slot: Slot) -> list[dict[str, Tensor]]:
 
 
 def choices(slot: Slot, chance: torch.Generator) -> list[Tensor | None]:
-    """Any pairs of the stacks that are full."""
+    """Random pairs of the layer groups that are full."""
     chosen: list[Tensor | None] = []
     for group in slot.layer_groups:
         drawn = torch.rand(len(group.layers), HEADS, group.length, generator=chance)
@@ -57,13 +57,13 @@ layers_and_caps = st.lists(st.integers(1, 30), min_size=1, max_size=5)
 
 @settings(deadline=None, max_examples=40)
 @given(caps=layers_and_caps, block=st.integers(1, 9), seed=st.integers(0, 99))
-def test_what_is_chosen_stays_wherever_it_is_moved(caps: list[int], block: int, seed: int) -> None:
-    """Slot by slot against plain copies; the slots beside it keep every bit."""
+def test_chosen_pairs_are_unchanged_by_moves(caps: list[int], block: int, seed: int) -> None:
+    """Compared with plain copies; the neighboring slots keep every bit."""
     cap, chance = -(-sum(caps) // len(caps)), torch.Generator().manual_seed(seed)
     slots = make_slots(tuple(caps), cap, block)
     for slot in slots:
         fill(slot, slot.free_tokens, chance)
-    beside, mine = [held(slots[0]), held(slots[2])], slots[1]
+    neighbors, mine = [held(slots[0]), held(slots[2])], slots[1]
     for _ in range(6):
         before, chosen = held(mine), choices(mine, chance)
         mine.retain(chosen)
@@ -81,20 +81,20 @@ def test_what_is_chosen_stays_wherever_it_is_moved(caps: list[int], block: int, 
                 assert not getattr(group, name)[:, :, group.length :].any(), name
             assert not group.attn_window_sum.any()
         fill(mine, mine.free_tokens, chance)
-    for slot, was in zip((slots[0], slots[2]), beside, strict=True):
+    for slot, was in zip((slots[0], slots[2]), neighbors, strict=True):
         for layer, now in enumerate(held(slot)):
             assert all(torch.equal(now[name], was[layer][name]) for name in FIELDS)
 
 
 @settings(deadline=None, max_examples=60)
 @given(caps=layers_and_caps, block=st.integers(1, 9))
-def test_stacks_share_a_slots_memory_and_no_byte_twice(caps: list[int], block: int) -> None:
+def test_layer_groups_partition_a_slots_memory_without_overlap(caps: list[int], block: int) -> None:
     cap = -(-sum(caps) // len(caps))
     (slot,) = make_slots(tuple(caps), cap, block, count=1)
     assert slot.memory.nbytes == slot.memory.shape.nbytes
     assert slot.memory.shape.nbytes == make_slots((cap,) * len(caps), cap, block, count=1)[0].memory.nbytes
-    for divided in (False, True):
-        if divided:
+    for partitioned in (False, True):
+        if partitioned:
             fill(slot, slot.free_tokens, torch.Generator().manual_seed(0))
             slot.retain(choices(slot, torch.Generator().manual_seed(1)))
         for name in (*FIELDS, "attn_window_sum"):
@@ -108,7 +108,7 @@ def test_stacks_share_a_slots_memory_and_no_byte_twice(caps: list[int], block: i
     assert slot.capacities == [own + block for own in caps]
 
 
-def test_until_it_is_full_for_the_first_time_a_slot_holds_everything(device: str) -> None:
+def test_a_slot_evicts_nothing_until_it_is_full_for_the_first_time(device: str) -> None:
     slot = make_slots((2, 10, 3), 5, 4, device=device)[1]
     assert (slot.capacities, slot.free_tokens, slot.partitioned) == ([9, 9, 9], 9, False)
     fill(slot, 9, torch.Generator().manual_seed(0))
@@ -118,11 +118,11 @@ def test_until_it_is_full_for_the_first_time_a_slot_holds_everything(device: str
     assert (slot.capacities, slot.lengths, slot.partitioned) == ([6, 14, 7], [2, 9, 3], True)
     assert (slot.length, slot.capacity, slot.free_tokens, slot.evictions) == (9, 14, 4, 1)
     fill(slot, 4, torch.Generator().manual_seed(1))
-    ObservedAttention(sinks=1, recent=1).evict(slot)  # the second layer has room for one more
+    ObservedAttention(sinks=1, recent=1).evict(slot)  # the second layer can take one more
     assert (slot.lengths, slot.free_tokens) == ([2, 13, 3], 1)
 
 
-def test_a_cleared_slot_is_whole_again(device: str) -> None:
+def test_a_cleared_slot_is_no_longer_partitioned(device: str) -> None:
     used, new = make_slots((2, 10, 3), 5, 4, device=device)[:2]
     chance = torch.Generator().manual_seed(2)
     for _ in range(5):
@@ -130,7 +130,7 @@ def test_a_cleared_slot_is_whole_again(device: str) -> None:
         used.retain(choices(used, chance))
     before = used.allocation
     used.clear()
-    assert used.allocation != before  # whoever knows where its tensors lay must look again
+    assert used.allocation != before  # stored addresses are stale
     assert (used.capacities, used.lengths, used.partitioned) == (new.capacities, [0] * 3, False)
     assert observer_of(used).num_since_eviction == 0
     for slot in (used, new):
@@ -140,7 +140,7 @@ def test_a_cleared_slot_is_whole_again(device: str) -> None:
     assert ThoughtCache.over(used).capacity == 9
 
 
-def test_the_newest_pairs_stand_at_the_same_positions_in_all_layers(device: str) -> None:
+def test_the_newest_pairs_have_the_same_positions_in_all_layers(device: str) -> None:
     slot, chance = make_slots((2, 10, 3), 5, 4, device=device)[0], torch.Generator().manual_seed(4)
     for _ in range(6):
         fill(slot, slot.free_tokens, chance)
@@ -152,7 +152,7 @@ def test_the_newest_pairs_stand_at_the_same_positions_in_all_layers(device: str)
 
 
 @pytest.mark.parametrize(
-    ("caps", "evicts", "said"),
+    ("caps", "evicts", "message"),
     [
         ((5, 5), True, "one number of pairs for each of 3 layers"),
         ((5, 5, 6), True, "take 16 pairs of 15"),
@@ -160,8 +160,8 @@ def test_the_newest_pairs_stand_at_the_same_positions_in_all_layers(device: str)
         ((5, 5, 5), False, "for slots with a policy"),
     ],
 )
-def test_caps_that_cannot_be_are_refused(caps: tuple[int, ...], evicts: bool, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_caps_are_refused(caps: tuple[int, ...], evicts: bool, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         SlotShape(CacheShape(3, HEADS, DIM, torch.float32), 5, 4, evicts, caps=caps)
 
 

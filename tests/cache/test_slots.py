@@ -1,4 +1,4 @@
-"""Slots: their bytes, what moves when pairs are evicted, positions made anew, and the kernels behind it."""
+"""Slots: bytes, evictions, re-encoded positions, and the kernels of an eviction."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOVED = ("keys", "values", "positions", "token_index", "attn_sum", "policy_score
 
 @pytest.fixture(params=["C", "PyTorch"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of computing an eviction."""
+    """Both backends of an eviction."""
     if request.param == "PyTorch":
         monkeypatch.setattr(kernels_module, "_library", lambda tensor: None)
     else:
@@ -43,7 +43,7 @@ def make_pool(count: int = 3, dtype: torch.dtype = torch.float32, device: str = 
 
 
 def fill(slot: Slot, count: int, chance: torch.Generator) -> Tensor:
-    """Append random tokens; their keys without positions, [L, H, T, D]."""
+    """Append random tokens; return their keys without positions, [L, H, T, D]."""
     device, dtype = slot.keys[0].device, slot.keys[0].dtype
     keys = torch.randn(LAYERS, HEADS, count, DIM, generator=chance).to(device, dtype)
     slot.reserve(count)
@@ -77,7 +77,7 @@ def random_choice(kept: int, count: int, chance: torch.Generator) -> Tensor:
     hidden=st.integers(0, 9),
     slots=st.integers(1, 5),
 )
-def test_the_arithmetic_gives_the_bytes_that_are_allocated(
+def test_slot_bytes_are_those_allocated(
     sizes: tuple[int, ...], dtype: torch.dtype, evicts: bool, group: int, hidden: int, slots: int
 ) -> None:
     layers, heads, half, cap, block = sizes
@@ -89,7 +89,7 @@ def test_the_arithmetic_gives_the_bytes_that_are_allocated(
     assert pool.slots[-1].keys[-1].shape == (heads, cap + block, 2 * half)
 
 
-def test_without_a_policy_a_slot_costs_its_keys_and_values() -> None:
+def test_without_a_policy_a_slot_has_the_bytes_of_keys_and_values() -> None:
     shape = CacheShape(LAYERS, HEADS, DIM, torch.bfloat16)
     assert SlotShape(shape, CAP, BLOCK, evicts=False).nbytes == (CAP + BLOCK) * shape.token_bytes()
 
@@ -107,7 +107,7 @@ def copies(pool: SlotPool) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_keep_leaves_what_a_list_would(path: str, dtype: torch.dtype, device: str) -> None:
+def test_retain_equals_a_list(path: str, dtype: torch.dtype, device: str) -> None:
     chance = torch.Generator().manual_seed(1)
     for index, kept in enumerate((1, 5, CAP, CAP + BLOCK - 1, CAP + BLOCK, CAP)):
         pool = make_pool(dtype=dtype, device=device)
@@ -139,7 +139,7 @@ def test_keep_leaves_what_a_list_would(path: str, dtype: torch.dtype, device: st
 
 
 def test_every_head_keeps_its_own_pairs_over_many_evictions(path: str) -> None:
-    """Blocks come and go; a plain list for each head holds arrival, position and key."""
+    """Over eight blocks, compared with a plain list of token index, position and key for each head."""
     pool, chance = make_pool(), torch.Generator().manual_seed(2)
     slot = pool.slots[1]
     lists: list[list[list[tuple[int, Tensor]]]] = [[[] for _ in range(HEADS)] for _ in range(LAYERS)]
@@ -156,15 +156,15 @@ def test_every_head_keeps_its_own_pairs_over_many_evictions(path: str) -> None:
         for layer, heads in enumerate(lists):
             for head, pairs in enumerate(heads):
                 heads[head] = pairs = [pairs[i] for i in chosen[layer, head].tolist()]
-                token_index = torch.tensor([arrival for arrival, _ in pairs], dtype=torch.int32)
+                token_index = torch.tensor([index for index, _ in pairs], dtype=torch.int32)
                 assert torch.equal(token_index_of(slot, layer)[head], token_index)
-                assert torch.equal(slot.positions[layer][head, :CAP], token_index)  # each stays where it stood
+                assert torch.equal(slot.positions[layer][head, :CAP], token_index)  # each keeps its position
                 wanted = turned(torch.stack([key for _, key in pairs]), token_index)
                 torch.testing.assert_close(slot.keys[layer][head, :CAP].double(), wanted, atol=2e-5, rtol=0)
     assert (slot.num_tokens, slot.evictions) == (came, 8)
 
 
-def test_both_paths_keep_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_backends_retain_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
     for native in (True, False):
         if not native:
@@ -178,7 +178,7 @@ def test_both_paths_keep_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) ->
         assert torch.equal(native_kept, other)
 
 
-def test_keeping_all_moves_nothing(path: str) -> None:
+def test_retaining_all_pairs_moves_nothing(path: str) -> None:
     pool = make_pool()
     fill(pool.slots[0], CAP + BLOCK, torch.Generator().manual_seed(4))
     before = copies(pool)
@@ -191,7 +191,7 @@ def test_keeping_all_moves_nothing(path: str) -> None:
 # Positions
 
 
-def test_reencoded_keys_are_those_of_the_new_positions(device: str) -> None:
+def test_reencoded_keys_have_the_new_positions(device: str) -> None:
     pool, chance = make_pool(device=device), torch.Generator().manual_seed(5)
     slot = pool.slots[1]
     raw = fill(slot, CAP + BLOCK, chance)
@@ -210,14 +210,14 @@ def test_reencoded_keys_are_those_of_the_new_positions(device: str) -> None:
     torch.testing.assert_close(got.cpu().double(), wanted, atol=5e-5, rtol=0)
     assert (slot.position, slot.reencodings, slot.num_tokens) == (CAP + BLOCK, 1, old)
     assert torch.equal(pool.memory.keys[0], untouched)
-    slot.reencode()  # they stand there already
+    slot.reencode()  # they have these positions already
     assert torch.equal(torch.stack(slot.keys), got)
     slot.retain([random_choice(CAP, CAP + BLOCK, chance).to(device)])
     fill(slot, 1, chance)
-    assert slot.positions[0][:, CAP].tolist() == [CAP + BLOCK] * HEADS  # what follows stands right behind them
+    assert slot.positions[0][:, CAP].tolist() == [CAP + BLOCK] * HEADS  # the next token follows them
 
 
-def test_a_candidates_keys_without_positions_are_what_was_appended() -> None:
+def test_unrotated_keys_of_candidates_are_the_appended_ones() -> None:
     pool, chance = make_pool(), torch.Generator().manual_seed(6)
     slot = pool.slots[0]
     raw = fill(slot, CAP + BLOCK, chance)
@@ -232,7 +232,7 @@ def test_a_candidates_keys_without_positions_are_what_was_appended() -> None:
 # A slot's life
 
 
-def test_a_cleared_slot_is_like_a_new_one() -> None:
+def test_a_cleared_slot_equals_a_new_one() -> None:
     pool, chance = make_pool(), torch.Generator().manual_seed(7)
     used, other = pool.slots[1], pool.slots[2]
     for slot in (used, other):
@@ -254,7 +254,7 @@ def test_a_cleared_slot_is_like_a_new_one() -> None:
     torch.testing.assert_close(torch.stack(used.keys)[:, :, :5].double(), wanted, atol=2e-5, rtol=0)
 
 
-def test_a_full_slot_takes_no_more() -> None:
+def test_a_full_slot_takes_no_more_tokens() -> None:
     slot = make_pool().slots[0]
     slot.reserve(CAP + BLOCK)
     fill(slot, CAP + BLOCK - 2, torch.Generator().manual_seed(8))
@@ -264,8 +264,8 @@ def test_a_full_slot_takes_no_more() -> None:
 
 
 @pytest.mark.parametrize("window", [0, 1, 5, BLOCK, BLOCK + 5, 1000])
-def test_the_latest_queries_are_the_last_before_the_eviction(window: int) -> None:
-    """However the tokens come in chunks, every query of the window is counted once."""
+def test_the_window_is_the_last_queries_before_the_eviction(window: int) -> None:
+    """Every query of the window is counted once, for any split into chunks."""
     for chunks in ([32], [1] * 32, [7, 20, 5], [31, 1], [5, 27]):
         slot = make_pool(1).slots[0]
         observer_of(slot).window = window
@@ -299,7 +299,7 @@ def test_queries_of_the_last_block_are_kept(chunks: list[int]) -> None:
     assert torch.equal(held, every[:, :, at : at + 5])  # those since the eviction, no older ones
 
 
-def test_a_thought_cache_lives_in_a_slots_memory() -> None:
+def test_a_thought_cache_uses_a_slots_memory() -> None:
     pool, chance = make_pool(), torch.Generator().manual_seed(10)
     untouched = copies(pool)
     slot = pool.slots[1]
@@ -342,7 +342,7 @@ def test_ranks_equal_their_definition(path: str, device: str) -> None:
                 assert given_ranks == pytest.approx(wanted, abs=1e-6)
 
 
-def test_the_highest_equal_their_definition(path: str, device: str) -> None:
+def test_topk_sorted_equals_its_definition(path: str, device: str) -> None:
     chance = torch.Generator().manual_seed(14)
     for n, count in ((1, 1), (2, 1), (17, 16), (17, 17), (200, 3), (1000, 700)):
         for scores in (torch.randn(2, 3, n, generator=chance), torch.randint(-2, 2, (2, 3, n), generator=chance) / 4):
@@ -356,8 +356,8 @@ def test_the_highest_equal_their_definition(path: str, device: str) -> None:
                 assert places == sorted(order[n - count :])
 
 
-def test_zero_has_no_sign(path: str) -> None:
-    """Minus a likeness of 0 is -0.0; both paths take it for the same score as 0.0."""
+def test_negative_zero_equals_zero(path: str) -> None:
+    """Minus a cosine of 0 is -0.0; both backends treat it as equal to 0.0."""
     scores = torch.tensor([0.0, -0.0, 0.0, -0.0, 1.0, -1.0])
     assert ranks(scores).tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.0])
     assert topk_sorted(scores, 3).tolist() == [2, 3, 4]
@@ -368,7 +368,7 @@ def test_ranks_of_infinities_and_of_a_view(path: str) -> None:
     assert ranks(scores).tolist()[1] == pytest.approx([0.8, 0.0, 1.0, 0.2, 0.4, 0.6])
 
 
-def test_ranks_are_added_onto_other_scores(path: str, device: str) -> None:
+def test_ranks_are_added_to_other_scores(path: str, device: str) -> None:
     chance = torch.Generator().manual_seed(15)
     scores, onto = (torch.randn(2, 3, 17, generator=chance).to(device) for _ in range(2))
     wanted = onto + 0.5 * ranks(scores)
@@ -378,8 +378,8 @@ def test_ranks_are_added_onto_other_scores(path: str, device: str) -> None:
     torch.testing.assert_close(ranks(scores, 3.0), 3 * ranks(scores))
 
 
-def test_scores_with_the_highest_notes_are_raised(path: str, device: str) -> None:
-    """If they are high enough; of a slot whose notes lie among others'."""
+def test_boost_topk_equals_its_definition(path: str, device: str) -> None:
+    """With a threshold, and policy scores that are a view of a larger tensor."""
     chance = torch.Generator().manual_seed(16)
     for n, count in ((1, 1), (17, 5), (17, 17), (200, 60)):
         whole = torch.randint(0, 9, (2, 3, n + 4), generator=chance) / 4  # many are equal
@@ -398,9 +398,7 @@ def test_scores_with_the_highest_notes_are_raised(path: str, device: str) -> Non
 
 @pytest.mark.parametrize("dim", [2, 16, 34, 64, 514])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_likeness_so_far_is_with_the_direction_of_all_that_came(
-    path: str, dim: int, dtype: torch.dtype, device: str
-) -> None:
+def test_cosine_to_running_mean_equals_its_definition(path: str, dim: int, dtype: torch.dtype, device: str) -> None:
     chance = torch.Generator().manual_seed(17)
     total = torch.zeros(2, 3, dim, device=device)
     came = torch.zeros(2, 3, 0, dim, dtype=torch.float64)
@@ -415,7 +413,7 @@ def test_likeness_so_far_is_with_the_direction_of_all_that_came(
         torch.testing.assert_close(total.cpu().double(), came.sum(2), atol=1e-4, rtol=0)
 
 
-def naive_likeness(keys: Tensor) -> Tensor:
+def naive_cosine_to_mean(keys: Tensor) -> Tensor:
     keys = keys.double()
     keys = keys / keys.norm(dim=-1, keepdim=True).clamp_min(1e-300)
     mean = keys.mean(2, keepdim=True)
@@ -425,8 +423,8 @@ def naive_likeness(keys: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dim", [2, 6, 10, 16, 34, 64, 512, 514])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_likeness_without_positions_equals_its_definition(dim: int, dtype: torch.dtype) -> None:
-    """In C where it can be, and in PyTorch, of a slot in the middle of its pool."""
+def test_prerope_cosine_to_mean_equals_its_definition(dim: int, dtype: torch.dtype) -> None:
+    """In C where it is supported, and in PyTorch, for a slot in the middle of its pool."""
     chance, inv_freq = torch.Generator().manual_seed(12), 1.0 / 100.0 ** (torch.arange(0, dim, 2) / dim)
     shape = SlotShape(CacheShape(2, 3, dim, dtype), 10, 5)
     for n in (1, 2, 7, 15):
@@ -437,7 +435,7 @@ def test_likeness_without_positions_equals_its_definition(dim: int, dtype: torch
         for layer in range(2):
             slot.append(layer, raw[layer].to(dtype), raw[layer].to(dtype))
         slot.advance(n)
-        pairs, wanted = Candidates(slot), naive_likeness(raw)
+        pairs, wanted = Candidates(slot), naive_cosine_to_mean(raw)
         tolerance = 1e-5 if dtype == torch.float32 else 0.02
         torch.testing.assert_close(cosine_to_mean(pairs.unrotated).double(), wanted, atol=tolerance, rtol=0)
         torch.testing.assert_close(pairs.prerope_cosine_to_mean().double(), wanted, atol=tolerance, rtol=0)
@@ -450,13 +448,13 @@ def test_likeness_without_positions_equals_its_definition(dim: int, dtype: torch
 
 @pytest.mark.parametrize("dim", [2, 10, 16, 34, 64, 512, 514])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_weighed_distance_equals_its_definition(path: str, dim: int, dtype: torch.dtype, device: str) -> None:
-    """Of values in the middle of a pool, in C where it can be, and in PyTorch."""
+def test_value_error_equals_its_definition(path: str, dim: int, dtype: torch.dtype, device: str) -> None:
+    """In C where it is supported, and in PyTorch, for values in the middle of a pool."""
     chance = torch.Generator().manual_seed(15)
     for n in (1, 2, 7, 15):
         values = torch.randn(2, 3, 3, 15, dim, generator=chance).to(dtype).to(device)[:, 1, :, :n]
         weights = torch.rand(2, 3, n, generator=chance).to(device)
-        weights[1, 2] = 0  # nothing was looked at
+        weights[1, 2] = 0  # no attention
         exact, by = values.double().cpu(), weights.double().cpu()
         mean = (by[..., None] * exact).sum(2, keepdim=True) / by.sum(2)[..., None, None].clamp_min(1e-300)
         wanted = by * (exact - mean).norm(dim=-1)
@@ -465,15 +463,15 @@ def test_the_weighed_distance_equals_its_definition(path: str, dim: int, dtype: 
         torch.testing.assert_close(got.double().cpu(), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_likeness_of_keys_in_float16() -> None:
+def test_prerope_cosine_to_mean_in_float16() -> None:
     """Models can be loaded in float16 on a CPU."""
     pool = make_pool(dtype=torch.float16)
     raw = fill(pool.slots[1], CAP + BLOCK, torch.Generator().manual_seed(13))
     got = Candidates(pool.slots[1]).prerope_cosine_to_mean()
-    torch.testing.assert_close(got.double(), naive_likeness(raw), atol=5e-3, rtol=0)
+    torch.testing.assert_close(got.double(), naive_cosine_to_mean(raw), atol=5e-3, rtol=0)
 
 
-def test_without_the_library_likeness_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_prerope_cosine_to_mean_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels_module, "_library", lambda tensor: None)
     keys, positions = torch.randn(1, 1, 3, DIM), torch.zeros(1, 1, 3, dtype=torch.int32)
     cos, sin = Rotary(INV_FREQ).at(0, 1)

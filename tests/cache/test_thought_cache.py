@@ -1,4 +1,4 @@
-"""The cache against a list of tokens that is cut and re-encoded in float64."""
+"""ThoughtCache compared with a list of tokens that is cut and re-encoded in float64."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_cache(storage: KeyStorage, dtype: torch.dtype = torch.float32, **option
 
 
 def fill(cache: ThoughtCache, count: int, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """Append random tokens; per token the keys without position and the values, [L, H, D] each."""
+    """Append random tokens; return for each its keys without position and its values, [L, H, D]."""
     keys = torch.randn(LAYERS, HEADS, count, DIM, generator=generator).to(cache.shape.dtype)
     values = torch.randn(LAYERS, HEADS, count, DIM, generator=generator).to(cache.shape.dtype)
     cache.reserve(count)
@@ -33,7 +33,7 @@ def fill(cache: ThoughtCache, count: int, generator: torch.Generator) -> list[tu
 
 
 def encoded(tokens: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """What the cache must hold: keys at positions 0, 1, …, by complex multiplication in float64; [L, H, T, D]."""
+    """Expected keys at positions 0, 1, …, by complex multiplication in float64, and values, [L, H, T, D]."""
     keys = torch.stack([key for key, _ in tokens], dim=2).double()
     angles = torch.arange(len(tokens))[:, None] * INV_FREQ.double()
     turned = torch.complex(*keys.chunk(2, dim=-1)) * torch.polar(torch.full_like(angles, 1.3), angles)
@@ -48,7 +48,7 @@ def held(cache: ThoughtCache) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("storage", STORAGES)
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_any_appends_and_drops_leave_what_a_list_would(storage: KeyStorage, data: st.DataObject) -> None:
+def test_appends_and_drops_equal_those_of_a_list(storage: KeyStorage, data: st.DataObject) -> None:
     cache, tokens = make_cache(storage, grow_by=data.draw(st.integers(1, 9))), []
     generator = torch.Generator().manual_seed(0)
     for _ in range(data.draw(st.integers(1, 8))):
@@ -80,7 +80,7 @@ def worst_error(cache: ThoughtCache, tokens: list[tuple[Tensor, Tensor]]) -> flo
         # In bfloat16 the same worst case says nothing after so many moves: see the next test for what happens.
     ],
 )
-def test_the_same_keys_after_a_thousand_moves(storage: KeyStorage, dtype: torch.dtype, bound: float) -> None:
+def test_keys_are_accurate_after_a_thousand_moves(storage: KeyStorage, dtype: torch.dtype, bound: float) -> None:
     cache, generator = make_cache(storage, dtype), torch.Generator().manual_seed(0)
     fill(cache, 3000, generator)
     tokens = fill(cache, 16, generator)
@@ -90,8 +90,8 @@ def test_the_same_keys_after_a_thousand_moves(storage: KeyStorage, dtype: torch.
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_after_a_thousand_kept_thoughts_both_storages_are_a_rounding_apart(dtype: torch.dtype) -> None:
-    """As in a run that keeps one thought: the new one moves once, into the place of the old one."""
+def test_after_a_thousand_kept_thoughts_both_storages_agree_to_a_rounding(dtype: torch.dtype) -> None:
+    """A run that keeps one thought: each new one moves once, into the place of the old one."""
     caches = [make_cache(storage, dtype) for storage in STORAGES]
     tokens: list[tuple[Tensor, Tensor]] = []
     for cache in caches:
@@ -110,7 +110,7 @@ def test_after_a_thousand_kept_thoughts_both_storages_are_a_rounding_apart(dtype
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_dropped_memory_is_used_again(storage: KeyStorage) -> None:
+def test_dropped_memory_is_reused(storage: KeyStorage) -> None:
     cache, generator = make_cache(storage, grow_by=16), torch.Generator().manual_seed(0)
     fill(cache, 20, generator)
     fill(cache, 40, generator)
@@ -145,7 +145,7 @@ def test_a_limited_cache_is_allocated_at_once_and_never_grows(storage: KeyStorag
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 6)])
-def test_dropping_what_is_not_there_is_an_error(start: int, stop: int) -> None:
+def test_dropping_missing_tokens_is_an_error(start: int, stop: int) -> None:
     cache = make_cache("re-rotated")
     fill(cache, 5, torch.Generator())
     with pytest.raises(IndexError, match=f"cannot drop tokens {start} to {stop} of 5"):

@@ -86,7 +86,7 @@ def check_odd(name: str, value: int) -> None:
     """Raise unless the value is an odd integer: a pooling window needs a middle."""
     check_count(name, value)
     if value % 2 == 0:
-        raise InputError(f"{name} must be odd, so that a pair is in the middle of its neighbours, not {value}")
+        raise InputError(f"{name} must be odd, so that a pair is in the middle of its neighbors, not {value}")
 
 
 def check_share(name: str, value: float, most: float = 1.0) -> None:
