@@ -385,7 +385,7 @@ def test_boost_topk_equals_its_definition(path: str, device: str) -> None:
         whole = torch.randint(0, 9, (2, 3, n + 4), generator=chance) / 4  # many are equal
         notes, scores = whole[:, :, :n], torch.randn(2, 3, n, generator=chance)
         got = scores.to(device, copy=True)
-        boost_topk(got, whole.to(device)[:, :, :n], count, least=1.0, more=2.5)
+        boost_topk(got, whole.to(device)[:, :, :n], count, threshold=1.0, boost=2.5)
         for layer in range(2):
             for head in range(3):
                 note = notes[layer, head].tolist()

@@ -89,7 +89,7 @@ def test_rows_are_widened_piece_by_piece_to_the_same_bits(tmp_path: Path, monkey
     save(tmp_path, "qwen3", intermediate_size=600)  # more than two pieces
     kernels, given = native_forward._KERNELS["bfloat16"], []
     for longest in (4096, 0):
-        flags = (*kernels.flags, "-march=x86-64-v3", f"-DWIDENED_K={longest}")
+        flags = (*kernels.flags, "-march=x86-64-v3", f"-DPACKED_K={longest}")
         monkeypatch.setitem(native_forward._KERNELS, "bfloat16", replace(kernels, flags=flags))
         model = minseek.load(str(tmp_path), device="cpu", dtype="bfloat16")
         assert model.backend == "C"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 from ctypes import c_float, c_int64
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minseek.native.library import Kernels, NativeStatus, loaded
+from minseek.native.library import Kernels, NativeStatus, check_struct_sizes, loaded
+from minseek.native.structs import STRUCTURES
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +23,25 @@ _KERNELS = {
 
 
 def native_status(dtype: torch.dtype) -> NativeStatus:
-    """Find or build the library for a dtype; without it, decoding takes the (slower) PyTorch path."""
+    """Find or build the library for a dtype; without it, the forward pass runs in PyTorch, more slowly.
+
+    Raises
+    ------
+    RuntimeError
+        If a structure is not the same in C and in Python.
+    """
     name = str(dtype).removeprefix("torch.")
     if name not in _KERNELS:
         return NativeStatus(None, f"there is none for {name}")
     status = loaded(_KERNELS[name])
     if status.library is not None:
-        status.library.scratch_floats.restype = status.library.forward_bytes.restype = c_int64
-        status.library.read_all.restype = c_float
+        _prepare(status.library)
     return status
+
+
+@cache
+def _prepare(library: ctypes.CDLL) -> None:
+    check_struct_sizes(library, STRUCTURES)
+    library.scratch_floats.restype = library.forward_bytes.restype = c_int64
+    library.read_all.restype = c_float
+    library.step.restype = library.forward.restype = library.value_error.restype = library.keep_pairs.restype = None

@@ -96,7 +96,7 @@ class NovelValues(Policy):
         span_limit = self.span_limit * pairs.cap / math.sqrt(pairs.mean_cap)
         max_novel = int(min(self.share * pairs.cap, span_limit, pairs.num_pairs))
         if max_novel:
-            boost_topk(scores, pairs.policy_scores, max_novel, least=self.threshold_sd, more=band)
+            boost_topk(scores, pairs.policy_scores, max_novel, threshold=self.threshold_sd, boost=band)
         recent = int(self.recent_share * pairs.cap)
         if recent:
             scores[..., -recent:] += 2 * band

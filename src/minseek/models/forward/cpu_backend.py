@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import byref, c_int32, c_int64, c_void_p
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,45 +15,11 @@ from torch import Tensor
 from minseek.cache import KVCache
 from minseek.models.forward.chunk import SequenceChunk
 from minseek.models.weights import DecoderWeights
-
-_LAYER_FIELDS = (
-    *("attn_norm", "q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias", "q_norm", "k_norm"),
-    *("mlp_norm", "gate", "up", "down", "gate_bias", "up_bias", "down_bias"),
-)
-
-
-_SEQUENCE_SIZES = ("rows", "first", "position", "recent", "asked", "block")
-
-
-class _Layer(Structure):
-    _fields_ = [(name, c_void_p) for name in _LAYER_FIELDS] + [("window", c_int32), ("reserved", c_int32)]
-
-
-class _Decoder(Structure):
-    _fields_ = (
-        [
-            (name, c_int32)
-            for name in ("layers", "hidden", "query_heads", "kv_heads", "head_dim", "inner", "vocab", "threads")
-        ]
-        + [("eps", c_float), ("scale", c_float)]
-        + [(name, c_void_p) for name in ("embedding", "norm", "head", "head_bias")]
-        + [("layer", POINTER(_Layer))]
-    )
-
-
-class _Sequence(Structure):
-    _fields_ = (
-        [(name, c_int32) for name in _SEQUENCE_SIZES]
-        + [(name, POINTER(c_int32)) for name in ("length", "capacity")]
-        + [
-            (name, POINTER(c_void_p))
-            for name in ("keys", "values", "raw", "positions", "received", "latest", "queries")
-        ]
-    )
+from minseek.native import structs
 
 
 class NativeForward:
-    """Feeds tokens through a decoder whose weights lie in main memory: one of one sequence, or many of many.
+    """Runs tokens through a decoder whose weights are in main memory.
 
     One token of one sequence takes `step`, which keeps activations in float32 and is as fast as the memory; several
     take `forward`, where tokens are the columns of matrix products and no column depends on another.
@@ -62,122 +28,165 @@ class NativeForward:
     def __init__(self, library: ctypes.CDLL, parts: DecoderWeights, threads: int) -> None:
         self._library = library
         self._parts = parts  # keeps the weights alive
-        layers = (_Layer * len(parts.layers))()
+        layers = (structs.LayerWeights * len(parts.layers))()
         for target, layer in zip(layers, parts.layers, strict=True):
-            for name in _LAYER_FIELDS:
+            for name in structs.LAYER_TENSORS:
                 weight: Tensor | None = getattr(layer, name)
                 setattr(target, name, None if weight is None else weight.data_ptr())
             target.window = layer.window or 0
-        sizes = parts.config
-        self._decoder = _Decoder(
-            *(sizes.num_layers, parts.hidden_size, sizes.num_heads, sizes.num_kv_heads, sizes.head_dim),
-            *(parts.intermediate_size, parts.vocab_size, threads, sizes.rms_norm_eps, sizes.attention_scale),
-            *(parts.embedding.data_ptr(), parts.norm.data_ptr()),
-            *(parts.lm_head.data_ptr(), None if parts.lm_head_bias is None else parts.lm_head_bias.data_ptr(), layers),
+        config = parts.config
+        self._decoder = structs.Decoder(
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            hidden_size=parts.hidden_size,
+            intermediate_size=parts.intermediate_size,
+            vocab_size=parts.vocab_size,
+            num_threads=threads,
+            rms_norm_eps=config.rms_norm_eps,
+            attention_scale=config.attention_scale,
+            embedding=parts.embedding.data_ptr(),
+            norm=parts.norm.data_ptr(),
+            lm_head=parts.lm_head.data_ptr(),
+            lm_head_bias=None if parts.lm_head_bias is None else parts.lm_head_bias.data_ptr(),
+            layers=layers,
         )
-        self._scratch = _floats(library.scratch_floats(ctypes.byref(self._decoder)))
-        self._memory = _floats(0)
-        self._lock = threading.Lock()  # sessions of a model share the scratch, and ctypes lets other threads run
-        self._described: WeakKeyDictionary[KVCache, tuple[int, _Sequence]] = WeakKeyDictionary()
+        self._scratch = _floats(library.scratch_floats(byref(self._decoder)))
+        self._workspace = _floats(0)
+        self._lock = threading.Lock()  # sessions of a model share the workspace, and ctypes lets other threads run
+        self._bound: WeakKeyDictionary[KVCache, tuple[int, structs.Sequence]] = WeakKeyDictionary()
 
     def step(self, token: int, cache: KVCache, *, logits: bool) -> Tensor | None:
-        """Append one token to the cache; its logits [vocabulary], float32, if they are wanted."""
+        """Append one token to the cache; its logits [vocabulary], float32, if they are wanted.
+
+        Raises
+        ------
+        CacheFullError
+            If the cache may not grow.
+        """
         with self._lock:
-            cache.reserve(1)  # the C code writes where it is told to
+            cache.reserve(1)  # C writes without checking
             cos, sin = cache.rotary.at(cache.position, 1)
             out = _floats(self._parts.vocab_size) if logits else None
-            known = self._describe(cache)
-            self._library.step(
-                *(ctypes.byref(self._decoder), c_int32(token), c_int32(cache.length), c_int32(cache.capacities[0])),
-                *(known.keys, known.values, known.raw),
-                *(c_void_p(cos.data_ptr()), c_void_p(sin.data_ptr()), c_void_p(self._scratch.data_ptr())),
-                c_void_p(None if out is None else out.data_ptr()),
+            bound = self._bind(cache)
+            args = structs.StepArgs(
+                *(token, cache.length, cache.capacities[0], 0, bound.keys, bound.values, bound.raw_keys),
+                *(cos.data_ptr(), sin.data_ptr(), self._scratch.data_ptr(), None if out is None else out.data_ptr()),
             )
+            self._library.step(byref(self._decoder), byref(args))
             cache.advance(1)
             return out
 
     def memory(self, columns: int, longest: int) -> int:
-        """Bytes that a pass of so many tokens needs, the longest sequence having so many pairs."""
-        return int(self._library.forward_bytes(ctypes.byref(self._decoder), c_int64(columns), c_int64(longest)))
+        """Bytes of workspace for a pass of that many tokens, the longest sequence having `longest` pairs."""
+        return int(self._library.forward_bytes(byref(self._decoder), c_int64(columns), c_int64(longest)))
 
     def forward(
-        self, feeds: Sequence[SequenceChunk], asked: Sequence[int], known: Sequence[int]
+        self, feeds: Sequence[SequenceChunk], logit_columns: Sequence[int], hidden_columns: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Append the tokens of each feed to its cache.
+        """Append the tokens of each chunk to its cache.
 
         Parameters
         ----------
         feeds : sequence of SequenceChunk
-            Their tokens, one feed's behind the other's, are the columns.
-        asked, known : sequence of int
-            Columns whose logits are wanted; others whose last hidden states are wanted.
+            Their tokens, one chunk's after the other's, are the columns.
+        logit_columns, hidden_columns : sequence of int
+            Columns whose logits are wanted, and others whose last hidden states are wanted.
 
         Returns
         -------
         logits, hidden : Tensor
-            Float32, [asked, vocabulary] and [asked + known, hidden] (after the last norm).
+            Float32, [logit_columns, vocabulary] and [logit_columns + hidden_columns, hidden] (after the last norm).
+
+        Raises
+        ------
+        CacheFullError
+            If a cache may not grow so far.
+        MemoryError
+            If there is no memory for the activations.
         """
         with self._lock:
-            return self._forward(feeds, asked, known)
+            return self._forward(feeds, logit_columns, hidden_columns)
 
     def _forward(
-        self, feeds: Sequence[SequenceChunk], asked: Sequence[int], known: Sequence[int]
+        self, feeds: Sequence[SequenceChunk], logit_columns: Sequence[int], hidden_columns: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        sequences = (_Sequence * len(feeds))()
+        sequences = (structs.Sequence * len(feeds))()
         columns, longest = 0, 0
         tokens: list[int] = []
         angles: list[tuple[Tensor, Tensor]] = []
         for target, feed in zip(sequences, feeds, strict=True):
             cache, count = feed.cache, len(feed.tokens)
             cache.reserve(count)
-            ctypes.memmove(ctypes.byref(target), ctypes.byref(self._describe(cache)), ctypes.sizeof(_Sequence))
-            target.rows, target.first = count, columns
+            ctypes.memmove(byref(target), byref(self._bind(cache)), ctypes.sizeof(structs.Sequence))
+            target.num_tokens, target.first_column = count, columns
             target.position = cache.position
             for layer, length in enumerate(cache.lengths):
-                target.length[layer] = length
-            target.recent, target.asked = count, 0
+                target.lengths[layer] = length
             if cache.observer is not None:
-                target.recent -= cache.observer.num_in_window(count)
-                target.asked = cache.observer.query_index
+                target.query_index = cache.observer.query_index
+                target.window_start = count - cache.observer.num_in_window(count)
             angles.append(cache.rotary.at(cache.position, count))
             tokens += feed.tokens
             columns += count
             longest = max(longest, cache.length + count)
         needed = self.memory(columns, longest)
-        if needed > self._memory.nbytes:
-            self._memory = _floats(0)  # frees the old one first
-            self._memory = _floats(needed // 4 + 16)
+        if needed > self._workspace.nbytes:
+            self._workspace = _floats(0)  # frees the old one first
+            self._workspace = _floats(needed // 4 + 16)
         cos, sin = (torch.cat(parts).contiguous() for parts in zip(*angles, strict=True))
-        wanted = (*asked, *known)
-        logits = torch.empty(len(asked), self._parts.vocab_size, dtype=torch.float32)
-        hidden = torch.empty(len(wanted), self._parts.hidden_size, dtype=torch.float32)
-        self._library.forward(
-            *(ctypes.byref(self._decoder), (c_int32 * columns)(*tokens), c_int32(columns)),
-            *(sequences, c_int32(len(feeds)), c_void_p(cos.data_ptr()), c_void_p(sin.data_ptr())),
-            *(c_int32(longest), c_void_p(self._memory.data_ptr())),
-            *((c_int32 * len(wanted))(*wanted), c_int32(len(wanted)), c_int32(len(asked))),
-            *(c_void_p(logits.data_ptr()), c_void_p(hidden.data_ptr())),
+        outputs = (*logit_columns, *hidden_columns)
+        logits = _floats(len(logit_columns), self._parts.vocab_size)
+        hidden = _floats(len(outputs), self._parts.hidden_size)
+        args = structs.ForwardArgs(
+            tokens=(c_int32 * columns)(*tokens),
+            sequences=sequences,
+            cosine=cos.data_ptr(),
+            sine=sin.data_ptr(),
+            memory=self._workspace.data_ptr(),
+            output_columns=(c_int32 * len(outputs))(*outputs),
+            logits=logits.data_ptr(),
+            hidden=hidden.data_ptr(),
+            num_columns=columns,
+            num_sequences=len(feeds),
+            max_kv_len=longest,
+            num_outputs=len(outputs),
+            num_logits=len(logit_columns),
         )
+        self._library.forward(byref(self._decoder), byref(args))
         for feed in feeds:
             feed.cache.advance(len(feed.tokens))
         return logits, hidden
 
-    def _describe(self, cache: KVCache) -> _Sequence:
-        """Where the cache lies, found out anew only when it has been allocated anew."""
-        known = self._described.get(cache)
-        if known is None or known[0] != cache.allocation:
-            groups, seen = (cache.keys, cache.values, cache.raw_keys, cache.positions), cache.observer
-            counts = ((), (), ()) if seen is None else (seen.attn_sum, seen.attn_window_sum, seen.queries)
-            room = (c_int32 * len(cache.keys))(), (c_int32 * len(cache.keys))(*cache.capacities)
-            fields = *([0] * len(_SEQUENCE_SIZES)), *room, *map(_addresses, groups + counts)
-            known = cache.allocation, _Sequence(*fields)
-            known[1].block = seen.queries[0].shape[1] if seen is not None and seen.queries else 0
-            self._described[cache] = known
-        return known[1]
+    def _bind(self, cache: KVCache) -> structs.Sequence:
+        """The cache's tensors for C, looked up again only after they have been reallocated."""
+        bound = self._bound.get(cache)
+        if bound is None or bound[0] != cache.allocation:
+            observer, layers = cache.observer, len(cache.keys)
+            sequence = structs.Sequence(
+                lengths=(c_int32 * layers)(),
+                capacities=(c_int32 * layers)(*cache.capacities),
+                keys=_addresses(cache.keys),
+                values=_addresses(cache.values),
+                raw_keys=_addresses(cache.raw_keys),
+                positions=_addresses(cache.positions),
+            )
+            if observer is not None:
+                sequence.attn_sum = _addresses(observer.attn_sum)
+                sequence.attn_window_sum = _addresses(observer.attn_window_sum)
+                sequence.queries = _addresses(observer.queries)
+                sequence.block = observer.queries[0].shape[1] if observer.queries else 0
+            bound = cache.allocation, sequence
+            self._bound[cache] = bound
+        return bound[1]
 
 
-def _floats(count: int) -> Tensor:
-    return torch.empty(count, dtype=torch.float32, device="cpu")
+def _floats(*sizes: int) -> Tensor:
+    try:
+        return torch.empty(sizes, dtype=torch.float32, device="cpu")
+    except RuntimeError as error:
+        raise MemoryError(f"no memory for activations of shape {list(sizes)}") from error
 
 
 def _addresses(tensors: Sequence[Tensor]) -> Any:

@@ -1,20 +1,21 @@
-/* The weights of a decoder as models/native.py lays them out. H key/value heads, G query heads each, D dimensions. */
+/* A decoder and its weights, mirrored in native/structs.py. H key/value heads, G query heads each, D head dimension. */
 #ifndef MINSEEK_DECODER_H
 #define MINSEEK_DECODER_H
-#include "vector.h"
+#include "weight.h"
 
 typedef struct {
-    const weight *norm1, *q, *k, *v, *o, *q_bias, *k_bias, *v_bias, *o_bias, *q_norm, *k_norm;
-    const weight *norm2, *gate, *up, *down, *gate_bias, *up_bias, *down_bias;
-    int32_t window; /* keys further back than this are not attended to; 0 means all are */
+    const weight *attn_norm, *q, *k, *v, *o, *q_bias, *k_bias, *v_bias, *o_bias, *q_norm, *k_norm;
+    const weight *mlp_norm, *gate, *up, *down, *gate_bias, *up_bias, *down_bias;
+    int32_t window; /* number of last keys that a query attends to; 0: all */
     int32_t reserved;
 } layer_weights;
 
 typedef struct {
-    int32_t layers, hidden, query_heads, kv_heads, head_dim, inner, vocab, threads;
-    float eps, scale;
-    const weight *embedding, *norm, *head, *head_bias;
-    const layer_weights *layer;
+    int32_t num_layers, num_heads, num_kv_heads, head_dim;
+    int32_t hidden_size, intermediate_size, vocab_size, num_threads;
+    float rms_norm_eps, attention_scale;
+    const weight *embedding, *norm, *lm_head, *lm_head_bias;
+    const layer_weights *layers;
 } decoder;
 
 #endif

@@ -1,28 +1,43 @@
-/* What an eviction computes of some layers of one slot, [layers, H, capacity, …]:
- * `stride` is the number of pairs from one layer to the next. Heads are independent: threads share them. */
-#include "vector.h"
+/* Kernels of an eviction, over some layers of one slot, [layers, H, capacity, …]. Heads are independent: threads share
+ * them. Functions that need temporary memory return OUT_OF_MEMORY where there is none, else 0. */
+#include <omp.h>
 
-#define WIDEST 512 /* D */
+#include "alloc.h"
+#include "rope.h"
+#include "weight.h"
 
-/* A key without its position (cosine: NULL if it has none), divided by its length; [D], D at most WIDEST, and even with
- * a position. */
-static inline void bare(const weight *key, const float *cosine, const float *sine, int dim, float *out) {
+#define MAX_HEAD_DIM 512
+
+/* The pairs that a kernel works on, mirrored in native/structs.py. */
+typedef struct {
+    int32_t layers, heads, capacity, num_pairs, head_dim, num_threads;
+    int64_t layer_stride; /* pairs from one layer to the next */
+} cache_view;
+int64_t sizeof_cache_view(void) { return sizeof(cache_view); }
+
+/* The first pair of a task, which is one head of one layer. */
+static inline int64_t first_pair(const cache_view *v, int task) {
+    return task / v->heads * v->layer_stride + (int64_t)(task % v->heads) * v->capacity;
+}
+
+/* A key [D] without its position (cosine: NULL if it has none), divided by its length. D is at most MAX_HEAD_DIM, and
+ * even with a position. */
+static inline void unrope_normalize(const weight *key, const float *cosine, const float *sine, int dim, float *out) {
     float tail = 0;
-    vec s = splat(0);
+    vec s = broadcast(0);
     int i = 0;
     if (cosine) {
         const int half = dim / 2;
         for (; i + LANES <= half; i += LANES) {
-            vec a = load(key + i), b = load(key + half + i), c = loadf(cosine + i), n = loadf(sine + i);
-            vec x = a * c + b * n, y = b * c - a * n;
+            vec a = load(key + i), b = load(key + half + i), x, y;
+            ROTATE(a, b, loadf(cosine + i), -loadf(sine + i), x, y);
             storef(out + i, x);
             storef(out + half + i, y);
             s += x * x + y * y;
         }
         for (; i < half; i++) {
-            float a = widen(key[i]), b = widen(key[half + i]);
-            out[i] = a * cosine[i] + b * sine[i];
-            out[half + i] = b * cosine[i] - a * sine[i];
+            const float a = weight_to_f32(key[i]), b = weight_to_f32(key[half + i]);
+            ROTATE(a, b, cosine[i], -sine[i], out[i], out[half + i]);
             tail += out[i] * out[i] + out[half + i] * out[half + i];
         }
     } else {
@@ -31,109 +46,114 @@ static inline void bare(const weight *key, const float *cosine, const float *sin
             storef(out + i, x);
             s += x * x;
         }
-        for (; i < dim; i++) out[i] = widen(key[i]), tail += out[i] * out[i];
+        for (; i < dim; i++) out[i] = weight_to_f32(key[i]), tail += out[i] * out[i];
     }
-    float norm = sqrtf(sum(s) + tail), by = norm > 0 ? 1 / norm : 0;
-    for (i = 0; i + LANES <= dim; i += LANES) storef(out + i, loadf(out + i) * by);
-    for (; i < dim; i++) out[i] *= by;
+    float norm = sqrtf(sum(s) + tail), scale = norm > 0 ? 1 / norm : 0;
+    for (i = 0; i + LANES <= dim; i += LANES) storef(out + i, loadf(out + i) * scale);
+    for (; i < dim; i++) out[i] *= scale;
 }
 
-/* Cosine of each of n keys, without its position, with the mean of all normalised ones; out [layers, H, n].
- * cosine, sine: [positions, D/2], or NULL: keys have no positions. total: [layers, H, D], the sum of those that came
- * before, to which these are added, or NULL. */
-void key_likeness(const weight *keys, const int32_t *positions, const float *cosine, const float *sine, int32_t layers,
-                  int64_t stride, int32_t heads, int32_t capacity, int32_t n, int32_t dim, int32_t threads, float *total,
-                  float *out) {
-#pragma omp parallel num_threads(threads)
+/* Cosine of each key, without its position, to the mean of all normalized ones; out [layers, H, n].
+ * cosine, sine: [positions, D/2], or NULL: keys have no positions. total: [layers, H, D], the sum of normalized keys of
+ * earlier calls, to which these are added, or NULL. */
+int32_t key_cosine_to_mean(const cache_view *v, const weight *keys, const int32_t *positions, const float *cosine,
+                           const float *sine, float *total, float *out) {
+    const int n = v->num_pairs, dim = v->head_dim;
+    /* Once: such large memory comes from the system and goes back to it. */
+    float *all_normalized = try_malloc((size_t)v->num_threads * n * dim, sizeof(float));
+    if (!all_normalized) return OUT_OF_MEMORY;
+#pragma omp parallel num_threads(v->num_threads)
     {
-        float *bared = malloc(sizeof(float) * (size_t)n * dim); /* once: so much comes from the kernel, and goes back */
+        float *normalized = all_normalized + (size_t)omp_get_thread_num() * n * dim;
 #pragma omp for schedule(static)
-        for (int task = 0; task < layers * heads; task++) {
-            const int64_t first = task / heads * stride + (int64_t)(task % heads) * capacity;
-            float mean[WIDEST] = {0}, length = 0;
+        for (int task = 0; task < v->layers * v->heads; task++) {
+            const int64_t first = first_pair(v, task);
+            float mean[MAX_HEAD_DIM] = {0}, length = 0;
             if (total) memcpy(mean, total + (size_t)task * dim, sizeof(float) * dim);
             for (int j = 0; j < n; j++) {
-                float *one = bared + (size_t)j * dim;
-                const size_t at = cosine ? (size_t)positions[first + j] * (dim / 2) : 0;
-                bare(keys + (first + j) * dim, cosine ? cosine + at : NULL, sine + at, dim, one);
-                for (int i = 0; i < dim; i++) mean[i] += one[i];
+                float *row = normalized + (size_t)j * dim;
+                const size_t angle = cosine ? (size_t)positions[first + j] * (dim / 2) : 0;
+                unrope_normalize(keys + (first + j) * dim, cosine ? cosine + angle : NULL, sine + angle, dim, row);
+                for (int i = 0; i < dim; i++) mean[i] += row[i];
             }
             if (total) memcpy(total + (size_t)task * dim, mean, sizeof(float) * dim);
             for (int i = 0; i < dim; i++) length += mean[i] * mean[i];
             length = length > 0 ? 1 / sqrtf(length) : 0;
             for (int j = 0; j < n; j++) {
-                const float *one = bared + (size_t)j * dim;
-                vec s = splat(0);
+                const float *row = normalized + (size_t)j * dim;
+                vec s = broadcast(0);
                 float tail = 0;
                 int i = 0;
-                for (; i + LANES <= dim; i += LANES) s += loadf(one + i) * loadf(mean + i);
-                for (; i < dim; i++) tail += one[i] * mean[i];
+                for (; i + LANES <= dim; i += LANES) s += loadf(row + i) * loadf(mean + i);
+                for (; i < dim; i++) tail += row[i] * mean[i];
                 out[(size_t)task * n + j] = (sum(s) + tail) * length;
             }
         }
-        free(bared);
     }
+    free(all_normalized);
+    return 0;
 }
 
-/* Each of n weights times the distance of its value from the weighted mean of all: what a sum of weighted values loses
- * with one of them, to first order. weights and out: [layers, H, n]. */
-void value_error(const weight *values, const float *weights, int32_t layers, int64_t stride, int32_t heads,
-                      int32_t capacity, int32_t n, int32_t dim, int32_t threads, float *out) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int task = 0; task < layers * heads; task++) {
-        const weight *each = values + (task / heads * stride + (int64_t)(task % heads) * capacity) * dim;
-        const float *by = weights + (size_t)task * n;
-        float mean[WIDEST] = {0}, total = 0;
+/* Weight of each pair times the distance of its value from the weighted mean of all: the error of the weighted sum of
+ * values without that pair, to first order. weights and out: [layers, H, n]. */
+void value_error(const cache_view *v, const weight *values, const float *weights, float *out) {
+    const int n = v->num_pairs, dim = v->head_dim;
+#pragma omp parallel for num_threads(v->num_threads) schedule(static)
+    for (int task = 0; task < v->layers * v->heads; task++) {
+        const weight *rows = values + first_pair(v, task) * dim;
+        const float *w = weights + (size_t)task * n;
+        float mean[MAX_HEAD_DIM] = {0}, total = 0;
         for (int j = 0; j < n; j++) {
             int i = 0;
             for (; i + LANES <= dim; i += LANES)
-                storef(mean + i, loadf(mean + i) + splat(by[j]) * load(each + (size_t)j * dim + i));
-            for (; i < dim; i++) mean[i] += by[j] * widen(each[(size_t)j * dim + i]);
-            total += by[j];
+                storef(mean + i, loadf(mean + i) + broadcast(w[j]) * load(rows + (size_t)j * dim + i));
+            for (; i < dim; i++) mean[i] += w[j] * weight_to_f32(rows[(size_t)j * dim + i]);
+            total += w[j];
         }
         for (int i = 0; i < dim; i++) mean[i] = total > 0 ? mean[i] / total : 0;
         for (int j = 0; j < n; j++) {
-            vec s = splat(0);
+            vec s = broadcast(0);
             float tail = 0;
             int i = 0;
             for (; i + LANES <= dim; i += LANES) {
-                vec apart = load(each + (size_t)j * dim + i) - loadf(mean + i);
-                s += apart * apart;
+                vec difference = load(rows + (size_t)j * dim + i) - loadf(mean + i);
+                s += difference * difference;
             }
             for (; i < dim; i++) {
-                float apart = widen(each[(size_t)j * dim + i]) - mean[i];
-                tail += apart * apart;
+                float difference = weight_to_f32(rows[(size_t)j * dim + i]) - mean[i];
+                tail += difference * difference;
             }
-            out[(size_t)task * n + j] = by[j] * sqrtf(sum(s) + tail);
+            out[(size_t)task * n + j] = w[j] * sqrtf(sum(s) + tail);
         }
     }
 }
 
-/* Move the chosen pairs [layers, H, kept], ascending, to the front: rows of `bytes` in each tensor. */
-void keep_pairs(char *const *tensors, const int64_t *bytes, int32_t count, int32_t layers, int64_t stride, int32_t heads,
-                int32_t capacity, const int64_t *chosen, int32_t kept, int32_t threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int task = 0; task < layers * heads; task++) {
-        const int64_t first = task / heads * stride + (int64_t)(task % heads) * capacity;
+/* Move the pairs chosen [layers, H, kept], ascending, to the front of each of `count` tensors with `bytes` a pair. */
+void keep_pairs(const cache_view *v, char *const *tensors, const int64_t *bytes, int32_t count, const int64_t *chosen,
+                int32_t kept) {
+#pragma omp parallel for num_threads(v->num_threads) schedule(static)
+    for (int task = 0; task < v->layers * v->heads; task++) {
         const int64_t *from = chosen + (int64_t)task * kept;
-        int same = 0;
-        while (same < kept && from[same] == same) same++;
+        int in_place = 0;
+        while (in_place < kept && from[in_place] == in_place) in_place++;
         for (int i = 0; i < count; i++) {
-            char *rows = tensors[i] + first * bytes[i];
-            for (int64_t j = same; j < kept; j++) memcpy(rows + j * bytes[i], rows + from[j] * bytes[i], bytes[i]);
+            char *pairs = tensors[i] + first_pair(v, task) * bytes[i];
+            for (int64_t j = in_place; j < kept; j++)
+                memcpy(pairs + j * bytes[i], pairs + from[j] * bytes[i], bytes[i]);
         }
     }
 }
 
-/* The order of n scores, lowest first, equal ones by their place: a radix sort. work: [2 n]. */
-static void order_of(const float *scores, int n, uint64_t *work) {
+/* Indices that sort n scores, lowest first, equal ones by index, in the lower halves of work[0..n): a radix sort.
+ * work: [2 n]. */
+static void argsort_radix(const float *scores, int n, uint64_t *work) {
     uint64_t *from = work, *to = work + n;
     int start[4][257] = {{0}};
     for (int i = 0; i < n; i++) {
         const float score = scores[i] + 0.0f; /* -0 as 0 */
         uint32_t bits;
         memcpy(&bits, &score, 4);
-        bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u; /* as floats compare, so do these */
+        bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u; /* these compare as the floats do */
         from[i] = (uint64_t)bits << 32 | (uint32_t)i;
         for (int digit = 0; digit < 4; digit++) start[digit][(bits >> 8 * digit & 255) + 1]++;
     }
@@ -145,65 +165,74 @@ static void order_of(const float *scores, int n, uint64_t *work) {
         from = to, to = swap;
     }
 }
-
-/* Each score's rank among its row's n, from 0 to 1, times `by`, added to `out` or instead of it. */
-void rank_rows(const float *scores, int32_t rows, int32_t n, int32_t threads, float by, int32_t add, float *out) {
-#pragma omp parallel num_threads(threads)
-    {
-        uint64_t *work = malloc(sizeof(uint64_t) * 2 * n);
-#pragma omp for schedule(static)
-        for (int r = 0; r < rows; r++) {
-            float *o = out + (size_t)r * n;
-            order_of(scores + (size_t)r * n, n, work);
-            for (int i = 0; i < n; i++) {
-                const float rank = n > 1 ? (float)i / (n - 1) * by : 0;
-                const uint32_t at = (uint32_t)work[i];
-                o[at] = add ? o[at] + rank : rank;
-            }
-        }
-        free(work);
-    }
+/* Memory of argsort_radix for each thread. */
+static uint64_t *sort_memory(int n, int num_threads) {
+    return try_malloc((size_t)num_threads * n, 2 * sizeof(uint64_t));
 }
 
-/* Add `more` to those scores whose note is above `least` and among the `count` highest of its row's n; of equal ones the
- * later. notes: [layers, H, n], a layer's `stride` and a head's `capacity` behind the one before. */
-void raise_rows(float *scores, const float *notes, int32_t layers, int64_t stride, int32_t heads, int32_t capacity,
-                int32_t n, int32_t count, float least, float more, int32_t threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        uint64_t *work = malloc(sizeof(uint64_t) * 2 * n);
-#pragma omp for schedule(static)
-        for (int task = 0; task < layers * heads; task++) {
-            const float *note = notes + task / heads * stride + (int64_t)(task % heads) * capacity;
-            float *score = scores + (size_t)task * n;
-            int above = 0;
-            for (int i = 0; i < n; i++) above += note[i] > least;
-            if (above <= count) {
-                for (int i = 0; i < n; i++) score[i] += note[i] > least ? more : 0;
-                continue;
-            }
-            order_of(note, n, work);
-            for (int i = n - count; i < n; i++) score[(uint32_t)work[i]] += more;
+/* Rank of each score among its row's n, from 0 to `scale`, stored in out or added to it. */
+int32_t rank_rows(const float *scores, int32_t rows, int32_t n, int32_t num_threads, float scale, int32_t accumulate,
+                  float *out) {
+    uint64_t *memory = sort_memory(n, num_threads);
+    if (!memory) return OUT_OF_MEMORY;
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int r = 0; r < rows; r++) {
+        uint64_t *work = memory + (size_t)omp_get_thread_num() * 2 * n;
+        float *o = out + (size_t)r * n;
+        argsort_radix(scores + (size_t)r * n, n, work);
+        for (int i = 0; i < n; i++) {
+            const float rank = n > 1 ? (float)i / (n - 1) * scale : 0;
+            const uint32_t index = (uint32_t)work[i];
+            o[index] = accumulate ? o[index] + rank : rank;
         }
-        free(work);
     }
+    free(memory);
+    return 0;
 }
 
-/* Places of the `count` highest of each row's n scores, ascending. */
-void highest_of_rows(const float *scores, int32_t rows, int32_t n, int32_t count, int32_t threads, int64_t *out) {
-#pragma omp parallel num_threads(threads)
-    {
-        uint64_t *work = malloc(sizeof(uint64_t) * 2 * n);
-        char *stays = malloc(n);
-#pragma omp for schedule(static)
+/* Add `boost` to the scores [layers, H, n] of pairs whose policy score is above `threshold` and among the `count`
+ * highest of its head; of equal ones the later is the higher. */
+int32_t boost_topk_rows(const cache_view *v, const float *policy_scores, int32_t count, float threshold, float boost,
+                        float *scores) {
+    const int n = v->num_pairs;
+    uint64_t *memory = sort_memory(n, v->num_threads);
+    if (!memory) return OUT_OF_MEMORY;
+#pragma omp parallel for num_threads(v->num_threads) schedule(static)
+    for (int task = 0; task < v->layers * v->heads; task++) {
+        uint64_t *work = memory + (size_t)omp_get_thread_num() * 2 * n;
+        const float *compared = policy_scores + first_pair(v, task);
+        float *row = scores + (size_t)task * n;
+        int above = 0;
+        for (int i = 0; i < n; i++) above += compared[i] > threshold;
+        if (above <= count) {
+            for (int i = 0; i < n; i++) row[i] += compared[i] > threshold ? boost : 0;
+            continue;
+        }
+        argsort_radix(compared, n, work);
+        for (int i = n - count; i < n; i++) row[(uint32_t)work[i]] += boost;
+    }
+    free(memory);
+    return 0;
+}
+
+/* Indices of the `count` highest of each row's n scores, ascending; of equal ones the later is the higher. */
+int32_t topk_rows(const float *scores, int32_t rows, int32_t n, int32_t count, int32_t num_threads, int64_t *out) {
+    uint64_t *memory = sort_memory(n, num_threads);
+    char *all_chosen = try_malloc(num_threads, n);
+    if (memory && all_chosen) {
+#pragma omp parallel for num_threads(num_threads) schedule(static)
         for (int r = 0; r < rows; r++) {
-            order_of(scores + (size_t)r * n, n, work);
-            memset(stays, 0, n);
-            for (int i = n - count; i < n; i++) stays[(uint32_t)work[i]] = 1;
+            uint64_t *work = memory + (size_t)omp_get_thread_num() * 2 * n;
+            char *chosen = all_chosen + (size_t)omp_get_thread_num() * n;
+            argsort_radix(scores + (size_t)r * n, n, work);
+            memset(chosen, 0, n);
+            for (int i = n - count; i < n; i++) chosen[(uint32_t)work[i]] = 1;
             for (int i = 0, j = 0; i < n; i++)
-                if (stays[i]) out[(size_t)r * count + j++] = i;
+                if (chosen[i]) out[(size_t)r * count + j++] = i;
         }
-        free(stays);
-        free(work);
     }
+    const int failed = !memory || !all_chosen;
+    free(all_chosen);
+    free(memory);
+    return failed ? OUT_OF_MEMORY : 0;
 }

@@ -2,70 +2,51 @@
  *
  * A step reads every weight once, so its floor is weight bytes / memory bandwidth. All phases of a layer run in one
  * parallel region with barriers between; activations stay in float32, weights and cache in the model's dtype.
- * Compile with -DWEIGHT_BF16 or without it (float32). No headers beyond the C library: native/library.py loads it
- * through ctypes. Shapes: H key/value heads, G query heads per key/value head, D head dimension, T cached tokens.
+ * Shapes: H key/value heads, G query heads per key/value head, D head dimension.
  */
+#include "barrier.h"
 #include "decoder.h"
-#include "team.h"
+#include "norm.h"
+#include "rope.h"
 
-/* out[i] = x[i] / rms(x) * w[i] */
-static void rms_norm(const float *x, const weight *w, float eps, int n, float *out) {
-    vec s = {0};
-    float tail = 0;
-    int i = 0;
-    for (; i + LANES <= n; i += LANES) s += loadf(x + i) * loadf(x + i);
-    for (; i < n; i++) tail += x[i] * x[i];
-    float r = 1.0f / sqrtf((sum(s) + tail) / n + eps);
-    for (i = 0; i + LANES <= n; i += LANES) storef(out + i, loadf(x + i) * r * load(w + i));
-    for (; i < n; i++) out[i] = x[i] * r * widen(w[i]);
-}
-
-#define DOT(NAME, TYPE, LOAD, WIDEN)                                                                       \
-    static inline float NAME(const TYPE *restrict w, const float *restrict x, int n) {                     \
-        vec a = {0}, b = {0}, c = {0}, d = {0};                                                            \
-        int i = 0;                                                                                         \
-        for (; i + 4 * LANES <= n; i += 4 * LANES) {                                                       \
-            __builtin_prefetch((const char *)(w + i) + 2048);                                              \
-            __builtin_prefetch((const char *)(w + i) + 2112);                                              \
-            a += LOAD(w + i) * loadf(x + i);                                                               \
-            b += LOAD(w + i + LANES) * loadf(x + i + LANES);                                               \
-            c += LOAD(w + i + 2 * LANES) * loadf(x + i + 2 * LANES);                                       \
-            d += LOAD(w + i + 3 * LANES) * loadf(x + i + 3 * LANES);                                       \
-        }                                                                                                  \
-        for (; i + LANES <= n; i += LANES) a += LOAD(w + i) * loadf(x + i);                                \
-        float tail = 0;                                                                                    \
-        for (; i < n; i++) tail += WIDEN(w[i]) * x[i];                                                     \
-        return sum((a + b) + (c + d)) + tail;                                                              \
+#define DOT(NAME, TYPE, LOAD, TO_F32) \
+    static inline float NAME(const TYPE *restrict w, const float *restrict x, int n) { \
+        vec a = {0}, b = {0}, c = {0}, d = {0}; \
+        int i = 0; \
+        for (; i + 4 * LANES <= n; i += 4 * LANES) { \
+            __builtin_prefetch((const char *)(w + i) + 2048); \
+            __builtin_prefetch((const char *)(w + i) + 2112); \
+            a += LOAD(w + i) * loadf(x + i); \
+            b += LOAD(w + i + LANES) * loadf(x + i + LANES); \
+            c += LOAD(w + i + 2 * LANES) * loadf(x + i + 2 * LANES); \
+            d += LOAD(w + i + 3 * LANES) * loadf(x + i + 3 * LANES); \
+        } \
+        for (; i + LANES <= n; i += LANES) a += LOAD(w + i) * loadf(x + i); \
+        float tail = 0; \
+        for (; i < n; i++) tail += TO_F32(w[i]) * x[i]; \
+        return sum((a + b) + (c + d)) + tail; \
     }
-DOT(dot, weight, load, widen)
-DOT(dotf, float, loadf, )
+DOT(dot, weight, load, weight_to_f32)
+DOT(dot_f32, float, loadf, )
 
-/* rows first..last of a matrix [rows, n] times x; `add` accumulates into out (the residual stream). */
-static void rows(const weight *w, const weight *bias, const float *x, int n, int first, int last, int add, float *out) {
+/* Rows first..last of w x + bias, w [rows, n]; `accumulate` adds them to out, the residual stream. */
+static void linear_rows(const weight *w, const weight *bias, const float *x, int n, int first, int last, int accumulate,
+                        float *out) {
     for (int r = first; r < last; r++) {
-        float y = dot(w + (size_t)r * n, x, n) + (bias ? widen(bias[r]) : 0.0f);
-        out[r] = add ? out[r] + y : y;
+        float y = dot(w + (size_t)r * n, x, n) + (bias ? weight_to_f32(bias[r]) : 0.0f);
+        out[r] = accumulate ? out[r] + y : y;
     }
 }
 
-static void rotate(float *x, const float *cosine, const float *sine, int dim) {
-    int half = dim / 2;
-    for (int i = 0; i < half; i++) {
-        float a = x[i], b = x[i + half];
-        x[i] = a * cosine[i] - b * sine[i];
-        x[i + half] = b * cosine[i] + a * sine[i];
-    }
-}
-
-/* A run of keys or values as float32, once for all query heads that share it. */
-static const float *widened(const weight *from, int count, float *buffer) {
+/* Keys or values as float32, once for all query heads that share them. */
+static const float *as_f32(const weight *from, int count, float *buffer) {
 #ifdef WEIGHT_BF16
     int i = 0;
     for (; i + LANES <= count; i += LANES) {
         __builtin_prefetch((const char *)(from + i) + 2048);
         storef(buffer + i, load(from + i));
     }
-    for (; i < count; i++) buffer[i] = widen(from[i]);
+    for (; i < count; i++) buffer[i] = weight_to_f32(from[i]);
     return buffer;
 #else
     (void)count, (void)buffer;
@@ -74,46 +55,46 @@ static const float *widened(const weight *from, int count, float *buffer) {
 }
 
 #define TILE 32
-/* Attention of G query heads q [G, D] over keys and values [first..last) of one key/value head, by streaming softmax:
- * per query head the maximum, the sum of weights and the weighted sum of values land in part [G, 2 + D]. */
+/* Attention of G query heads q [G, D] over pairs first..last - 1 of one key/value head, by streaming softmax. Per query
+ * head, partial [G, 2 + D] receives the maximum of the scores, the sum of weights and the weighted sum of values. */
 static void attend(const float *q, const weight *keys, const weight *values, int first, int last, int group, int dim,
-                   float *part) {
-    float score[group][TILE], shrink[group], buffer[TILE * dim];
+                   float *partial) {
+    float scores[group][TILE], rescale[group], buffer[TILE * dim];
     for (int g = 0; g < group; g++) {
-        float *p = part + (size_t)g * (2 + dim);
+        float *p = partial + (size_t)g * (2 + dim);
         p[0] = -INFINITY;
         memset(p + 1, 0, sizeof(float) * (1 + dim));
     }
     for (int from = first; from < last; from += TILE) {
         int n = last - from < TILE ? last - from : TILE;
-        const float *k = widened(keys + (size_t)from * dim, n * dim, buffer);
+        const float *k = as_f32(keys + (size_t)from * dim, n * dim, buffer);
         for (int g = 0; g < group; g++) {
-            float *p = part + (size_t)g * (2 + dim), top = p[0];
+            float *p = partial + (size_t)g * (2 + dim), max = p[0];
             for (int t = 0; t < n; t++) {
-                score[g][t] = dotf(k + t * dim, q + (size_t)g * dim, dim);
-                if (score[g][t] > top) top = score[g][t];
+                scores[g][t] = dot_f32(k + t * dim, q + (size_t)g * dim, dim);
+                if (scores[g][t] > max) max = scores[g][t];
             }
-            for (int t = n; t < TILE; t++) score[g][t] = -INFINITY;
+            for (int t = n; t < TILE; t++) scores[g][t] = -INFINITY;
             vec total = {0};
             for (int t = 0; t < TILE; t += LANES) {
-                vec e = vexp(loadf(score[g] + t) - top);
-                storef(score[g] + t, e);
+                vec e = vexp(loadf(scores[g] + t) - max);
+                storef(scores[g] + t, e);
                 total += e;
             }
-            shrink[g] = expf(p[0] - top);
-            p[0] = top;
-            p[1] = p[1] * shrink[g] + sum(total);
+            rescale[g] = expf(p[0] - max);
+            p[0] = max;
+            p[1] = p[1] * rescale[g] + sum(total);
         }
-        const float *v = widened(values + (size_t)from * dim, n * dim, buffer);
+        const float *v = as_f32(values + (size_t)from * dim, n * dim, buffer);
         for (int g = 0; g < group; g++) {
-            float *acc = part + (size_t)g * (2 + dim) + 2;
+            float *acc = partial + (size_t)g * (2 + dim) + 2;
             int d = 0;
             for (; d + 4 * LANES <= dim; d += 4 * LANES) {
-                vec a = loadf(acc + d) * shrink[g], b = loadf(acc + d + LANES) * shrink[g];
-                vec c = loadf(acc + d + 2 * LANES) * shrink[g], e = loadf(acc + d + 3 * LANES) * shrink[g];
+                vec a = loadf(acc + d) * rescale[g], b = loadf(acc + d + LANES) * rescale[g];
+                vec c = loadf(acc + d + 2 * LANES) * rescale[g], e = loadf(acc + d + 3 * LANES) * rescale[g];
                 for (int t = 0; t < n; t++) {
                     const float *row = v + t * dim + d;
-                    const float s = score[g][t];
+                    const float s = scores[g][t];
                     a += loadf(row) * s;
                     b += loadf(row + LANES) * s;
                     c += loadf(row + 2 * LANES) * s;
@@ -125,8 +106,8 @@ static void attend(const float *q, const weight *keys, const weight *values, int
                 storef(acc + d + 3 * LANES, e);
             }
             for (; d < dim; d++) {
-                float a = acc[d] * shrink[g];
-                for (int t = 0; t < n; t++) a += v[t * dim + d] * score[g][t];
+                float a = acc[d] * rescale[g];
+                for (int t = 0; t < n; t++) a += v[t * dim + d] * scores[g][t];
                 acc[d] = a;
             }
         }
@@ -135,98 +116,163 @@ static void attend(const float *q, const weight *keys, const weight *values, int
 
 /* Floats of scratch that step() needs. */
 int64_t scratch_floats(const decoder *m) {
-    int64_t heads = m->query_heads, width = heads * m->head_dim, kv = (int64_t)m->kv_heads * m->head_dim;
-    int64_t shared = m->hidden + width + 2 * kv + m->inner + m->threads * heads * (2 + m->head_dim);
-    int64_t longest = m->hidden > width ? m->hidden : width;
-    return shared + m->threads * (longest + width + kv) + 64;
+    int64_t heads = m->num_heads, width = heads * m->head_dim, kv = (int64_t)m->num_kv_heads * m->head_dim;
+    int64_t shared = m->hidden_size + width + 2 * kv + m->intermediate_size;
+    int64_t partials = m->num_threads * heads * (2 + m->head_dim);
+    int64_t widest = m->hidden_size > width ? m->hidden_size : width;
+    return shared + partials + m->num_threads * (widest + width + kv) + 64;
 }
 
-/* Feed one token. keys[l], values[l]: [H, capacity, D] with `length` tokens before this one; raw[l], or raw = NULL:
- * keys without RoPE, written beside. cosine, sine: [D/2] of this token's position. logits: [vocab], or NULL. */
-void step(const decoder *m, int32_t token, int32_t length, int32_t capacity, weight *const *keys, weight *const *values,
-          weight *const *raw, const float *cosine, const float *sine, float *scratch, float *logits) {
-    const int hidden = m->hidden, dim = m->head_dim, heads = m->query_heads, kv_heads = m->kv_heads;
-    const int width = heads * dim, kv = kv_heads * dim, group = heads / kv_heads, inner = m->inner;
-    const int longest = hidden > width ? hidden : width;
-    float *x = scratch, *qkv = x + hidden, *act = qkv + width + 2 * kv, *parts = act + inner;
-    float *own = parts + (size_t)m->threads * heads * (2 + dim);
-    meeting together = {0};
-    for (int i = 0; i < hidden; i++) x[i] = widen(m->embedding[(size_t)token * hidden + i]);
+/* Input and output of a step, mirrored in native/structs.py. Arrays of pointers have one for each layer. */
+typedef struct {
+    int32_t token, length, capacity;     /* pairs in the cache before this token; pairs that it has memory for */
+    int32_t reserved;
+    weight *const *keys, *const *values; /* [H, capacity, D] */
+    weight *const *raw_keys;             /* keys without their positions, [H, capacity, D]; or NULL */
+    const float *cosine, *sine;          /* [D/2], of this token's position */
+    float *scratch;
+    float *logits; /* [vocab_size], or NULL */
+} step_args;
+int64_t sizeof_step_args(void) { return sizeof(step_args); }
+int64_t sizeof_decoder(void) { return sizeof(decoder); }
+int64_t sizeof_layer_weights(void) { return sizeof(layer_weights); }
 
-#pragma omp parallel num_threads(m->threads)
-    {
-        const int n = omp_get_num_threads(), t = omp_get_thread_num();
-        float *y = own + (size_t)t * (longest + width + kv), *q = y + longest, *k = q + width;
-        float *part = parts + (size_t)t * heads * (2 + dim);
-        for (int l = 0; l < m->layers; l++) {
-            const layer_weights *w = m->layer + l;
-            rms_norm(x, w->norm1, m->eps, hidden, y);
-            rows(w->q, w->q_bias, y, hidden, share(width, t, n), share(width, t + 1, n), 0, qkv);
-            rows(w->k, w->k_bias, y, hidden, share(kv, t, n), share(kv, t + 1, n), 0, qkv + width);
-            rows(w->v, w->v_bias, y, hidden, share(kv, t, n), share(kv, t + 1, n), 0, qkv + width + kv);
-            meet(&together, n);
-            for (int h = 0; h < heads; h++) {
-                float *one = q + h * dim;
-                memcpy(one, qkv + h * dim, sizeof(float) * dim);
-                if (w->q_norm) rms_norm(one, w->q_norm, m->eps, dim, one);
-                rotate(one, cosine, sine, dim);
-                for (int d = 0; d < dim; d++) one[d] *= m->scale;
-            }
-            int start = w->window && length + 1 > w->window ? length + 1 - w->window : 0;
-            int first = start + share(length + 1 - start, t, n), last = start + share(length + 1 - start, t + 1, n);
-            int writes = t == n - 1; /* its slice holds the new token */
-            for (int h = 0; h < kv_heads; h++) {
-                size_t at = (size_t)h * capacity * dim, slot = at + (size_t)length * dim;
-                if (writes) {
-                    float *one = k + h * dim;
-                    memcpy(one, qkv + width + h * dim, sizeof(float) * dim);
-                    if (w->k_norm) rms_norm(one, w->k_norm, m->eps, dim, one);
-                    if (raw)
-                        for (int d = 0; d < dim; d++) raw[l][slot + d] = narrow(one[d]);
-                    rotate(one, cosine, sine, dim);
-                    for (int d = 0; d < dim; d++) keys[l][slot + d] = narrow(one[d]);
-                    for (int d = 0; d < dim; d++) values[l][slot + d] = narrow(qkv[width + kv + h * dim + d]);
-                }
-                attend(q + h * group * dim, keys[l] + at, values[l] + at, first, last, group, dim,
-                       part + (size_t)h * group * (2 + dim));
-            }
-            meet(&together, n);
-            for (int h = 0; h < heads; h++) {
-                float top = -INFINITY, total = 0;
-                for (int i = 0; i < n; i++) {
-                    float *p = parts + ((size_t)i * heads + h) * (2 + dim);
-                    if (p[0] > top) top = p[0];
-                }
-                float *one = y + h * dim;
-                memset(one, 0, sizeof(float) * dim);
-                for (int i = 0; i < n; i++) {
-                    float *p = parts + ((size_t)i * heads + h) * (2 + dim), f = expf(p[0] - top);
-                    total += f * p[1];
-                    for (int d = 0; d < dim; d++) one[d] += f * p[2 + d];
-                }
-                for (int d = 0; d < dim; d++) one[d] /= total;
-            }
-            rows(w->o, w->o_bias, y, width, share(hidden, t, n), share(hidden, t + 1, n), 1, x);
-            meet(&together, n);
-            rms_norm(x, w->norm2, m->eps, hidden, y);
-            int from = share(inner, t, n), to = share(inner, t + 1, n);
-            for (int r = from; r < to; r++) {
-                float g = dot(w->gate + (size_t)r * hidden, y, hidden) + (w->gate_bias ? widen(w->gate_bias[r]) : 0.0f);
-                float u = dot(w->up + (size_t)r * hidden, y, hidden) + (w->up_bias ? widen(w->up_bias[r]) : 0.0f);
-                act[r] = u * g / (1.0f + expf(-g));
-            }
-            meet(&together, n);
-            rows(w->down, w->down_bias, act, inner, share(hidden, t, n), share(hidden, t + 1, n), 1, x);
-            meet(&together, n);
+/* One thread of a step: shared activations, and arrays of its own. */
+typedef struct {
+    const decoder *model;
+    const step_args *args;
+    barrier *barrier;
+    int thread, num_threads;
+    float *x;        /* the residual stream, [hidden_size] */
+    float *qkv;      /* [(H G + 2 H) D] */
+    float *act;      /* [intermediate_size] */
+    float *partials; /* [threads, H G, 2 + D] */
+    float *y, *q, *k; /* this thread's: [max(hidden_size, H G D)], [H G D], [H D] */
+} step_ctx;
+
+static inline void wait_for_all(const step_ctx *ctx) { barrier_wait(ctx->barrier, ctx->num_threads); }
+
+/* This thread's share of the rows of a product. */
+static inline void linear(const step_ctx *ctx, const weight *w, const weight *bias, const float *x, int n, int rows,
+                          int accumulate, float *out) {
+    const int first = split_range(rows, ctx->thread, ctx->num_threads);
+    linear_rows(w, bias, x, n, first, split_range(rows, ctx->thread + 1, ctx->num_threads), accumulate, out);
+}
+
+/* Append the new key and value of one head to the cache. */
+static void append_kv(const step_ctx *ctx, const layer_weights *w, int layer, int head) {
+    const decoder *m = ctx->model;
+    const step_args *args = ctx->args;
+    const int dim = m->head_dim, width = m->num_heads * dim, kv = m->num_kv_heads * dim;
+    const size_t offset = ((size_t)head * args->capacity + args->length) * dim;
+    float *key = ctx->k + head * dim;
+    memcpy(key, ctx->qkv + width + head * dim, sizeof(float) * dim);
+    if (w->k_norm) rms_norm(key, w->k_norm, m->rms_norm_eps, dim, key);
+    if (args->raw_keys)
+        for (int d = 0; d < dim; d++) args->raw_keys[layer][offset + d] = f32_to_weight(key[d]);
+    rope_row(key, args->cosine, args->sine, 1, dim, key);
+    const float *value = ctx->qkv + width + kv + head * dim;
+    for (int d = 0; d < dim; d++) args->keys[layer][offset + d] = f32_to_weight(key[d]);
+    for (int d = 0; d < dim; d++) args->values[layer][offset + d] = f32_to_weight(value[d]);
+}
+
+/* Attention of all heads over this thread's share of the pairs. */
+static void partial_attention(const step_ctx *ctx, const layer_weights *w, int layer) {
+    const decoder *m = ctx->model;
+    const step_args *args = ctx->args;
+    const int dim = m->head_dim, group = m->num_heads / m->num_kv_heads, t = ctx->thread, n = ctx->num_threads;
+    const int total = args->length + 1, start = w->window && total > w->window ? total - w->window : 0;
+    const int first = start + split_range(total - start, t, n), last = start + split_range(total - start, t + 1, n);
+    for (int h = 0; h < m->num_heads; h++) {
+        float *query = ctx->q + h * dim;
+        memcpy(query, ctx->qkv + h * dim, sizeof(float) * dim);
+        if (w->q_norm) rms_norm(query, w->q_norm, m->rms_norm_eps, dim, query);
+        rope_row(query, args->cosine, args->sine, 1, dim, query);
+        for (int d = 0; d < dim; d++) query[d] *= m->attention_scale;
+    }
+    for (int h = 0; h < m->num_kv_heads; h++) {
+        const size_t offset = (size_t)h * args->capacity * dim;
+        if (t == n - 1) append_kv(ctx, w, layer, h); /* the last share holds the new pair */
+        attend(ctx->q + h * group * dim, args->keys[layer] + offset, args->values[layer] + offset, first, last, group,
+               dim, ctx->partials + ((size_t)t * m->num_heads + (size_t)h * group) * (2 + dim));
+    }
+}
+
+/* The attention of all heads from the partial ones of all threads, into y [H G, D]. */
+static void merge_attention(const step_ctx *ctx) {
+    const int dim = ctx->model->head_dim, heads = ctx->model->num_heads, n = ctx->num_threads;
+    for (int h = 0; h < heads; h++) {
+        float max = -INFINITY, total = 0, *out = ctx->y + h * dim;
+        for (int i = 0; i < n; i++) {
+            const float *p = ctx->partials + ((size_t)i * heads + h) * (2 + dim);
+            if (p[0] > max) max = p[0];
         }
-        if (logits) {
-            rms_norm(x, m->norm, m->eps, hidden, y);
-            rows(m->head, m->head_bias, y, hidden, share(m->vocab, t, n), share(m->vocab, t + 1, n), 0, logits);
+        memset(out, 0, sizeof(float) * dim);
+        for (int i = 0; i < n; i++) {
+            const float *p = ctx->partials + ((size_t)i * heads + h) * (2 + dim), f = expf(p[0] - max);
+            total += f * p[1];
+            for (int d = 0; d < dim; d++) out[d] += f * p[2 + d];
+        }
+        for (int d = 0; d < dim; d++) out[d] /= total;
+    }
+}
+
+/* This thread's share of act = silu(gate y) * (up y). */
+static void swiglu(const step_ctx *ctx, const layer_weights *w) {
+    const int k = ctx->model->hidden_size, rows = ctx->model->intermediate_size;
+    const int last = split_range(rows, ctx->thread + 1, ctx->num_threads);
+    for (int r = split_range(rows, ctx->thread, ctx->num_threads); r < last; r++) {
+        float g = dot(w->gate + (size_t)r * k, ctx->y, k) + (w->gate_bias ? weight_to_f32(w->gate_bias[r]) : 0.0f);
+        float u = dot(w->up + (size_t)r * k, ctx->y, k) + (w->up_bias ? weight_to_f32(w->up_bias[r]) : 0.0f);
+        ctx->act[r] = u * g / (1.0f + expf(-g));
+    }
+}
+
+static void run_layer(const step_ctx *ctx, int layer) {
+    const decoder *m = ctx->model;
+    const layer_weights *w = m->layers + layer;
+    const int hidden = m->hidden_size, width = m->num_heads * m->head_dim, kv = m->num_kv_heads * m->head_dim;
+    rms_norm(ctx->x, w->attn_norm, m->rms_norm_eps, hidden, ctx->y);
+    linear(ctx, w->q, w->q_bias, ctx->y, hidden, width, 0, ctx->qkv);
+    linear(ctx, w->k, w->k_bias, ctx->y, hidden, kv, 0, ctx->qkv + width);
+    linear(ctx, w->v, w->v_bias, ctx->y, hidden, kv, 0, ctx->qkv + width + kv);
+    wait_for_all(ctx);
+    partial_attention(ctx, w, layer);
+    wait_for_all(ctx);
+    merge_attention(ctx);
+    linear(ctx, w->o, w->o_bias, ctx->y, width, hidden, 1, ctx->x);
+    wait_for_all(ctx);
+    rms_norm(ctx->x, w->mlp_norm, m->rms_norm_eps, hidden, ctx->y);
+    swiglu(ctx, w);
+    wait_for_all(ctx);
+    linear(ctx, w->down, w->down_bias, ctx->act, m->intermediate_size, hidden, 1, ctx->x);
+    wait_for_all(ctx);
+}
+
+/* Append one token to the cache and compute the logits that follow it. */
+void step(const decoder *m, const step_args *args) {
+    const int hidden = m->hidden_size, dim = m->head_dim, width = m->num_heads * dim, kv = m->num_kv_heads * dim;
+    const int widest = hidden > width ? hidden : width;
+    float *x = args->scratch, *qkv = x + hidden, *act = qkv + width + 2 * kv, *partials = act + m->intermediate_size;
+    float *own = partials + (size_t)m->num_threads * m->num_heads * (2 + dim);
+    barrier barrier = {0};
+    for (int i = 0; i < hidden; i++) x[i] = weight_to_f32(m->embedding[(size_t)args->token * hidden + i]);
+
+#pragma omp parallel num_threads(m->num_threads)
+    {
+        float *y = own + (size_t)omp_get_thread_num() * (widest + width + kv);
+        const step_ctx ctx = {.model = m, .args = args, .barrier = &barrier, .thread = omp_get_thread_num(),
+                              .num_threads = omp_get_num_threads(), .x = x, .qkv = qkv, .act = act,
+                              .partials = partials, .y = y, .q = y + widest, .k = y + widest + width};
+        for (int layer = 0; layer < m->num_layers; layer++) run_layer(&ctx, layer);
+        if (args->logits) {
+            rms_norm(x, m->norm, m->rms_norm_eps, hidden, y);
+            linear(&ctx, m->lm_head, m->lm_head_bias, y, hidden, m->vocab_size, 0, args->logits);
         }
     }
 }
 
-/* Memory bandwidth as a step would see it: the sum of a buffer of `count` floats, read by all threads. */
+/* Sum of a buffer of `count` floats, read by all threads: measures the memory bandwidth that a step can have. */
 float read_all(const float *p, int64_t count, int32_t threads) {
     float total = 0;
 #pragma omp parallel for num_threads(threads) reduction(+ : total) schedule(static)
