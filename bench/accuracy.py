@@ -4,7 +4,7 @@
     python bench/accuracy.py tasks.jsonl [--only long,rules] [--quick]
     python bench/accuracy.py --report
 
-It runs ``minseek bench`` section by section. A stopped run goes on with the same command: what has finished lies in
+It runs ``minseek eval`` section by section. A stopped run goes on with the same command: what has finished lies in
 build/accuracy/. Sections may run side by side, in processes of their own; ``--report`` gathers what they left into
 bench/results/accuracy.json and the picture. The first 500 problems were looked at while the recipe was made, so the
 next 500 are asked.
@@ -24,12 +24,12 @@ import numpy as np
 from common import table, write
 
 from minseek.cli import main as run_command
-from minseek.evaluation.grid import Thoughts, order
+from minseek.evaluation.accuracy_cells import EvalCell, summarize
+from minseek.evaluation.accuracy_plot import draw_accuracy
+from minseek.evaluation.eval_file import read_eval_results
+from minseek.evaluation.eval_records import EvalRecord, TrialPoint, points_by_cell
 from minseek.evaluation.intervals import Bootstrap, paired_interval
-from minseek.evaluation.picture import draw
-from minseek.evaluation.points import Point, Record, points_of
-from minseek.evaluation.records import read_results
-from minseek.evaluation.summary import Cell, summarise
+from minseek.evaluation.thought_counts import Thoughts, thoughts_order
 from minseek.reasoning.answer_extraction import final_answer
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +41,7 @@ _SHOWN_AGAINST = (4, 10, 20)
 
 
 class Section(NamedTuple):
-    """What one run of ``minseek bench`` compares."""
+    """Strategies and numbers of thoughts of one run of ``minseek eval``."""
 
     strategies: tuple[str, ...]
     thoughts: str
@@ -50,7 +50,7 @@ class Section(NamedTuple):
 
 
 RULES = (
-    *("min-seek:rule=longest", "min-seek:rule=latest", "min-seek:rule=likeliest"),
+    *("min-seek:rule=longest", "min-seek:rule=latest", "min-seek:rule=most-likely"),
     *("min-seek:keep=2", "min-seek:keep=2,rule=random", "min-seek:keep=20"),
 )
 ANSWERS = ("min-seek:vote=true", "min-seek:stop_when_stable=2", "min-seek:stop_when_stable=3")
@@ -72,7 +72,7 @@ _SAME = ("model", "weights", "dtype", "drawn_by", "temperature", "top_p", "answe
 def gather(folder: Path) -> dict[str, Any]:
     """The cells of all sections that have run, and how those that use answers on the way fare at equal tokens."""
     sections: dict[str, Any] = {}
-    found: dict[str, list[Record]] = {}
+    found: dict[str, list[EvalRecord]] = {}
     common: dict[str, Any] = {}
     digests: dict[str, str] = {}
     for name in SECTIONS:
@@ -81,7 +81,7 @@ def gather(folder: Path) -> dict[str, Any]:
             continue
         with file.open() as stream:
             settings = json.loads(stream.readline())["settings"]
-        found[name] = list(read_results(file, settings).records.values())
+        found[name] = list(read_eval_results(file, settings).records.values())
         about = {key: settings[key] for key in _SAME}
         same = all(digests.setdefault(record.task, record.digest) == record.digest for record in found[name])
         if (common or about) != about or not same:
@@ -90,11 +90,11 @@ def gather(folder: Path) -> dict[str, Any]:
             )
         common = about
         zero = [] if "standard" in SECTIONS[name].strategies else found.get("long", [])
-        cells = summarise([*found[name], *(r for r in zero if r.strategy == "standard")])
+        cells = summarize([*found[name], *(r for r in zero if r.strategy == "standard")])
         own = [cell.as_dict() for cell in cells if cell.strategy in SECTIONS[name].strategies]
         sections[name] = {"settings": settings, "run": _kept_run(folder / name), "cells": own}
     if "long" in found and "answers" in found:
-        sections["equal_tokens"] = equal_tokens(found["long"], points_of(found["answers"]))
+        sections["equal_tokens"] = equal_tokens(found["long"], points_by_cell(found["answers"]))
         if "samples" in found:
             sections["equal_tokens"] += equal_tokens(found["long"], votes(found["samples"]))
     rules = [*found.get("control", []), *found.get("rules", [])]
@@ -105,10 +105,10 @@ def gather(folder: Path) -> dict[str, Any]:
     return sections
 
 
-def against_shortest(plain: list[Record], rules: list[Record]) -> list[dict[str, Any]]:
+def against_shortest(plain: list[EvalRecord], rules: list[EvalRecord]) -> list[dict[str, Any]]:
     """Other rules less the shortest one, at the same M, over the same problems."""
-    shortest, rows = points_of(plain), []
-    for (strategy, thoughts), points in points_of(rules).items():
+    shortest, rows = points_by_cell(plain), []
+    for (strategy, thoughts), points in points_by_cell(rules).items():
         own = shortest[PLAIN, thoughts]
         if thoughts not in _SHOWN_AGAINST or points.keys() != own.keys():
             continue
@@ -119,10 +119,10 @@ def against_shortest(plain: list[Record], rules: list[Record]) -> list[dict[str,
     return rows
 
 
-def by_kind(records: list[Record], tasks: Path) -> list[dict[str, Any]]:
+def by_kind(records: list[EvalRecord], tasks: Path) -> list[dict[str, Any]]:
     """What plain Min-Seek does to each kind of problem: right tries at some M, and answers repaired and spoiled."""
     kinds = {task["id"]: task["kind"] for task in map(json.loads, tasks.read_text().splitlines())}
-    found = points_of(records)
+    found = points_by_cell(records)
     rows = []
     for kind in [*dict.fromkeys(kinds.values()), "all"]:
         right = {
@@ -141,12 +141,12 @@ def by_kind(records: list[Record], tasks: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def votes(samples: list[Record]) -> dict[tuple[str, Thoughts], dict[tuple[str, int], Point]]:
+def votes(samples: list[EvalRecord]) -> dict[tuple[str, Thoughts], dict[tuple[str, int], TrialPoint]]:
     """Majority votes among the first 2, 4, 8, … samples of each task (self-consistency, arXiv 2203.11171)."""
-    by_task: dict[str, list[Point]] = {}
+    by_task: dict[str, list[TrialPoint]] = {}
     for record in sorted(samples, key=lambda record: record.seed):
         by_task.setdefault(record.task, []).append(record.points[0])
-    found: dict[tuple[str, Thoughts], dict[tuple[str, int], Point]] = {}
+    found: dict[tuple[str, Thoughts], dict[tuple[str, int], TrialPoint]] = {}
     count = 2
     while count <= min(map(len, by_task.values())):
         for task, points in by_task.items():
@@ -160,10 +160,12 @@ def votes(samples: list[Record]) -> dict[tuple[str, Thoughts], dict[tuple[str, i
 
 
 def equal_tokens(
-    plain: list[Record], others: dict[tuple[str, Thoughts], dict[tuple[str, int], Point]]
+    plain: list[EvalRecord], others: dict[tuple[str, Thoughts], dict[tuple[str, int], TrialPoint]]
 ) -> list[dict[str, Any]]:
     """Accuracy of strategies less that of a mixture of plain Min-Seek's neighbouring M with as many tokens."""
-    curve = sorted(((t, p) for (s, t), p in points_of(plain).items() if s == PLAIN), key=lambda pair: order(pair[0]))
+    curve = sorted(
+        ((t, p) for (s, t), p in points_by_cell(plain).items() if s == PLAIN), key=lambda pair: thoughts_order(pair[0])
+    )
     rows = []
     for (strategy, thoughts), points in others.items():
         keys = sorted(points.keys() & curve[0][1].keys())
@@ -184,7 +186,7 @@ def equal_tokens(
     return rows
 
 
-def _mean(points: dict[tuple[str, int], Point], name: str, keys: list[tuple[str, int]]) -> float:
+def _mean(points: dict[tuple[str, int], TrialPoint], name: str, keys: list[tuple[str, int]]) -> float:
     return float(np.mean([float(getattr(points[key], name)) for key in keys]))
 
 
@@ -270,8 +272,8 @@ def picture(sections: dict[str, Any]) -> None:
     name = "budget-forcing, beyond the context"
     fields += [{**c, "strategy": name, "seconds": float("nan")} for c in sections.get("beyond", none)["cells"]]
     thoughts = {"unbounded": None}
-    cells = [Cell(**{**c, "thoughts": thoughts.get(c["thoughts"], c["thoughts"])}) for c in fields]
-    draw(cells, [PICTURE], f"{sections['long']['settings']['model']} on {cells[0].tasks} held-out problems")
+    cells = [EvalCell(**{**c, "thoughts": thoughts.get(c["thoughts"], c["thoughts"])}) for c in fields]
+    draw_accuracy(cells, [PICTURE], f"{sections['long']['settings']['model']} on {cells[0].tasks} held-out problems")
 
 
 def main() -> None:
@@ -296,7 +298,7 @@ def main() -> None:
     shutil.copyfile(args.tasks, folder / "tasks.jsonl")
     for name in args.only.split(","):
         section = SECTIONS[name]
-        given = ["bench", args.tasks, "-m", args.model, "-o", str(folder / name)]
+        given = ["eval", args.tasks, "-m", args.model, "-o", str(folder / name)]
         given += ["--seeds", ",".join(map(str, range(section.seeds)))]
         given += ["--sequences", args.sequences, "--answer-tokens", "32", *section.flags]
         given += (

@@ -1,7 +1,7 @@
 """Accuracy without induced thoughts, by kind and difficulty: ``python -m recipes.tiny_reasoner.evaluate MODEL``.
 
 Held-out problems, the paper's sampling (temperature 0.6, top-p 0.95); what thoughts add is measured by
-``minseek bench``.
+``minseek eval``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Problems with known answers, by kind and difficulty, and which of them are held out.
 
-``python -m recipes.tiny_reasoner.problems --split test --count 500 > tasks.jsonl`` writes tasks for ``minseek bench``.
+``python -m recipes.tiny_reasoner.problems --split test --count 500 > tasks.jsonl`` writes tasks for ``minseek eval``.
 """
 
 from __future__ import annotations

@@ -595,3 +595,13 @@ def test_sigint_in_the_answer_leaves_what_was_answered(tmp_path: Path) -> None:
     assert (first + out).endswith(b"\n")
     assert b"minseek: interrupted in the answer" in err
     assert b"Traceback" not in err
+
+
+def test_a_renamed_command_is_refused_with_its_new_name(command: Ask) -> None:
+    done = command("bench", "tasks.jsonl", "-m", "tiny")
+    assert (done.code, done.err) == (2, "minseek: there is no command bench: use minseek eval\n")
+
+
+def test_the_earlier_name_of_a_rule_is_accepted(command: Ask, flags: list[str]) -> None:
+    done, again = (command("reason", QUESTION, *flags, *SHORT, "--rule", rule) for rule in ("likeliest", "most-likely"))
+    assert (done.code, done.out) == (0, again.out)

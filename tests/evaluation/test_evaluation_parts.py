@@ -15,32 +15,28 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from minseek import BudgetForcing, MinSeek, Standard
+from minseek.cli.eval import parse_seeds, parse_thoughts
 from minseek.errors import InputError
-from minseek.evaluation.checking import is_right
-from minseek.evaluation.grid import (
-    PAPER_GRID,
-    Trial,
-    parse_seeds,
-    parse_thoughts,
-    parse_variant,
-    parse_variants,
-    trials,
-)
+from minseek.evaluation.accuracy_cells import summarize
+from minseek.evaluation.accuracy_plot import draw_accuracy
+from minseek.evaluation.checking import is_correct
+from minseek.evaluation.eval_file import EvalFileWriter, EvalResults, read_eval_results
+from minseek.evaluation.eval_records import EvalRecord, TrialPoint
 from minseek.evaluation.hub import BOXED, LETTER, NAMED_SETS, load_named
 from minseek.evaluation.intervals import Bootstrap, paired_interval, share_interval, wilson
-from minseek.evaluation.picture import draw
-from minseek.evaluation.points import Point, Record
-from minseek.evaluation.records import Results, Writer, read_results
-from minseek.evaluation.summary import summarise
 from minseek.evaluation.tasks import Task, read_tasks
+from minseek.evaluation.thought_counts import PAPER_THOUGHTS
+from minseek.evaluation.trials import Trial, expand_trials
+from minseek.evaluation.variants import parse_strategies, parse_strategy
 from minseek.evaluation.verifier import Verifier
 
-POINT = Point(0, 0, "5", True, 30, 20, 10, 40, 4000, 0.5, "thoughts", "end")
+POINT = TrialPoint(0, 0, "5", True, 30, 20, 10, 40, 4000, 0.5, "thoughts", "end")
 
 
-def record(strategy: str = "min-seek", task: str = "a", seed: int = 0, right: tuple[bool, ...] = (True,)) -> Record:
+def record(strategy: str = "min-seek", task: str = "a", seed: int = 0, right: tuple[bool, ...] = (True,)) -> EvalRecord:
     points = tuple(replace(POINT, thoughts=n, reached=n, right=good, tokens=30 + n) for n, good in enumerate(right))
-    return Record(strategy, points[-1].thoughts, task, "digest", seed, points, generated=99, seconds=1.5)
+    return EvalRecord(strategy, points[-1].thoughts, task, "digest", seed, points, generated=99, seconds=1.5)
 
 
 # --- tasks
@@ -216,7 +212,7 @@ def test_sets_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, fetched: list[
     ],
 )
 def test_answers(answer: str, expected: str, right: bool) -> None:
-    assert is_right(answer, expected) is right
+    assert is_correct(answer, expected) is right
 
 
 @pytest.mark.parametrize(
@@ -239,14 +235,14 @@ def test_answers(answer: str, expected: str, right: bool) -> None:
     ],
 )
 def test_choices(answer: str, right: bool) -> None:
-    assert is_right(answer, "C", choices=4) is right
+    assert is_correct(answer, "C", choices=4) is right
 
 
 def test_checks_run_in_threads() -> None:
     found: list[bool] = []
 
     def check(n: int) -> None:
-        found.append(is_right(f"\\boxed{{{n}/2}}", f"{n / 2}"))
+        found.append(is_correct(f"\\boxed{{{n}/2}}", f"{n / 2}"))
 
     threads = [threading.Thread(target=check, args=(n,)) for n in range(1, 9)]
     for thread in threads:
@@ -272,12 +268,12 @@ def test_an_expression_without_end_is_given_up() -> None:
 
 
 def test_strategies_as_they_are_spelled() -> None:
-    variant = parse_variant("min-seek:rule=random,keep=2")
-    assert str(variant.strategy(4)) == str(parse_variant("min-seek:keep=2,rule=random").strategy(4))
+    variant = parse_strategy("min-seek:rule=random,keep=2")
+    assert str(variant.strategy(4)) == str(parse_strategy("min-seek:keep=2,rule=random").strategy(4))
     assert (variant.strategy(4).thoughts, variant.strategy(None).thoughts) == (4, None)
-    assert variant.trials((0, 2, None)) == [(None, (0, 2, None))]
-    assert parse_variant("standard").trials((2, 4)) == [(0, (0,))]
-    assert parse_variant("min-seek:answer=final-thought").trials((0, 2)) == [(0, (0,)), (2, (2,))]
+    assert variant.runs((0, 2, None)) == [(None, (0, 2, None))]
+    assert parse_strategy("standard").runs((2, 4)) == [(0, (0,))]
+    assert parse_strategy("min-seek:answer=final-thought").runs((0, 2)) == [(0, (0,)), (2, (2,))]
 
 
 @pytest.mark.parametrize(
@@ -294,13 +290,13 @@ def test_strategies_as_they_are_spelled() -> None:
 )
 def test_wrong_strategies(text: str, says: str) -> None:
     with pytest.raises(InputError, match=says) as told:
-        parse_variant(text)
+        parse_strategy(text)
     assert "thinking." not in str(told.value)
 
 
 def test_lists_of_numbers() -> None:
-    assert parse_thoughts("4, 0,unbounded,2,4") == (0, 2, 4, None)
-    assert parse_thoughts("0,2,4,6,10,20,50,100,unbounded") == PAPER_GRID
+    assert parse_thoughts("4, 0,unbounded,2,4") == (4, 0, None, 2, 4)
+    assert parse_thoughts("0,2,4,6,10,20,50,100,unbounded") == PAPER_THOUGHTS
     assert parse_seeds("3,1") == (3, 1)
     for wrong in ("", "1,", "-1", "many"):
         with pytest.raises(InputError, match="numbers of thoughts are given as"):
@@ -309,13 +305,28 @@ def test_lists_of_numbers() -> None:
         with pytest.raises(InputError, match=says):
             parse_seeds(wrong)
     with pytest.raises(InputError, match="'min-seek:keep=2,rule=latest' is given twice"):
-        parse_variants(["min-seek:rule=latest,keep=2", "min-seek:keep=2,rule=latest"])
+        parse_strategies(["min-seek:rule=latest,keep=2", "min-seek:keep=2,rule=latest"])
+
+
+def test_strategies_as_objects() -> None:
+    given = [MinSeek(3, keep=2, rule="random"), BudgetForcing(vote=True), Standard(), "min-seek"]
+    names = [variant.name for variant in parse_strategies(given)]
+    assert names == ["min-seek:keep=2,rule=random", "budget-forcing:vote=true", "standard", "min-seek"]
+    for strategy, variant in zip(given[:3], parse_strategies(given), strict=False):
+        assert parse_strategy(variant.name).strategy(7) == variant.strategy(7)
+        assert isinstance(strategy, Standard) or variant.strategy(7) == replace(strategy, thoughts=7)  # type: ignore
+    with pytest.raises(InputError, match="'min-seek' is given twice"):
+        parse_strategies(["min-seek", MinSeek(5)])
+    with pytest.raises(TypeError, match="a strategy is a name or a Strategy, not 3"):
+        parse_strategies([3])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="there is no strategy"):
+        parse_strategies([])
 
 
 def test_trials_cover_the_grid() -> None:
-    variants = parse_variants(["standard", "min-seek", "min-seek:answer=final-thought"])
+    variants = parse_strategies(["standard", "min-seek", "min-seek:answer=final-thought"])
     tasks = [Task("a", "p", "1"), Task("b", "q", "2")]
-    found = list(trials(variants, (0, 2, None), (0, 5), tasks))
+    found = list(expand_trials(variants, (0, 2, None), (0, 5), tasks))
     assert len(found) == len({trial.key for trial in found}) == 2 * 2 * (1 + 1 + 3)
     assert found[0].task is tasks[0]
     assert found[4].points == (None,)
@@ -327,32 +338,32 @@ SETTINGS = {"model": "m", "temperature": 0.6, "thoughts": [0, 1]}
 
 
 def trial(task: str = "a") -> Trial:
-    return Trial(parse_variant("min-seek"), 1, (0, 1), Task(task, "p", "1"), 0)
+    return Trial(parse_strategy("min-seek"), 1, (0, 1), Task(task, "p", "1"), 0)
 
 
 def test_results_are_read_back(tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
     written = [record(task="a", right=(True, False)), replace(record(task="b"), thoughts=None)]
     for each in written:  # each by a run of its own
-        with Writer(file, read_results(file, SETTINGS), SETTINGS) as out:
+        with EvalFileWriter(file, read_eval_results(file, SETTINGS), SETTINGS) as out:
             out.write(each)
-    results = read_results(file, SETTINGS)
+    results = read_eval_results(file, SETTINGS)
     assert list(results.records.values()) == written
     assert len(file.read_text().splitlines()) == 3
 
 
 def test_a_torn_line_is_cut_off_wherever_the_run_was_killed(tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
-    with Writer(file, Results(), SETTINGS) as out:
+    with EvalFileWriter(file, EvalResults(), SETTINGS) as out:
         out.write(record(task="a"))
         out.write(record(task="b"))
     whole = file.read_bytes()
     ends = [at + 1 for at, byte in enumerate(whole) if byte == ord("\n")]
     for size in range(0, len(whole) + 1, 7):
         file.write_bytes(whole[:size])
-        results = read_results(file, SETTINGS)
+        results = read_eval_results(file, SETTINGS)
         assert len(results.records) == max(0, sum(end <= size for end in ends) - 1)
-        with Writer(file, results, SETTINGS) as out:
+        with EvalFileWriter(file, results, SETTINGS) as out:
             for name in "ab":
                 if not results.records.keys() & {record(task=name).key}:
                     out.write(record(task=name))
@@ -361,20 +372,20 @@ def test_a_torn_line_is_cut_off_wherever_the_run_was_killed(tmp_path: Path) -> N
 
 def test_files_that_are_not_continued(tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
-    with Writer(file, Results(), SETTINGS) as out:
+    with EvalFileWriter(file, EvalResults(), SETTINGS) as out:
         out.write(record())
     with pytest.raises(InputError, match=r"holds results with temperature 0\.6, and now it is 0\.8: give another"):
-        read_results(file, SETTINGS | {"temperature": 0.8})
+        read_eval_results(file, SETTINGS | {"temperature": 0.8})
     with pytest.raises(InputError, match="another task under the id 'a'"):
-        read_results(file, SETTINGS).has(replace(trial(), thoughts=0))
-    assert not read_results(file, SETTINGS).has(trial("c"))
+        read_eval_results(file, SETTINGS).has(replace(trial(), thoughts=0))
+    assert not read_eval_results(file, SETTINGS).has(trial("c"))
     before = file.read_bytes()
     for wrong in (b'{"id": 1}\n', b"notes\n", b"notes", before + b"{}\n", before + b'{"strategy": "x"}\n', b"[]\n"):
         file.write_bytes(wrong)
-        with pytest.raises(InputError, match="is not a result of minseek bench"):
-            read_results(file, SETTINGS)
+        with pytest.raises(InputError, match="is not a result of minseek eval"):
+            read_eval_results(file, SETTINGS)
         assert file.read_bytes() == wrong
-    with Writer(file, Results(), SETTINGS, overwrite=True) as out:
+    with EvalFileWriter(file, EvalResults(), SETTINGS, overwrite=True) as out:
         out.write(record())
     assert file.read_bytes() == before
 
@@ -440,7 +451,7 @@ def test_several_tries_of_a_task_are_drawn_together() -> None:
 def test_cells_are_means_and_paired_differences() -> None:
     records = [record(task=str(n), seed=seed, right=(n % 2 == 0, True)) for n in range(40) for seed in (0, 1)]
     records += [record("standard", task=str(n), right=(False,)) for n in range(40)]
-    zero, one, standard = summarise(records)
+    zero, one, standard = summarize(records)
     assert [(c.strategy, c.thoughts) for c in (zero, one, standard)] == [
         ("min-seek", 0),
         ("min-seek", 1),
@@ -452,28 +463,28 @@ def test_cells_are_means_and_paired_differences() -> None:
     assert one.difference_interval is not None
     assert 0.3 < one.difference_interval[0] < 0.5 < one.difference_interval[1] < 0.7
     assert (one.repaired, one.spoiled) == (40, 0)
-    assert one.normalised == 2.0
+    assert one.normalized == 2.0
     assert one.interval == wilson(40, 40)
-    assert standard.normalised is None
+    assert standard.normalized is None
     assert standard.difference == 0.0
 
 
 def test_the_baseline_is_standard_where_the_grid_has_no_zero() -> None:
     late = [replace(record(task=str(n), right=(True, True)), points=(replace(POINT, thoughts=None),)) for n in range(4)]
-    cell, _ = summarise([*late, *(record("standard", task=str(n), right=(n > 0,)) for n in range(4))])
+    cell, _ = summarize([*late, *(record("standard", task=str(n), right=(n > 0,)) for n in range(4))])
     assert cell.thoughts is None
     assert cell.difference == 0.25
-    alone = summarise(late)[0]
-    assert alone.difference is alone.normalised is None
+    alone = summarize(late)[0]
+    assert alone.difference is alone.normalized is None
 
 
 def test_what_a_limit_cut_short_is_counted() -> None:
     short = replace(POINT, thoughts=50, reached=9, ended_by="context")
-    cells = summarise([replace(record(), points=(POINT, short)), replace(record(task="b"), points=(POINT,))])
+    cells = summarize([replace(record(), points=(POINT, short)), replace(record(task="b"), points=(POINT,))])
     assert [cell.cut_short for cell in cells] == [0.0, 1.0]
     assert [cell.reached for cell in cells] == [POINT.reached, 9]
     stable = replace(POINT, thoughts=50, reached=9, ended_by="stable", answer_ended_by="answer-tokens")
-    (cell,) = summarise([replace(record(), points=(stable,))])
+    (cell,) = summarize([replace(record(), points=(stable,))])
     assert (cell.cut_short, cell.answers_cut) == (0.0, 1.0)
 
 
@@ -481,24 +492,24 @@ def test_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [record(task=str(n), right=(n % 2 == 0, True, False)) for n in range(8)]
     records += [record("standard", task=str(n), right=(n > 3,)) for n in range(8)]
     files = [tmp_path / "a.svg", tmp_path / "a.png"]
-    draw(summarise(records), files, "a title")
+    draw_accuracy(summarize(records), files, "a title")
     drawn = files[0].read_bytes()
     text = drawn.decode()
     assert all(
         word in text for word in ("accuracy, %", "generated tokens", "peak cache", "seconds", "min-seek", "a title")
     )
     assert files[1].read_bytes().startswith(b"\x89PNG")
-    draw(summarise(records), files, "a title")
+    draw_accuracy(summarize(records), files, "a title")
     assert files[0].read_bytes() == drawn
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match="pip install matplotlib"):
-        draw(summarise(records), files)
+        draw_accuracy(summarize(records), files)
 
 
 def test_settings_are_json_as_they_are_compared(tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
     settings = {"thoughts": (0, None), "top_k": None}  # a tuple comes back as a list
-    with Writer(file, Results(), settings) as out:
+    with EvalFileWriter(file, EvalResults(), settings) as out:
         out.write(record())
-    assert read_results(file, settings).records
+    assert read_eval_results(file, settings).records
     assert json.loads(file.read_text().splitlines()[0])["settings"] == {"thoughts": [0, None], "top_k": None}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +22,15 @@ import pytest
 import minseek
 from minseek.cli import main
 from minseek.engine import Engine
-from minseek.evaluation.grid import Trial, parse_variants, trials
-from minseek.evaluation.points import Record
-from minseek.evaluation.records import Writer
-from minseek.evaluation.settings import Settings, slots_for
+from minseek.evaluation import evaluate, plan_evaluation
+from minseek.evaluation.eval_file import EvalFileWriter
+from minseek.evaluation.eval_records import EvalRecord
+from minseek.evaluation.eval_settings import EvalSettings, plan_trial_slots
 from minseek.evaluation.sweep import sweep
 from minseek.evaluation.tasks import Task
+from minseek.evaluation.trials import Trial, expand_trials
+from minseek.evaluation.variants import parse_strategies
+from minseek.reasoning import Decision
 from tests.helpers.tiny_models import save
 
 TASKS = [
@@ -39,24 +43,26 @@ SPELLED += ["min-seek:vote=true", "budget-forcing:stop_when_stable=2"]
 LIMITS = minseek.Limits(max_tokens=150, answer_tokens=12, max_thought_tokens=25)
 
 
-def run_all(model: minseek.Model, settings: Settings, spelled: Sequence[str], seeds: Sequence[int]) -> list[Record]:
-    plan = slots_for(model, settings, kv_budget=None, sequences=5)
-    found = list(trials(parse_variants(spelled), settings.grid, seeds, TASKS))
+def run_all(
+    model: minseek.Model, settings: EvalSettings, spelled: Sequence[str], seeds: Sequence[int]
+) -> list[EvalRecord]:
+    plan = plan_trial_slots(model, settings, kv_budget=None, sequences=5)
+    found = list(expand_trials(parse_strategies(spelled), settings.grid, seeds, TASKS))
     return list(sweep(model, Engine(model, plan), found, settings))
 
 
-def own_seed(record: Record) -> int:
+def own_seed(record: EvalRecord) -> int:
     """The seed of a record's run, found again by its trial."""
-    variant = parse_variants([record.strategy])[0]
+    variant = parse_strategies([record.strategy])[0]
     task = next(task for task in TASKS if task.id == record.task)
-    return Trial(variant, record.thoughts, (), task, record.seed).own_seed
+    return Trial(variant, record.thoughts, (), task, record.seed).sampling_seed
 
 
 def test_each_task_and_seed_draws_on_its_own_whatever_the_strategy() -> None:
-    found = list(trials(parse_variants(SPELLED), (0, 2), (0, 1), TASKS))
+    found = list(expand_trials(parse_strategies(SPELLED), (0, 2), (0, 1), TASKS))
     seeds = {(trial.task.id, trial.seed): set[int]() for trial in found}
     for trial in found:
-        seeds[trial.task.id, trial.seed].add(trial.own_seed)
+        seeds[trial.task.id, trial.seed].add(trial.sampling_seed)
     assert all(len(own) == 1 for own in seeds.values())
     assert len(set.union(*seeds.values())) == len(TASKS) * 2
 
@@ -68,12 +74,12 @@ def test_every_point_is_a_run_of_its_own(
 ) -> None:
     sampling = minseek.Sampling(temperature=temperature, top_p=0.9)
     limits = replace(LIMITS, max_thought_tokens=None) if tight else LIMITS
-    settings = Settings((0, 1, 3, None), sampling, limits, cache_tokens=90 if tight else None)
+    settings = EvalSettings((0, 1, 3, None), sampling, limits, cache_tokens=90 if tight else None)
     records = run_all(tiny, settings, SPELLED, (0, 1))
     assert len(records) == 3 * 2 * (1 + 1 + 1 + 1 + 4 + 4 + 4)
     ends = {point.ended_by for record in records for point in record.points}
     assert ("kv-budget" in ends) == tight
-    prompts, variants = {task.id: task.prompt for task in TASKS}, {v.name: v for v in parse_variants(SPELLED)}
+    prompts, variants = {task.id: task.prompt for task in TASKS}, {v.name: v for v in parse_strategies(SPELLED)}
     reached = set()
     for record in records:
         for point in record.points:
@@ -98,14 +104,16 @@ def test_every_point_is_a_run_of_its_own(
 
 
 def test_a_chain_that_meets_the_context_answers_for_all_that_is_longer(tiny: minseek.Model, one_thread: None) -> None:
-    settings = Settings((0, 2, 50, 100), minseek.Sampling(), minseek.Limits(answer_tokens=12, max_thought_tokens=25))
+    settings = EvalSettings(
+        (0, 2, 50, 100), minseek.Sampling(), minseek.Limits(answer_tokens=12, max_thought_tokens=25)
+    )
     for record in run_all(tiny, settings, ["budget-forcing"], (0,)):
         *_, before, last = record.points
         assert (before.answer, before.tokens, before.reached) == (last.answer, last.tokens, last.reached)
         assert last.reached < 50
         assert last.ended_by == "context"  # and not the budget of a slot that is as long
         assert last.kv_tokens_peak <= tiny.max_positions
-    short = Settings((0, 50), minseek.Sampling(), settings.limits, cache_tokens=120)
+    short = EvalSettings((0, 50), minseek.Sampling(), settings.limits, cache_tokens=120)
     for record in run_all(tiny, short, ["budget-forcing"], (0,)):
         assert record.points[-1].ended_by == "kv-budget"
         assert record.points[-1].kv_tokens_peak <= 120
@@ -113,9 +121,9 @@ def test_a_chain_that_meets_the_context_answers_for_all_that_is_longer(tiny: min
 
 def test_a_cache_grows_beyond_the_context_only_where_it_may(tiny: minseek.Model, one_thread: None) -> None:
     limits, room = minseek.Limits(answer_tokens=12, max_thought_tokens=25), tiny.max_positions + 300
-    held = Settings((0, 100), minseek.Sampling(), limits, cache_tokens=room)
-    with pytest.raises(minseek.InputError, match=rf"--cache-tokens {room} is more than the model's context of 512"):
-        slots_for(tiny, held, kv_budget=None, sequences=1)
+    held = EvalSettings((0, 100), minseek.Sampling(), limits, cache_tokens=room)
+    with pytest.raises(minseek.InputError, match=rf"a cache of {room} tokens is more than the model's context of 512"):
+        plan_trial_slots(tiny, held, kv_budget=None, sequences=1)
     free = replace(held, limits=replace(limits, beyond_context=True))
     for record in run_all(tiny, free, ["budget-forcing", "min-seek"], (0,)):
         last = record.points[-1]
@@ -144,23 +152,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("one_thread", "clock")
 def test_seconds_of_a_point_are_those_of_its_own_run(tiny: minseek.Model) -> None:
-    plan = slots_for(tiny, Settings((0,)), kv_budget=None, sequences=1)
+    plan = plan_trial_slots(tiny, EvalSettings((0,)), kv_budget=None, sequences=1)
     limits = minseek.Limits(max_tokens=90, answer_tokens=12, max_thought_tokens=15)
     for name in ("min-seek", "budget-forcing"):
         grid = (0, 1, 4, None)
-        settings, variants = Settings(grid, minseek.Sampling(), limits), parse_variants([name])
-        [together] = sweep(tiny, Engine(tiny, plan), trials(variants, grid, (0,), TASKS[:1]), settings)
+        settings, variants = EvalSettings(grid, minseek.Sampling(), limits), parse_strategies([name])
+        [together] = sweep(tiny, Engine(tiny, plan), expand_trials(variants, grid, (0,), TASKS[:1]), settings)
         for point in together.points:
-            alone = Settings((point.thoughts,), settings.sampling, limits)
-            [single] = sweep(tiny, Engine(tiny, plan), trials(variants, alone.grid, (0,), TASKS[:1]), alone)
+            alone = EvalSettings((point.thoughts,), settings.sampling, limits)
+            [single] = sweep(tiny, Engine(tiny, plan), expand_trials(variants, alone.grid, (0,), TASKS[:1]), alone)
             assert point.seconds == pytest.approx(single.seconds)
         assert together.seconds > together.points[-1].seconds
 
 
 @pytest.mark.usefixtures("one_thread", "clock")
 def test_every_pass_is_divided_and_nothing_is_lost(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings((0, 1, 3), minseek.Sampling(), LIMITS)
-    engine = Engine(tiny, slots_for(tiny, settings, kv_budget=None, sequences=5))
+    settings = EvalSettings((0, 1, 3), minseek.Sampling(), LIMITS)
+    engine = Engine(tiny, plan_trial_slots(tiny, settings, kv_budget=None, sequences=5))
     step, passes = engine.step, [0]
 
     def counted() -> Any:
@@ -168,25 +176,25 @@ def test_every_pass_is_divided_and_nothing_is_lost(tiny: minseek.Model, monkeypa
         return step()
 
     monkeypatch.setattr(engine, "step", counted)
-    wanted = trials(parse_variants(["min-seek", "standard"]), settings.grid, (0, 1), TASKS)
+    wanted = expand_trials(parse_strategies(["min-seek", "standard"]), settings.grid, (0, 1), TASKS)
     records = list(sweep(tiny, engine, wanted, settings))
     assert sum(record.seconds for record in records) == pytest.approx(passes[0])
 
 
 def test_answers_on_the_way_take_no_time_from_the_final_one(tiny: minseek.Model, one_thread: None) -> None:
-    settings = Settings(tuple(range(8)), minseek.Sampling(), minseek.Limits(answer_tokens=40, max_thought_tokens=8))
+    settings = EvalSettings(tuple(range(8)), minseek.Sampling(), minseek.Limits(answer_tokens=40, max_thought_tokens=8))
     for record in run_all(tiny, settings, ["min-seek"], (0,)):
         assert record.generated > 2 * record.points[-1].tokens
         assert record.points[-1].seconds < 0.7 * record.seconds
 
 
 def test_a_budget_bounds_the_slots(tiny: minseek.Model) -> None:
-    settings = Settings((0,), cache_tokens=100)
-    plan = slots_for(tiny, settings, kv_budget=3 * 100 * tiny.token_bytes() + 1, sequences=8)
+    settings = EvalSettings((0,), cache_tokens=100)
+    plan = plan_trial_slots(tiny, settings, kv_budget=3 * 100 * tiny.token_bytes() + 1, sequences=8)
     assert (plan.slots, plan.slot.capacity) == (3, 100)
     assert plan.kv_bytes <= 3 * 100 * tiny.token_bytes()
     with pytest.raises(minseek.InputError, match="does not hold one trial's cache of 100 tokens"):
-        slots_for(tiny, settings, kv_budget=99 * tiny.token_bytes(), sequences=8)
+        plan_trial_slots(tiny, settings, kv_budget=99 * tiny.token_bytes(), sequences=8)
 
 
 def test_other_weights_have_another_fingerprint(tiny: minseek.Model, tmp_path: Path) -> None:
@@ -196,13 +204,87 @@ def test_other_weights_have_another_fingerprint(tiny: minseek.Model, tmp_path: P
     assert other.fingerprint() != tiny.fingerprint()
 
 
+# --- from Python
+
+
+@dataclass(frozen=True)
+class KeepOdd(minseek.Strategy):
+    """A strategy of a user's own: keeps the thoughts with an odd index."""
+
+    def decide(self, kept: Sequence[minseek.Thought], new: minseek.Thought, rng: random.Random) -> Decision:
+        return Decision(None if new.index % 2 else new, "odd thoughts stay")
+
+
+def test_evaluate_gives_the_cells_of_the_sweep_and_goes_on_with_a_file(
+    tiny: minseek.Model, tmp_path: Path, one_thread: None
+) -> None:
+    file, seen = tmp_path / "new" / "results.jsonl", list[EvalRecord]()
+    options: dict[str, Any] = {"thoughts": (2, 0), "limits": LIMITS, "results": file, "on_progress": seen.append}
+    summary = evaluate(tiny, TASKS, strategies=["min-seek", KeepOdd(), minseek.Standard()], **options)
+    settings = EvalSettings((0, 2), minseek.Sampling(), LIMITS)
+    plain = run_all(tiny, settings, ["min-seek", "standard"], (0,))
+    ours = {record.key: [point.answer for point in record.points] for record in summary.records}
+    assert {record.key: [point.answer for point in record.points] for record in plain}.items() <= ours.items()
+    assert [(cell.strategy, cell.thoughts) for cell in summary.cells] == [
+        *(("min-seek", thoughts) for thoughts in (0, 2)),
+        *(("KeepOdd", thoughts) for thoughts in (0, 2)),
+        ("standard", 0),
+    ]
+    assert len(seen) == 3 * len(TASKS)
+    assert summary.run is not None
+    assert summary.run.generated == sum(record.generated for record in seen)
+    for record in summary.records:
+        if record.strategy == "KeepOdd":
+            prompt = next(task.prompt for task in TASKS if task.id == record.task)
+            sampling = minseek.Sampling(
+                seed=Trial(parse_strategies([KeepOdd()])[0], 2, (), *_task_seed(record)).sampling_seed
+            )
+            alone = minseek.reason(tiny, prompt, strategy=KeepOdd(2), sampling=sampling, limits=LIMITS)
+            assert record.points[-1].answer == alone.answer
+    again = evaluate(tiny, TASKS, strategies=["min-seek", KeepOdd(), minseek.Standard()], **options)
+    assert (again.cells, again.run, len(seen)) == (summary.cells, None, 3 * len(TASKS))
+    more = evaluate(tiny, TASKS, strategies=["budget-forcing"], **options)
+    assert more.run is not None
+    assert {record.strategy for record in more.records} == {"budget-forcing"}
+    assert len(file.read_text().splitlines()) == 1 + 4 * len(TASKS)
+
+
+def _task_seed(record: EvalRecord) -> tuple[Task, int]:
+    return next(task for task in TASKS if task.id == record.task), record.seed
+
+
+def test_evaluate_needs_no_file(tiny: minseek.Model, one_thread: None) -> None:
+    summary = evaluate(tiny, TASKS[:1], strategies=["standard"], thoughts=[0], limits=LIMITS)
+    assert (len(summary.cells), summary.as_dict()["cells"][0]["tries"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"strategies": ["max-seek"]}, minseek.InputError, "unknown strategy 'max-seek'"),
+        ({"thoughts": []}, minseek.InputError, "there is no number of thoughts"),
+        ({"thoughts": [-1]}, minseek.InputError, "numbers of 0 or more, not -1"),
+        ({"thoughts": ["2"]}, TypeError, "integers or None, not '2'"),
+        ({"seeds": (1, 1)}, minseek.InputError, r"different integers, not \[1, 1\]"),
+        ({"sequences": 0}, minseek.InputError, "sequences must be 1 or more, not 0"),
+        ({"cache_tokens": 30}, minseek.InputError, "need at least"),
+        ({"sampling": 0.6}, TypeError, "sampling must be a Sampling, not 0.6"),
+    ],
+)
+def test_evaluate_refuses_wrong_arguments(
+    tiny: minseek.Model, options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        plan_evaluation(tiny, TASKS, **options)
+
+
 # --- the command
 
 
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than the rest."""
-    monkeypatch.setattr("minseek.evaluation.picture.draw", lambda *_: None)
+    monkeypatch.setattr("minseek.evaluation.accuracy_plot.draw_accuracy", lambda *_: None)
 
 
 @pytest.fixture
@@ -215,7 +297,7 @@ def task_file(tmp_path: Path) -> Path:
 
 def flags(folder: Path, task_file: Path, out: Path, *more: str) -> list[str]:
     return [
-        *("bench", str(task_file), "-m", str(folder), "--device", "cpu", "--dtype", "float32", "-o", str(out)),
+        *("eval", str(task_file), "-m", str(folder), "--device", "cpu", "--dtype", "float32", "-o", str(out)),
         *("--strategy", "standard", "--strategy", "min-seek", "--strategy", "budget-forcing:", "--seeds", "0,1"),
         *("--thoughts", "0,2", "--answer-tokens", "10", "--max-thought-tokens", "15", "--sequences", "4", *more),
     ]
@@ -269,16 +351,16 @@ def test_a_stopped_run_goes_on(
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "stopped"
     assert main(flags(tiny_folders["llama"], task_file, whole)) == 0
-    write, count = Writer.write, [0]
+    write, count = EvalFileWriter.write, [0]
 
-    def stop_after_five(self: Writer, record: Record) -> None:
+    def stop_after_five(self: EvalFileWriter, record: EvalRecord) -> None:
         if count[0] == 5:
             raise KeyboardInterrupt
         count[0] += 1
         write(self, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Writer, "write", stop_after_five)
+        patch.setattr(EvalFileWriter, "write", stop_after_five)
         capsys.readouterr()
         assert main(flags(tiny_folders["llama"], task_file, out)) == 130
     assert "interrupted after 5 of 18 trials" in capsys.readouterr().err
@@ -349,7 +431,7 @@ def test_other_wrong_requests(tmp_path: Path, task_file: Path, capsys: pytest.Ca
         ([str(tmp_path / "none.jsonl"), "-o", str(tmp_path)], "none.jsonl cannot be read"),
         ([str(task_file), "-o", str(task_file)], "is not a directory"),
     ):
-        assert main(["bench", *given]) == 2
+        assert main(["eval", *given]) == 2
         assert says in capsys.readouterr().err
 
 

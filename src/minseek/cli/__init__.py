@@ -1,4 +1,4 @@
-"""The command line: one small class for each subcommand."""
+"""The command line: one class for each command, which parses, calls and renders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minseek import __version__
 from minseek.cli.batch import BatchCommand
 from minseek.cli.batch_plan import PlanCommand
 from minseek.cli.env import EnvCommand
-from minseek.cli.eval import BenchCommand
+from minseek.cli.eval import EvalCommand
 from minseek.cli.models import ModelsCommand
 from minseek.cli.reason import ReasonCommand
 from minseek.cli.serve import ServeCommand
@@ -21,16 +21,17 @@ from minseek.cli.tune import TuneCommand
 from minseek.errors import InputError, MinseekWarning
 
 COMMANDS = (
-    *(ReasonCommand, BatchCommand, ServeCommand, PlanCommand, TuneCommand, BenchCommand),
+    *(ReasonCommand, BatchCommand, ServeCommand, PlanCommand, TuneCommand, EvalCommand),
     *(ModelsCommand, EnvCommand),
 )
-INTERRUPTED = 130  # as shells report a process ended by Ctrl-C
+RENAMED = {"bench": "eval"}
+INTERRUPTED = 130  # the exit code of shells for a process ended by Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when it did what it was asked, 2 when the request was wrong, 130 after Ctrl-C.
+    """Run a command and return the exit code: 0 on success, 2 for a wrong request, 130 after Ctrl-C.
 
-    A server that was stopped has done what it was asked: 0.
+    A server that is stopped has succeeded.
     """
     parser = argparse.ArgumentParser(
         prog="minseek", description="Reasoning models that think long inside a memory budget fixed beforehand."
@@ -44,24 +45,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         own.set_defaults(run=command.run)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+            stream.reconfigure(errors="replace")  # for terminals that cannot show a character
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", MinseekWarning)
     try:
         try:
-            args = parser.parse_args(argv)
+            words = sys.argv[1:] if argv is None else list(argv)
+            if words and words[0] in RENAMED:
+                raise InputError(f"there is no command {words[0]}: use minseek {RENAMED[words[0]]}")
+            args = parser.parse_args(words)
             return int(args.run(args))
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a reader that has gone can be dealt with
+                sys.stdout.flush()  # inside the try block, which handles a closed pipe
     except InputError as error:
         print(f"minseek: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("minseek: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has gone, as in `minseek … | head -1`
+    except BrokenPipeError:  # the reader of the output has ended, as in `minseek … | head -1`
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 1

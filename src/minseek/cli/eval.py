@@ -1,9 +1,10 @@
-"""``minseek bench``: accuracy against the number of thoughts, on tasks with known answers."""
+"""``minseek eval``: accuracy against the number of thoughts, on tasks with known answers."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 from minseek.cli.batch_plan import add_model_flags
 from minseek.cli.view import loading
 from minseek.errors import InputError
+from minseek.reasoning.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from minseek.engine import BatchPlan
-    from minseek.evaluation.grid import Trial, Variant
-    from minseek.evaluation.points import Record
-    from minseek.evaluation.settings import Settings
+    from minseek.evaluation.api import EvalSummary, Evaluation
     from minseek.evaluation.tasks import Task
-    from minseek.models import Model
+    from minseek.evaluation.thought_counts import Thoughts
 
 _STRATEGIES = ("standard", "budget-forcing", "min-seek")
 _THOUGHTS = "0,2,4,6,10,20,50,100"
@@ -31,14 +30,14 @@ _LIMITS = (
 )
 
 
-class BenchCommand:
-    """Parses the flags, plans, runs what has no result yet, and draws what there is."""
+class EvalCommand:
+    """Parses the flags, plans, runs the trials that have no result, and shows the summary."""
 
-    name = "bench"
+    name = "eval"
     help = "measure accuracy, tokens, bytes and seconds against the number of thoughts; a stopped run goes on"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """The flags of ``minseek bench``."""
+        """Add the flags of ``minseek eval``."""
         parser.add_argument(
             "tasks",
             metavar="TASKS.jsonl|NAME",
@@ -53,7 +52,7 @@ class BenchCommand:
             "--strategy",
             action="append",
             metavar="NAME[:OPTION=VALUE,…]",
-            help=f"such as min-seek:rule=random,keep=2; may be given several times ({', '.join(_STRATEGIES)})",
+            help=f"such as min-seek:rule=random,keep=2; repeat it for more ({', '.join(STRATEGIES)}; default: all)",
         )
         group.add_argument("--thoughts", default=_THOUGHTS, metavar="LIST", help="induced thoughts (%(default)s)")
         group.add_argument("--seeds", default="0", metavar="LIST", help="each task is tried with each (%(default)s)")
@@ -86,33 +85,81 @@ class BenchCommand:
 
         group = parser.add_argument_group("output")
         group.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-        group.add_argument("--overwrite", action="store_true", help="lose the results that DIR holds, and begin anew")
+        group.add_argument("--overwrite", action="store_true", help="discard the results that DIR holds")
 
     def run(self, args: argparse.Namespace) -> int:
         """Run the sweep; 130 after Ctrl-C."""
         _check_flags(args)
-        from minseek.evaluation.grid import parse_seeds, parse_variants, trials
-        from minseek.evaluation.settings import slots_for
+        from minseek.decode import Sampling
+        from minseek.evaluation import plan_evaluation
+        from minseek.evaluation.variants import parse_strategies
         from minseek.models import load
+        from minseek.reasoning import Limits
 
-        variants, seeds = parse_variants(args.strategy or _STRATEGIES), parse_seeds(args.seeds)
-        settings, tasks = _settings(args), _tasks(args)
+        options: dict[str, Any] = {
+            "strategies": args.strategy or _STRATEGIES,
+            "thoughts": parse_thoughts(args.thoughts),
+            "seeds": parse_seeds(args.seeds),
+            "sampling": Sampling(**_given(args, _SAMPLING)),
+            "limits": Limits(**_given(args, _LIMITS)),
+            **{name: getattr(args, name) for name in ("system", "cache_tokens", "kv_budget", "sequences", "overwrite")},
+        }
+        parse_strategies(options["strategies"])  # before a model is loaded
+        tasks = _tasks(args)
         with loading(args.model):
             model = load(args.model, device=args.device, dtype=args.dtype, thinking=args.format)
-        wanted = list(trials(variants, settings.grid, seeds, tasks))
-        sequences = min(args.sequences, len(wanted))
-        plan = slots_for(model, settings, kv_budget=args.kv_budget, sequences=sequences)
-        _check_longest(model, plan, settings, variants, wanted)
+        results = None if args.plan else Path(args.output) / "results.jsonl"
+        evaluation = plan_evaluation(model, tasks, results=results, **options)
         if args.plan:
-            told = plan.as_dict() | {"tasks": len(tasks), "trials": len(wanted), "settings": settings.as_dict(model)}
-            print(json.dumps(told, indent=1) if args.json else f"{_counted(wanted, tasks, seeds)}\n{plan}")
+            planned = {"tasks": len(tasks), "trials": len(evaluation.trials), "settings": evaluation.settings}
+            report = json.dumps(evaluation.plan.as_dict() | planned, indent=1)
+            print(report if args.json else f"{evaluation}\n{evaluation.plan}")
             return 0
-        return _run(args, model, plan, settings, wanted, _counted(wanted, tasks, seeds))
+        summary = _run(args, evaluation)
+        if summary is None:
+            return 130
+        _show(args, summary)
+        return 0
+
+
+def parse_thoughts(text: str) -> tuple[Thoughts, ...]:
+    """Parse numbers of thoughts, ``0,2,4,unbounded``.
+
+    Raises
+    ------
+    InputError
+        If one is neither a number nor "unbounded".
+    """
+    numbers: list[Thoughts] = []
+    for part in text.split(","):
+        word = part.strip()
+        if word != "unbounded" and not re.fullmatch(r"\d{1,9}", word):
+            raise InputError(f"numbers of thoughts are given as 0,2,4 or unbounded, not {part!r}")
+        numbers.append(None if word == "unbounded" else int(word))
+    return tuple(numbers)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Parse seeds, ``0,1,2``.
+
+    Raises
+    ------
+    InputError
+        If one is not a number, or is given twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    wrong = next((part for part in parts if not re.fullmatch(r"\d{1,18}", part)), None)
+    if wrong is not None:
+        raise InputError(f"seeds are given as numbers from 0 on, 0,1,2, not {wrong!r}")
+    seeds = tuple(map(int, parts))
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"each seed can be given once, not {text!r}")
+    return seeds
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Refuse what can be refused before anything is loaded."""
-    from minseek.evaluation.verifier import installed
+    """Refuse wrong flags before anything is loaded."""
+    from minseek.evaluation.verifier import require_math_verify
 
     if args.output is None and not args.plan:
         raise InputError("-o DIR is missing: give a directory for the results, or --plan to see trials and memory only")
@@ -122,26 +169,13 @@ def _check_flags(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
     if args.output is not None and Path(args.output).exists() and not Path(args.output).is_dir():
         raise InputError(f"{args.output} is not a directory: give one for the results")
-    if not args.plan and not installed():
-        raise InputError("answers are checked with math-verify, which is not installed: pip install math-verify")
+    if not args.plan:
+        require_math_verify()
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    from minseek.decode import Sampling
-    from minseek.evaluation.grid import parse_thoughts
-    from minseek.evaluation.settings import Settings
-    from minseek.reasoning.limits import Limits
-
-    def given(names: Sequence[str]) -> dict[str, Any]:
-        return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-    return Settings(
-        grid=parse_thoughts(args.thoughts),
-        sampling=Sampling(**given(_SAMPLING)),
-        limits=Limits(**given(_LIMITS)),
-        system=args.system,
-        cache_tokens=args.cache_tokens,
-    )
+def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """The flags that were given; the others keep their defaults."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def _tasks(args: argparse.Namespace) -> list[Task]:
@@ -156,77 +190,44 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
     return read_tasks(path)[: args.limit]
 
 
-def _check_longest(
-    model: Model, plan: BatchPlan, settings: Settings, variants: Sequence[Variant], trials: Sequence[Trial]
-) -> None:
-    """Refuse tasks that do not fit before any has run: the longest prompt, with every strategy."""
-    from minseek.evaluation.trial import TrialJob
+def _run(args: argparse.Namespace, evaluation: Evaluation) -> EvalSummary | None:
+    """Run the trials that have no result yet, with a live line; None after Ctrl-C."""
+    from minseek.cli.view_eval import EvalView
 
-    longest = max((trial.task for trial in trials), key=lambda task: len(task.prompt))
-    for trial in (trial for trial in trials if trial.task is longest):
-        TrialJob(model, trial, settings, plan)
-
-
-def _counted(trials: Sequence[Trial], tasks: Sequence[Task], seeds: Sequence[int]) -> str:
-    names = len({trial.variant.name for trial in trials})
-    return f"{len(trials)} trials: {len(tasks)} tasks, {names} strategies, {len(seeds)} seeds"
-
-
-def _run(
-    args: argparse.Namespace, model: Model, plan: BatchPlan, settings: Settings, trials: Sequence[Trial], told: str
-) -> int:
-    """Run what has no result yet; then tell about all trials."""
-    from minseek.cli.view_eval import BenchView
-    from minseek.engine import Engine
-    from minseek.engine.interrupts import finish_pass_first
-    from minseek.evaluation.records import Results, Writer, read_results
-    from minseek.evaluation.sweep import sweep
-
-    folder, kept = Path(args.output), settings.as_dict(model)
-    file = folder / "results.jsonl"
-    results = Results() if args.overwrite else read_results(file, kept)
-    left = [trial for trial in trials if not results.has(trial)]
-    print(f"minseek: {told}; {len(trials) - len(left)} have their results already", file=sys.stderr)
-    run: dict[str, Any] | None = None
-    if left:
-        print(plan, file=sys.stderr)
-        engine = Engine(model, plan)
-        folder.mkdir(parents=True, exist_ok=True)
-        view = BenchView(len(left), plan.slots, engine.progress)
-        try:
-            with Writer(file, results, kept, overwrite=args.overwrite) as out, view, finish_pass_first(engine):
-                for record in sweep(model, engine, left, settings):
-                    out.write(record)
-                    results.records[record.key] = record
-                    view.wrote(record)
-        except KeyboardInterrupt:
-            how = "the same command without --overwrite" if args.overwrite else "the same command"
-            where = f"{view.done} of {len(left)} trials, which {folder} keeps"
-            print(f"minseek: interrupted after {where}: {how} goes on from there", file=sys.stderr)
-            return 130
-        print(f"minseek: {view.summary()}", file=sys.stderr)
-        run = {"trials": view.done, "generated": view.generated, "seconds": view.seconds, "slots": plan.slots}
-    _tell(args, [results.records[trial.key] for trial in trials], kept | {"run": run})
-    return 0
-
-
-def _tell(args: argparse.Namespace, records: Sequence[Record], about: dict[str, Any]) -> None:
-    """The summary, as a file, a picture, and a table or JSON on standard output."""
-    from minseek.cli.view_eval import print_table
-    from minseek.evaluation.picture import draw
-    from minseek.evaluation.summary import summarise
-
-    folder, cells = Path(args.output), summarise(records)
-    summary = json.dumps({**about, "cells": [cell.as_dict() for cell in cells]}, indent=1)
-    (folder / "summary.json").write_text(summary + "\n")
-    title = f"{args.model} on {args.tasks}"
-    if args.json:
-        print(summary)
-    else:
-        print_table(cells, title)
+    left, folder = len(evaluation.remaining), Path(args.output)
+    done = len(evaluation.trials) - left
+    print(f"minseek: {evaluation}; {done} have their results already", file=sys.stderr)
+    if not left:
+        return evaluation.run()
+    print(evaluation.plan, file=sys.stderr)
+    view = EvalView(evaluation)
     try:
-        draw(cells, [folder / "accuracy.svg", folder / "accuracy.png"], title)
-    except InputError as error:  # matplotlib is not there
+        with view:
+            summary = evaluation.run(view.add)
+    except KeyboardInterrupt:
+        command = "the same command without --overwrite" if args.overwrite else "the same command"
+        kept = f"{view.done} of {left} trials, which {folder} keeps"
+        print(f"minseek: interrupted after {kept}: {command} goes on from there", file=sys.stderr)
+        return None
+    print(f"minseek: {view.summary()}", file=sys.stderr)
+    return summary
+
+
+def _show(args: argparse.Namespace, summary: EvalSummary) -> None:
+    """Write the summary and the plot, and print a table or JSON."""
+    from minseek.cli.view_eval import print_table
+    from minseek.evaluation.accuracy_plot import draw_accuracy
+
+    folder, title = Path(args.output), f"{args.model} on {args.tasks}"
+    report = json.dumps(summary.as_dict(), indent=1)
+    (folder / "summary.json").write_text(report + "\n")
+    if args.json:
+        print(report)
+    else:
+        print_table(summary.cells, title)
+    try:
+        draw_accuracy(summary.cells, [folder / "accuracy.svg", folder / "accuracy.png"], title)
+    except InputError as error:  # matplotlib is not installed
         print(f"minseek: {error}; the results are in {folder}", file=sys.stderr)
         return
     print(f"minseek: results, summary and picture are in {folder}", file=sys.stderr)

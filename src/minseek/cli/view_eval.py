@@ -1,4 +1,4 @@
-"""What a user sees of an evaluation: a live line on standard error, and one table at the end."""
+"""Display of an evaluation: a live line on standard error, and a table at the end."""
 
 from __future__ import annotations
 
@@ -13,43 +13,34 @@ from minseek.units import format_bytes
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from minseek.engine.engine import Progress
-    from minseek.evaluation.points import Record
-    from minseek.evaluation.summary import Cell, Interval
+    from minseek.evaluation.accuracy_cells import EvalCell, Interval
+    from minseek.evaluation.api import Evaluation
+    from minseek.evaluation.eval_records import EvalRecord
 
-_LOG_SECONDS = 30.0  # between lines where there is no terminal, so that a log shows that the run goes on
+_LOG_SECONDS = 30.0  # between lines without a terminal, so that a log shows progress
 _WIDTH = 170
 
 
-class BenchView(LiveLine):
-    """Counts trials and shows them with the engine's figures.
+class EvalView(LiveLine):
+    """Counts trials and shows them with the engine's figures."""
 
-    Parameters
-    ----------
-    total : int
-        Trials to run.
-    slots : int
-        Trials in flight at most.
-    progress : Progress
-        The engine's figures.
-    """
-
-    def __init__(self, total: int, slots: int, progress: Progress) -> None:
+    def __init__(self, evaluation: Evaluation) -> None:
         from rich.console import Console
 
         console = Console(stderr=True, highlight=False)
         super().__init__(console, wanted=console.is_terminal)
-        self._total, self._slots, self._progress = total, slots, progress
+        self._evaluation, self._total = evaluation, len(evaluation.remaining)
+        self._slots = evaluation.plan.slots
         self.done = self.generated = self._right = 0
         self._began = self._logged = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Since the sweep began."""
+        """Seconds since the sweep began."""
         return time.perf_counter() - self._began
 
-    def wrote(self, record: Record) -> None:
-        """A record was written."""
+    def add(self, record: EvalRecord) -> None:
+        """Count a finished trial."""
         self.done += 1
         self.generated += record.generated
         self._right += record.points[-1].right
@@ -58,24 +49,26 @@ class BenchView(LiveLine):
             print(f"minseek: {self._status()}", file=sys.stderr, flush=True)
 
     def summary(self) -> str:
-        """The whole run in a sentence."""
+        """The run in a sentence."""
         speed = self.generated / max(self.seconds, 1e-9)
         return f"{self.done} trials, {self.generated:,} tokens in {self.seconds:.1f} s ({speed:,.0f} tok/s)"
 
     def _status(self) -> str:
-        speed = self._progress.decode_tokens / max(self.seconds, 1e-9)
+        progress = self._evaluation.progress
+        generated, in_use = (progress.decode_tokens, progress.in_use) if progress else (0, 0)
+        speed = generated / max(self.seconds, 1e-9)
         parts = [f"{self.done} of {self._total} trials"]
         if self.done:
-            parts.append(f"{100 * self._right / self.done:.0f} % right at the end")
-        parts += [f"{self._progress.in_use} of {self._slots} slots in use", f"{speed:,.0f} tok/s"]
+            parts.append(f"{100 * self._right / self.done:.0f} % correct at the end")
+        parts += [f"{in_use} of {self._slots} slots in use", f"{speed:,.0f} tok/s"]
         if self.done >= self._slots:  # the first ones to finish are the short ones
             left = self.seconds * (self._total - self.done) / self.done
             parts.append(f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
         return " · ".join(parts)
 
 
-def print_table(cells: Sequence[Cell], title: str) -> None:
-    """Print the cells on standard output."""
+def print_table(cells: Sequence[EvalCell], title: str) -> None:
+    """Print a table of the cells on standard output."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -84,7 +77,7 @@ def print_table(cells: Sequence[Cell], title: str) -> None:
     console.print(_table(cells, title))
 
 
-def _table(cells: Sequence[Cell], title: str) -> Table:
+def _table(cells: Sequence[EvalCell], title: str) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -102,7 +95,7 @@ def _table(cells: Sequence[Cell], title: str) -> Table:
             "unbounded" if cell.thoughts is None else str(cell.thoughts),
             f"{100 * cell.accuracy:.1f} {_shown(cell.interval)}",
             _difference(cell),
-            "" if cell.normalised is None or cell.thoughts == 0 else f"{cell.normalised:.3f}",
+            "" if cell.normalized is None or cell.thoughts == 0 else f"{cell.normalized:.3f}",
             f"{cell.tokens:,.0f}",
             format_bytes(round(cell.kv_bytes_peak)),
             f"{cell.seconds:.2f}",
@@ -114,7 +107,7 @@ def _table(cells: Sequence[Cell], title: str) -> Table:
     return table
 
 
-def _difference(cell: Cell) -> str:
+def _difference(cell: EvalCell) -> str:
     if cell.difference is None or cell.difference_interval is None or cell.thoughts == 0:
         return ""
     return f"{100 * cell.difference:+.1f} {_shown(cell.difference_interval)}"

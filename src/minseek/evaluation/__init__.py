@@ -1,4 +1,43 @@
-"""Accuracy against the number of thoughts: tasks, checked answers, sweeps over strategies, intervals, a picture.
+"""Accuracy against the number of thoughts: tasks, checked answers, sweeps over strategies, intervals, a plot.
 
-Nothing is imported here: the process that compares answers starts with this package and needs little of it.
+The names are imported at first use: the process that compares answers starts with this package and needs little of it.
 """
+
+from typing import TYPE_CHECKING
+
+from minseek.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from minseek.evaluation.accuracy_cells import EvalCell
+    from minseek.evaluation.accuracy_plot import draw_accuracy
+    from minseek.evaluation.api import EvalRun, EvalSummary, Evaluation, evaluate, plan_evaluation
+    from minseek.evaluation.eval_records import EvalRecord, TrialPoint
+    from minseek.evaluation.hub import load_named
+    from minseek.evaluation.tasks import Task, read_tasks
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "minseek.evaluation.accuracy_cells": ("EvalCell",),
+        "minseek.evaluation.accuracy_plot": ("draw_accuracy",),
+        "minseek.evaluation.api": ("EvalRun", "EvalSummary", "Evaluation", "evaluate", "plan_evaluation"),
+        "minseek.evaluation.eval_records": ("EvalRecord", "TrialPoint"),
+        "minseek.evaluation.hub": ("load_named",),
+        "minseek.evaluation.tasks": ("Task", "read_tasks"),
+    },
+)
+
+__all__ = [
+    "EvalCell",
+    "EvalRecord",
+    "EvalRun",
+    "EvalSummary",
+    "Evaluation",
+    "Task",
+    "TrialPoint",
+    "draw_accuracy",
+    "evaluate",
+    "load_named",
+    "plan_evaluation",
+    "read_tasks",
+]

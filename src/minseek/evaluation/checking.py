@@ -1,4 +1,4 @@
-"""Whether an answer is right."""
+"""Comparison of answers with the expected ones."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _LETTER = re.compile(r"\(?([A-Z])\)?(?:[.):,].*)?", re.DOTALL)
 _SAID = re.compile(r"(?i:answer)(?:\s+is)?[\s:*(]*([A-Z])\b")
 
 
-def is_right(answer: str, expected: str, choices: int = 0) -> bool:
-    """Whether an answer is the expected one; it never raises.
+def is_correct(answer: str, expected: str, choices: int = 0) -> bool:
+    """Compare an answer with the expected one; never raises.
 
-    What counts is the content of the last ``\\boxed{…}``, else what `minseek.reasoning.answer_extraction.final_answer` finds.
-    Equal texts are right, apart from LaTeX that does not show, spaces, and the case of words, and so are equal numbers.
-    Otherwise math-verify compares the two as mathematical expressions, unless one of them is words or numbers in a row:
-    it would multiply the letters of "listen", and add up "1 2 3".
+    The text that `minseek.reasoning.answer_extraction.final_answer` finds is compared: the content of the last
+    ``\\boxed{…}`` if there is one. Equal texts are correct, apart from invisible LaTeX, spaces, and the case of words,
+    and so are equal numbers. Otherwise math-verify compares the two as mathematical expressions, unless one of them is
+    words or several numbers: it would multiply the letters of "listen", and add up "1 2 3".
 
     Parameters
     ----------
     answer : str
         The model's answer, in full.
     expected : str
-        What a task expects.
+        The task's answer.
     choices : int
-        How many choices the question has; then `expected` is a letter. 0 for an open answer.
+        Number of choices of the question; then `expected` is a letter. 0 for an open answer.
     """
     given = final_answer(answer)
     if choices:
@@ -46,24 +46,24 @@ def is_right(answer: str, expected: str, choices: int = 0) -> bool:
 
 @lru_cache(maxsize=65536)  # a chain's answers are mostly the same
 def _equal(expected: str, given: str, boxed: bool) -> bool:
-    wanted, got = _plain(expected), _plain(given)
-    if wanted == got:
+    wanted, found = _plain(expected), _plain(given)
+    if wanted == found:
         return True
-    if _NUMBER.fullmatch(wanted) and _NUMBER.fullmatch(got):
-        return Fraction(wanted) == Fraction(got)
-    if len(given) > _LONGEST or not (_is_expression(wanted) and _is_expression(got)):
+    if _NUMBER.fullmatch(wanted) and _NUMBER.fullmatch(found):
+        return Fraction(wanted) == Fraction(found)
+    if len(given) > _LONGEST or not (_is_expression(wanted) and _is_expression(found)):
         return False
     return _VERIFIER.equal(f"${expected}$", f"\\boxed{{{given}}}" if boxed else given)
 
 
 def _is_expression(plain: str) -> bool:
-    """Whether math-verify should read it: neither words only nor numbers in a row."""
+    """True if math-verify should parse it: neither words only nor several numbers."""
     words = _WORDS.search(plain) and "\\" not in plain and not any(mark.isdigit() for mark in plain)
     return bool(plain) and not words and not _LIST.search(plain)
 
 
 def _plain(text: str) -> str:
-    """An answer without what does not change its meaning."""
+    """An answer without the parts that do not change its meaning."""
     text = _bare(text)
     return text.casefold() if _WORDS.search(text) and "\\" not in text else text
 

@@ -1,7 +1,7 @@
 """Data sets by name, fetched with the package ``datasets``.
 
-The prompts' wording is ours: the question, then a sentence that asks for the answer in a box (for mathematics the one
-that DeepSeek-R1's authors recommend). Columns are those of the data sets' cards on the Hugging Face Hub.
+The wording of the prompts is ours: the question, then a sentence that asks for the answer in a box (for mathematics the
+one that DeepSeek-R1's authors recommend). Columns are those of the data sets' cards on the Hugging Face Hub.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from minseek.errors import InputError
-from minseek.evaluation.tasks import Task, checked, letters
+from minseek.evaluation.tasks import Task, check_tasks, letters
 
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 LETTER = "Please reason step by step, and put the letter of your final answer within \\boxed{}."
@@ -21,16 +21,16 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class NamedSet:
-    """Where a data set lies and how a row becomes a task.
+    """Location of a data set, and the conversion of a row into a task.
 
     Attributes
     ----------
     hub_id, config, split : str
-        As ``datasets.load_dataset`` takes them; the config may be None.
+        Arguments of ``datasets.load_dataset``; the config may be None.
     task : callable
-        Of a row and its number.
+        Makes a task from a row and its number.
     note : str
-        What a user must know before fetching it.
+        Condition for fetching it, for error messages.
     """
 
     hub_id: str
@@ -41,7 +41,7 @@ class NamedSet:
 
 
 def load_named(name: str) -> list[Task]:
-    """The tasks of a data set of `NAMED_SETS`, fetched or from the cache of ``datasets``.
+    """Load the tasks of a data set of `NAMED_SETS`, from the Hub or the cache of ``datasets``.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def load_named(name: str) -> list[Task]:
         raise InputError(
             f"the data set {name} ({found.hub_id}) has no column {error}: it has changed, so give a file of tasks"
         ) from None
-    return checked(tasks, name)
+    return check_tasks(tasks, name)
 
 
 def _mathematics(id_column: str | None) -> Callable[[Row, int], Task]:
@@ -79,16 +79,18 @@ def _mathematics(id_column: str | None) -> Callable[[Row, int], Task]:
 
 
 def _digits(answer: Any) -> str:
-    """An answer as it is written: the AMC set has its whole numbers as floats."""
+    """An answer as text; the AMC set stores its whole numbers as floats."""
     return str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer)
 
 
 def _gpqa(row: Row, index: int) -> Task:
-    """Choices in an order of their own for every question, the same in every run."""
+    """A task with its choices in an order that depends only on the question's id."""
     name = str(row.get("Record ID") or index)
     choices = [row["Correct Answer"], *(row[f"Incorrect Answer {n}"] for n in (1, 2, 3))]
     order = Random(name).sample(range(len(choices)), len(choices))
-    return _choice(name, row["Question"], [choices[at] for at in order], order.index(0), row.get("High-level domain"))
+    return _choice(
+        name, row["Question"], [choices[index] for index in order], order.index(0), row.get("High-level domain")
+    )
 
 
 def _mmlu_pro(row: Row, index: int) -> Task:
@@ -112,4 +114,4 @@ NAMED_SETS = {
     ),
     "mmlu-pro": NamedSet("TIGER-Lab/MMLU-Pro", None, "test", _mmlu_pro),
 }
-"""Data sets of the Min-Seek paper, by the names that ``minseek bench`` takes."""
+"""Data sets of the Min-Seek paper, by the names that ``minseek eval`` takes."""

@@ -1,4 +1,4 @@
-"""95 % intervals of shares: over tasks that were each tried once, or several times."""
+"""95 % intervals of shares, over tasks that were each tried once or several times."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def wilson(right: float, of: float) -> tuple[float, float]:
 
 
 class Bootstrap:
-    """Draws tasks with replacement, all tries of one together: tries of one task are not independent.
+    """Cluster bootstrap: tasks are drawn with replacement, with all their tries, which are not independent.
 
     Parameters
     ----------
     tasks : int
-        How many there are; every figure below has one entry for each.
+        Number of tasks; every array below has one entry for each.
     seed : int
-        Of the draws, which are the same for all figures, so that they can be compared.
+        Seed of the draws, which are shared by all figures, so that they can be compared.
     """
 
     def __init__(self, tasks: int, seed: int = 0, samples: int = _SAMPLES) -> None:
-        chance = np.random.default_rng(seed)
-        self._counts: Floats = chance.multinomial(tasks, np.full(tasks, 1 / tasks), size=samples).astype(float)
+        rng = np.random.default_rng(seed)
+        self._counts: Floats = rng.multinomial(tasks, np.full(tasks, 1 / tasks), size=samples).astype(float)
 
     def ratio(self, above: Floats, below: Floats) -> tuple[float, float]:
         """The interval (percentiles) of one sum over another, such as right tries over tries. [tasks] each."""

@@ -1,4 +1,4 @@
-"""Tasks with known answers, from a file."""
+"""Tasks with known answers, read from a file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _FIELDS = ("id", "prompt", "answer", "kind", "choices")
 
 @dataclass(frozen=True)
 class Task:
-    """A question and what counts as right.
+    """A question and its correct answer.
 
     Attributes
     ----------
     id : str
     prompt : str
-        What the user asks, choices included.
+        The user's question, choices included.
     answer : str
         The expected answer; of a question with choices the letter of the right one.
     kind : str or None
-        What the task is about, for whoever reads the results.
+        Topic of the task, for readers of the results.
     choices : tuple of str
         Choices in the order of their letters; empty where the answer is open.
     """
@@ -39,29 +39,29 @@ class Task:
 
     @property
     def digest(self) -> str:
-        """Changes with the prompt, the answer and the choices, so that results are not taken for another task's."""
+        """Hash of prompt, answer and choices, which tells tasks with the same id apart."""
         parts = json.dumps([self.prompt, self.answer, self.choices])
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def read_tasks(path: Path) -> list[Task]:
-    """Tasks of a file of JSON lines, ``{"id", "prompt", "answer"}`` with or without ``kind`` and ``choices``.
+    """Read tasks from a file of JSON lines, ``{"id", "prompt", "answer"}`` with or without ``kind`` and ``choices``.
 
     Raises
     ------
     InputError
-        If the file cannot be read, holds no task, or a line of it is no task; the line is named.
+        If the file cannot be read, holds no task, or has a line that is not a task.
     """
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    lines = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    return checked([_task(line, f"line {at} of {path}") for at, line in enumerate(lines, 1) if line.strip()], str(path))
+    lines = enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
+    return check_tasks([_task(line, f"line {number} of {path}") for number, line in lines if line.strip()], str(path))
 
 
-def checked(tasks: Iterable[Task], name: str) -> list[Task]:
-    """The tasks, if there are any and each has its own id."""
+def check_tasks(tasks: Iterable[Task], name: str) -> list[Task]:
+    """The tasks as a list, if there are any and their ids differ."""
     seen: dict[str, Task] = {}
     for task in tasks:
         if task.id in seen:
@@ -103,12 +103,12 @@ def _task(line: bytes, where: str) -> Task:
 
 
 def letters(count: int) -> tuple[str, ...]:
-    """The letters of so many choices, from "A" on."""
+    """The letters of `count` choices, from "A" on."""
     return tuple(chr(ord("A") + index) for index in range(count))
 
 
 def _text(value: Any, name: str, where: str) -> str:
-    """A field that must be a text; numbers are common as ids and answers and stand for their digits."""
+    """A field that must be a text; numbers, common as ids and answers, are written out."""
     if is_instance(value, (int, float)) and name != "prompt":
         return json.dumps(value)
     if not isinstance(value, str) or not value.strip():

@@ -1,6 +1,6 @@
-"""math-verify in a process of its own.
+"""math-verify in a separate process.
 
-Answers are a model's: reading ``9^{9^{9^9}}`` takes for ever, in code that no signal handler interrupts, and
+Answers come from a model: parsing ``9^{9^{9^9}}`` never ends, in code that no signal handler interrupts, and
 math-verify's own time limit works in the main thread only. A process can be killed.
 """
 
@@ -16,22 +16,31 @@ import threading
 from contextlib import suppress
 from importlib.util import find_spec
 
+from minseek.errors import InputError
+
 _SECONDS = 5.0  # for one comparison
 _MEMORY = 4 << 30  # bytes of address space
 
 
-def installed() -> bool:
-    """Whether math-verify is there."""
-    return find_spec("math_verify") is not None
+def require_math_verify() -> None:
+    """Check that math-verify is installed.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    if find_spec("math_verify") is None:
+        raise InputError("answers are checked with math-verify, which is not installed: pip install math-verify")
 
 
 class Verifier:
-    """Compares expressions, one after the other, from any thread; the process starts with the first one.
+    """Compares expressions one at a time, from any thread; the process starts with the first comparison.
 
     Parameters
     ----------
     seconds : float
-        Of the processor, for one comparison.
+        Processor time for one comparison.
     """
 
     def __init__(self, seconds: float = _SECONDS) -> None:
@@ -39,7 +48,7 @@ class Verifier:
         self._process: subprocess.Popen[bytes] | None = None
 
     def equal(self, expected: str, given: str) -> bool:
-        """Whether two expressions are equal; False if one cannot be read, or not in time."""
+        """Compare two expressions; False if one cannot be parsed, or not in time."""
         with self._lock:
             try:
                 process = self._running()
@@ -47,15 +56,17 @@ class Verifier:
                 assert process.stdout is not None
                 process.stdin.write(json.dumps([expected, given]).encode() + b"\n")
                 process.stdin.flush()
-                verdict = process.stdout.readline()
-            except BaseException as error:  # after an interrupt, the answer still to come is not the next question's
+                reply = process.stdout.readline()
+            except (
+                BaseException
+            ) as error:  # after an interrupt, the outstanding reply must not answer the next question
                 self._end()
                 if isinstance(error, OSError):
                     return False
                 raise
-            if not verdict:  # the process has come to its end, or is about to
+            if not reply:  # the process has ended, or is about to
                 self._end()
-            return verdict == b"equal\n"
+            return reply == b"equal\n"
 
     def close(self) -> None:
         """End the process."""
@@ -77,26 +88,26 @@ class Verifier:
     def _end(self) -> None:
         if self._process is not None:
             self._process.kill()
-            with suppress(OSError):  # what was still to be written
+            with suppress(OSError):  # of an unfinished write
                 self._process.communicate()
         self._process = None
 
 
 def main() -> None:
-    """Answer pairs of expressions, a line each, until the other side closes."""
+    """Compare pairs of expressions, one a line, until the input is closed."""
     from math_verify import parse, verify
 
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the parsers print
-    parse("$1$", parsing_timeout=None)  # what it imports at first use is not the first comparison's time
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the parsers print to it
+    parse("$1$", parsing_timeout=None)  # imports at first use must not count as time of the first comparison
     for line in sys.stdin.buffer:
-        # The signal, not handled, ends the process anywhere. It counts the processor's time, not the load's.
+        # The unhandled signal ends the process wherever it is. It counts processor time, whatever the machine's load.
         signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))
         try:
             expected, given = (parse(text, parsing_timeout=None) for text in json.loads(line))
             equal = bool(expected) and bool(given) and verify(expected, given, timeout_seconds=None)
-        except Exception:  # parsers of somebody else's texts fail in many ways; none of them is an equal answer
+        except Exception:  # parsers fail in many ways on a model's text; none of them is an equal answer
             equal = False
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(b"equal\n" if equal else b"different\n")

@@ -1,4 +1,4 @@
-"""Four panels against the number of thoughts: accuracy, generated tokens, peak cache, seconds."""
+"""Plot of four panels against the number of thoughts: accuracy, generated tokens, peak cache, seconds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minseek.errors import InputError
-from minseek.evaluation.grid import order, shown
-from minseek.evaluation.summary import Cell
+from minseek.evaluation.accuracy_cells import EvalCell
+from minseek.evaluation.thought_counts import format_thoughts, thoughts_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which people who see colours differently can tell apart; markers and dashes tell them apart too."""
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, safe for color-blind readers; markers and dashes differ, too."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 _STYLE: Any = {
@@ -29,11 +29,11 @@ _STYLE: Any = {
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
 }
-_WIDE = 20  # a panel whose largest value is so many times its smallest gets a logarithmic axis
+_WIDE = 20  # a panel whose largest value exceeds its smallest by this factor gets a logarithmic axis
 
 
-def draw(cells: Sequence[Cell], paths: Sequence[Path], title: str = "") -> None:
-    """Draw the cells of `minseek.evaluation.summary.summarise` into files, whose endings say how (svg, png, pdf).
+def draw_accuracy(cells: Sequence[EvalCell], paths: Sequence[Path], title: str = "") -> None:
+    """Plot the cells of `minseek.evaluation.accuracy_cells.summarize` into files (svg, png or pdf by their suffix).
 
     Raises
     ------
@@ -48,7 +48,7 @@ def draw(cells: Sequence[Cell], paths: Sequence[Path], title: str = "") -> None:
     with rc_context(_STYLE):
         figure = Figure(figsize=(9, 6.4), layout="constrained", facecolor="white")
         panels: list[Axes] = list(figure.subplots(2, 2).flat)
-        grid = sorted({cell.thoughts for cell in cells}, key=order)
+        grid = sorted({cell.thoughts for cell in cells}, key=thoughts_order)
         _panel(
             panels[0],
             "accuracy, % (bands: 95 %; hollow: most chains were cut short)",
@@ -60,7 +60,7 @@ def draw(cells: Sequence[Cell], paths: Sequence[Path], title: str = "") -> None:
         _panel(panels[2], "mean peak cache, MB", cells, lambda cell: cell.kv_bytes_peak / 1e6)
         _panel(panels[3], "seconds of the batch", cells, lambda cell: cell.seconds)
         for panel in panels:
-            panel.set_xticks(range(len(grid)), ["∞" if at is None else str(shown(at)) for at in grid])
+            panel.set_xticks(range(len(grid)), ["∞" if at is None else str(format_thoughts(at)) for at in grid])
             panel.set_xlim(-0.3, len(grid) - 0.7)
         for panel in panels[2:]:
             panel.set_xlabel("induced thoughts")
@@ -73,29 +73,29 @@ def draw(cells: Sequence[Cell], paths: Sequence[Path], title: str = "") -> None:
 
 
 def _panel(
-    panel: Axes, title: str, cells: Sequence[Cell], value: Callable[[Cell], float], *, bands: bool = False
+    panel: Axes, title: str, cells: Sequence[EvalCell], value: Callable[[EvalCell], float], *, bands: bool = False
 ) -> None:
-    """A line for every strategy; one that has a single point gets a dotted line across."""
-    grid = sorted({cell.thoughts for cell in cells}, key=order)
+    """Draw a line for every strategy; a strategy with a single point gets a dotted line across the panel."""
+    grid = sorted({cell.thoughts for cell in cells}, key=thoughts_order)
     values = [height for cell in cells if not isnan(height := value(cell))]
     if min(values) > 0 and max(values) > _WIDE * min(values):
         panel.set_yscale("log")
-    styles = zip(cycle(_COLOURS), cycle(_MARKERS), cycle(_DASHES))
-    for (colour, marker, dash), name in zip(styles, dict.fromkeys(cell.strategy for cell in cells), strict=False):
+    styles = zip(cycle(_COLORS), cycle(_MARKERS), cycle(_DASHES))
+    for (color, marker, dash), name in zip(styles, dict.fromkeys(cell.strategy for cell in cells), strict=False):
         own = [cell for cell in cells if cell.strategy == name]
         at, heights = [grid.index(cell.thoughts) for cell in own], [value(cell) for cell in own]
         cut = [(x, height) for x, height, cell in zip(at, heights, own, strict=True) if cell.cut_short > 0.5]
-        if cut:  # most chains ended before: what stands there is the answer they gave then
+        if cut:  # most chains ended earlier: these are the answers that they gave there
             x, y = zip(*cut, strict=True)
             hollow: dict[str, Any] = {"markerfacecolor": "white", "linestyle": "", "zorder": 3}
-            panel.plot(x, y, color=colour, marker=marker, markersize=4, **hollow)
+            panel.plot(x, y, color=color, marker=marker, markersize=4, **hollow)
         if len(own) == 1:
-            panel.axhline(heights[0], color=colour, linestyle=":", linewidth=1)
-        panel.plot(at, heights, color=colour, marker=marker, markersize=4, linestyle=dash, linewidth=1.5, label=name)
+            panel.axhline(heights[0], color=color, linestyle=":", linewidth=1)
+        panel.plot(at, heights, color=color, marker=marker, markersize=4, linestyle=dash, linewidth=1.5, label=name)
         if bands:
             low, high = ([100 * cell.interval[side] for cell in own] for side in (0, 1))
             if len(own) == 1:
                 reach = [[heights[0] - low[0]], [high[0] - heights[0]]]
-                panel.errorbar(at, heights, yerr=reach, color=colour, capsize=2, linewidth=1)
-            panel.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
+                panel.errorbar(at, heights, yerr=reach, color=color, capsize=2, linewidth=1)
+            panel.fill_between(at, low, high, color=color, alpha=0.12, linewidth=0)
     panel.set_title(title, fontsize=9, loc="left")

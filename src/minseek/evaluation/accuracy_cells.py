@@ -1,4 +1,4 @@
-"""Accuracy, tokens, bytes and seconds for every strategy and number of thoughts."""
+"""Cells of a sweep: accuracy, tokens, bytes and seconds of a strategy at a number of thoughts."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from minseek.evaluation.grid import Thoughts, order, shown
+from minseek.evaluation.eval_records import EvalRecord, TrialPoint, points_by_cell
 from minseek.evaluation.intervals import Bootstrap, paired_interval, share_interval
-from minseek.evaluation.points import Point, Record, points_of
+from minseek.evaluation.thought_counts import Thoughts, format_thoughts, thoughts_order
 
 Interval = tuple[float, float]
-Points = dict[tuple[str, int], Point]
+Points = dict[tuple[str, int], TrialPoint]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One strategy at one number of thoughts.
+class EvalCell:
+    """Statistics of one strategy at one number of thoughts.
 
     Attributes
     ----------
@@ -26,28 +26,28 @@ class Cell:
     thoughts : int or None
         Induced thoughts wanted; None is unbounded.
     tasks, tries : int
-        Tasks, and answers to them: one for each seed.
+        Number of tasks, and of answers to them, one for each seed.
     accuracy : float
-        Share of right answers.
+        Share of correct answers.
     interval : (float, float)
         Its 95 % interval; see `minseek.evaluation.intervals`.
     difference, difference_interval
         Accuracy less that with no induced thought, over the tasks and seeds that have both, and its 95 % interval by
         `minseek.evaluation.intervals.paired_interval`. None without such answers.
     repaired, spoiled : int or None
-        Answers that are right and were wrong with no induced thought, and the other way round.
+        Answers that are correct and were wrong with no induced thought, and the reverse.
     normalised, normalised_interval
-        Accuracy over that with no induced thought, as the paper reports it (its normaliser is our reading).
+        Accuracy over that with no induced thought, as the paper reports it (the denominator is our reading).
     tokens, kv_tokens_peak, kv_bytes_peak, seconds : float
-        Means over all tries; see `minseek.evaluation.records.Point`.
+        Means over all tries; see `minseek.evaluation.eval_records.TrialPoint`.
     kv_bytes_most : int
         The highest peak.
     cut_short : float
-        Share of tries in which a limit ended thinking before all thoughts were there, or in the last one.
+        Share of tries in which a limit ended thinking before the last thought was finished.
     answers_cut : float
         Share of tries whose answer a limit ended.
     reached : float
-        Mean number of induced thoughts there were.
+        Mean number of induced thoughts.
     """
 
     strategy: str
@@ -60,8 +60,8 @@ class Cell:
     difference_interval: Interval | None
     repaired: int | None
     spoiled: int | None
-    normalised: float | None
-    normalised_interval: Interval | None
+    normalized: float | None
+    normalized_interval: Interval | None
     tokens: float
     kv_tokens_peak: float
     kv_bytes_peak: float
@@ -72,29 +72,31 @@ class Cell:
     reached: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self) | {"thoughts": shown(self.thoughts)}
+        """Plain data for JSON."""
+        return asdict(self) | {"thoughts": format_thoughts(self.thoughts)}
 
 
-def summarise(records: Sequence[Record]) -> list[Cell]:
-    """A cell for every strategy, in the order of the records, and every number of thoughts, ascending.
+def summarize(records: Sequence[EvalRecord]) -> list[EvalCell]:
+    """Compute a cell for every strategy, in the order of the records, and every number of thoughts, ascending.
 
-    Accuracy without induced thoughts is the strategy's own where the grid has it, else that of ``standard``.
+    The baseline without induced thoughts is the strategy's own if the grid has it, else that of ``standard``.
     """
-    found = points_of(records)
+    found = points_by_cell(records)
     strategies = list(dict.fromkeys(record.strategy for record in records))
     bootstraps: dict[int, Bootstrap] = {}
     cells = []
-    for strategy, thoughts in sorted(found, key=lambda cell: (strategies.index(cell[0]), order(cell[1]))):
+    for strategy, thoughts in sorted(found, key=lambda cell: (strategies.index(cell[0]), thoughts_order(cell[1]))):
         base = found.get((strategy, 0), found.get(("standard", 0), {}))
         cells.append(_cell(strategy, thoughts, found[strategy, thoughts], base, bootstraps))
     return cells
 
 
-def _cell(strategy: str, thoughts: Thoughts, points: Points, base: Points, bootstraps: dict[int, Bootstrap]) -> Cell:
+def _cell(
+    strategy: str, thoughts: Thoughts, points: Points, base: Points, bootstraps: dict[int, Bootstrap]
+) -> EvalCell:
     right, tries = _by_task({key: float(point.right) for key, point in points.items()})
     gains = {key: float(point.right) - base[key].right for key, point in points.items() if key in base}
-    difference, difference_interval, normalised, normalised_interval = None, None, None, None
+    difference, difference_interval, normalized, normalized_interval = None, None, None, None
     repaired, spoiled = None, None
     if gains:
         gained, both = _by_task(gains)
@@ -103,10 +105,10 @@ def _cell(strategy: str, thoughts: Thoughts, points: Points, base: Points, boots
         difference, difference_interval = float(gained.sum() / both.sum()), paired_interval(gained, both, draws)
         repaired, spoiled = (sum(gain == way for gain in gains.values()) for way in (1, -1))
         if wanted.sum():
-            normalised = float(1 + gained.sum() / wanted.sum())
-            normalised_interval = draws.ratio(wanted + gained, wanted)
+            normalized = float(1 + gained.sum() / wanted.sum())
+            normalized_interval = draws.ratio(wanted + gained, wanted)
     values = list(points.values())
-    return Cell(
+    return EvalCell(
         strategy=strategy,
         thoughts=thoughts,
         tasks=len(tries),
@@ -117,8 +119,8 @@ def _cell(strategy: str, thoughts: Thoughts, points: Points, base: Points, boots
         difference_interval=difference_interval,
         repaired=repaired,
         spoiled=spoiled,
-        normalised=normalised,
-        normalised_interval=normalised_interval,
+        normalized=normalized,
+        normalized_interval=normalized_interval,
         tokens=float(np.mean([point.tokens for point in values])),
         kv_tokens_peak=float(np.mean([point.kv_tokens_peak for point in values])),
         kv_bytes_peak=float(np.mean([point.kv_bytes_peak for point in values])),
@@ -131,7 +133,7 @@ def _cell(strategy: str, thoughts: Thoughts, points: Points, base: Points, boots
 
 
 def _draws(tasks: int, bootstraps: dict[int, Bootstrap]) -> Bootstrap:
-    """One set of draws for all cells of so many tasks."""
+    """The set of draws shared by all cells with this number of tasks."""
     if tasks not in bootstraps:
         bootstraps[tasks] = Bootstrap(tasks)
     return bootstraps[tasks]
@@ -146,7 +148,7 @@ def _by_task(values: dict[tuple[str, int], float]) -> tuple[Any, Any]:
     return np.array([sum(own) for own in ordered]), np.array([float(len(own)) for own in ordered])
 
 
-def _is_cut(point: Point) -> bool:
+def _is_cut(point: TrialPoint) -> bool:
     if point.ended_by == "stable":
         return False
     return point.ended_by in ("context", "kv-budget", "thinking-budget") or (

@@ -1,0 +1,310 @@
+"""`evaluate`: accuracy, tokens, bytes and seconds of strategies against the number of thoughts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from minseek.decode import Sampling
+from minseek.engine import BatchPlan, Engine
+from minseek.engine.engine import Progress
+from minseek.engine.interrupts import finish_pass_first
+from minseek.errors import InputError, check_type
+from minseek.evaluation.accuracy_cells import EvalCell, summarize
+from minseek.evaluation.eval_file import EvalFileWriter, EvalResults, read_eval_results
+from minseek.evaluation.eval_records import EvalRecord
+from minseek.evaluation.eval_settings import EvalSettings, plan_trial_slots
+from minseek.evaluation.sweep import sweep
+from minseek.evaluation.tasks import Task, check_tasks
+from minseek.evaluation.thought_counts import Thoughts, thoughts_order
+from minseek.evaluation.trial_job import TrialJob
+from minseek.evaluation.trials import Trial, expand_trials
+from minseek.evaluation.variants import parse_strategies
+from minseek.evaluation.verifier import require_math_verify
+from minseek.models import Model, check_model
+from minseek.reasoning.limits import Limits
+from minseek.reasoning.options import RunOptions
+from minseek.reasoning.strategies import Strategy
+
+DEFAULT_STRATEGIES = ("standard", "budget-forcing", "min-seek")
+DEFAULT_THOUGHTS = (0, 2, 4, 6, 10, 20, 50, 100)
+DEFAULT_SEQUENCES = 32
+
+
+@dataclass(frozen=True)
+class EvalRun:
+    """Trials, generated tokens and seconds of one call, and the slots that it had."""
+
+    trials: int
+    generated: int
+    seconds: float
+    slots: int
+
+
+@dataclass(frozen=True)
+class EvalSummary:
+    """Result of an evaluation.
+
+    Attributes
+    ----------
+    cells : list of EvalCell
+        Accuracy with its interval, tokens, bytes and seconds for every strategy and number of thoughts.
+    records : list of EvalRecord
+        Results of all trials.
+    settings : dict
+        Settings that the results depend on.
+    run : EvalRun or None
+        Cost of this call; None if all trials had their results already.
+    """
+
+    cells: list[EvalCell]
+    records: list[EvalRecord]
+    settings: dict[str, Any]
+    run: EvalRun | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, without the records."""
+        run = None if self.run is None else vars(self.run)
+        return {**self.settings, "run": run, "cells": [cell.as_dict() for cell in self.cells]}
+
+
+class Evaluation:
+    """A planned evaluation: everything is checked, and nothing has run.
+
+    Attributes
+    ----------
+    tasks : list of Task
+    trials, remaining : list of Trial
+        All trials, and those without a result.
+    plan : BatchPlan
+        Memory of the trials in flight.
+    settings : dict
+        Settings that the results depend on.
+    progress : Progress or None
+        Figures of the engine, once the evaluation runs.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tasks: list[Task],
+        trials: list[Trial],
+        eval_settings: EvalSettings,
+        plan: BatchPlan,
+        results: Path | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.tasks, self.trials, self.plan = tasks, trials, plan
+        self.settings = eval_settings.as_dict(model)
+        self.progress: Progress | None = None
+        self._model, self._eval_settings, self._file, self._overwrite = model, eval_settings, results, overwrite
+        self._earlier = EvalResults() if results is None or overwrite else read_eval_results(results, self.settings)
+        self.remaining = [trial for trial in trials if not self._earlier.has(trial)]
+
+    def __str__(self) -> str:
+        names, seeds = len({trial.variant.name for trial in self.trials}), len({trial.seed for trial in self.trials})
+        return f"{len(self.trials)} trials: {len(self.tasks)} tasks, {names} strategies, {seeds} seeds"
+
+    def run(self, on_progress: Callable[[EvalRecord], None] | None = None) -> EvalSummary:
+        """Run the remaining trials.
+
+        The first Ctrl-C takes effect after the current pass of the engine, a second one at once; finished trials are
+        in the result file.
+
+        Parameters
+        ----------
+        on_progress : callable, optional
+            Called with the record of every trial that has finished.
+
+        Raises
+        ------
+        InputError
+            If math-verify is not installed.
+        KeyboardInterrupt
+            After Ctrl-C.
+        """
+        run = None
+        if self.remaining:
+            require_math_verify()
+            began = time.perf_counter()
+            engine = Engine(self._model, self.plan)
+            self.progress = engine.progress
+            records = list[EvalRecord]()
+            with self._writer() as writer, finish_pass_first(engine):
+                for record in sweep(self._model, engine, self.remaining, self._eval_settings):
+                    writer.write(record)
+                    self._earlier.records[record.key] = record
+                    records.append(record)
+                    if on_progress is not None:
+                        on_progress(record)
+            generated = sum(record.generated for record in records)
+            run = EvalRun(len(records), generated, time.perf_counter() - began, self.plan.slots)
+            self.remaining = []
+        found = [self._earlier.records[trial.key] for trial in self.trials]
+        return EvalSummary(summarize(found), found, self.settings, run)
+
+    def _writer(self) -> EvalFileWriter:
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+        return EvalFileWriter(self._file, self._earlier, self.settings, overwrite=self._overwrite)
+
+
+def plan_evaluation(
+    model: Model,
+    tasks: Iterable[Task],
+    *,
+    strategies: Iterable[str | Strategy] = DEFAULT_STRATEGIES,
+    thoughts: Iterable[Thoughts] = DEFAULT_THOUGHTS,
+    seeds: Sequence[int] = (0,),
+    sampling: Sampling | None = None,
+    limits: Limits | None = None,
+    system: str | None = None,
+    cache_tokens: int | None = None,
+    kv_budget: int | str | None = None,
+    sequences: int = DEFAULT_SEQUENCES,
+    results: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> Evaluation:
+    """Check and plan an evaluation without running it.
+
+    Parameters
+    ----------
+    model, tasks, strategies, thoughts, seeds, sampling, limits, system, cache_tokens, kv_budget, sequences, results, \
+overwrite
+        See `evaluate`.
+
+    Raises
+    ------
+    InputError, TypeError
+        See `evaluate`.
+    """
+    check_model(model)
+    check_type("sequences must be an integer", sequences, int)
+    if sequences < 1:
+        raise InputError(f"sequences must be 1 or more, not {sequences}")
+    tasks = check_tasks(tasks, "the evaluation")
+    options = RunOptions.of(sampling=sampling, limits=limits, system=system)
+    settings = EvalSettings(
+        grid=_sorted_thoughts(thoughts),
+        sampling=options.sampling,
+        limits=options.limits,
+        system=system,
+        cache_tokens=cache_tokens,
+    )
+    trials = list(expand_trials(parse_strategies(strategies), settings.grid, _check_seeds(seeds), tasks))
+    plan = plan_trial_slots(model, settings, kv_budget=kv_budget, sequences=min(sequences, len(trials)))
+    _check_longest_prompt(model, plan, settings, trials)
+    return Evaluation(model, tasks, trials, settings, plan, None if results is None else Path(results), overwrite)
+
+
+def evaluate(
+    model: Model,
+    tasks: Iterable[Task],
+    *,
+    strategies: Iterable[str | Strategy] = DEFAULT_STRATEGIES,
+    thoughts: Iterable[Thoughts] = DEFAULT_THOUGHTS,
+    seeds: Sequence[int] = (0,),
+    sampling: Sampling | None = None,
+    limits: Limits | None = None,
+    system: str | None = None,
+    cache_tokens: int | None = None,
+    kv_budget: int | str | None = None,
+    sequences: int = DEFAULT_SEQUENCES,
+    results: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+    on_progress: Callable[[EvalRecord], None] | None = None,
+) -> EvalSummary:
+    """Measure accuracy, tokens, bytes and seconds of strategies against the number of thoughts.
+
+    Parameters
+    ----------
+    model : Model
+        From `minseek.load`.
+    tasks : iterable of Task
+        Questions with known answers; `read_tasks` reads them from a file.
+    strategies : iterable of str or Strategy
+        Names with options, as ``"min-seek:rule=random,keep=2"``, or strategies, whose number of thoughts is replaced.
+    thoughts : iterable of int or None
+        Numbers of induced thoughts; None is as many as the limits allow.
+    seeds : sequence of int
+        Every task is tried once with each.
+    sampling : Sampling, optional
+        Sampling parameters; the seed comes from `seeds` and the task.
+    limits : Limits, optional
+        Limits of each trial.
+    system : str, optional
+        A system message.
+    cache_tokens : int, optional
+        Tokens of cache of each trial; the model's context if it is not given.
+    kv_budget : int or str, optional
+        Bytes that the caches of all trials in flight may take; up to four fifths of the memory if it is not given.
+    sequences : int
+        Trials in flight, if the budget holds so many.
+    results : path, optional
+        A file of JSON lines to which every finished trial is appended. Trials that it holds are not run again.
+    overwrite : bool
+        Discard the results that the file holds.
+    on_progress : callable, optional
+        Called with the record of every trial that has finished.
+
+    Returns
+    -------
+    EvalSummary
+        A cell for every strategy and number of thoughts, and the records behind them.
+
+    Raises
+    ------
+    InputError
+        If a task does not fit, a value is wrong, or the file holds results of other settings, weights or tasks.
+    TypeError
+        If an argument has a wrong type.
+    """
+    evaluation = plan_evaluation(
+        model,
+        tasks,
+        strategies=strategies,
+        thoughts=thoughts,
+        seeds=seeds,
+        sampling=sampling,
+        limits=limits,
+        system=system,
+        cache_tokens=cache_tokens,
+        kv_budget=kv_budget,
+        sequences=sequences,
+        results=results,
+        overwrite=overwrite,
+    )
+    return evaluation.run(on_progress)
+
+
+def _sorted_thoughts(thoughts: Iterable[Thoughts]) -> tuple[Thoughts, ...]:
+    """Distinct numbers of thoughts, ascending, unbounded last."""
+    found = set(thoughts)
+    for number in found:
+        if number is not None:
+            check_type("thoughts must hold integers or None", number, int)
+            if number < 0:
+                raise InputError(f"thoughts must hold numbers of 0 or more, not {number}")
+    if not found:
+        raise InputError("there is no number of thoughts to evaluate: give one or more, such as 0, 2, 4")
+    return tuple(sorted(found, key=thoughts_order))
+
+
+def _check_seeds(seeds: Sequence[int]) -> Sequence[int]:
+    for seed in seeds:
+        check_type("seeds must be integers", seed, int)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds must be one or more different integers, not {list(seeds)}")
+    return seeds
+
+
+def _check_longest_prompt(model: Model, plan: BatchPlan, settings: EvalSettings, trials: Sequence[Trial]) -> None:
+    """Refuse tasks that do not fit before any has run: try the longest prompt with every strategy."""
+    longest = max((trial.task for trial in trials), key=lambda task: len(task.prompt))
+    for trial in trials:
+        if trial.task is longest:
+            TrialJob(model, trial, settings, plan)
