@@ -21,7 +21,7 @@ PICTURE = ROOT / "docs" / "pictures" / "flat-beside-growing.svg"
 LARGEST = 100
 LINES = (  # section of the results, strategy, label, color, marker
     ("long", "min-seek", "Min-Seek", "#0072B2", "o"),
-    ("rules", "min-seek:rule=likeliest", "Min-Seek, rule likeliest (ours)", "#009E73", "^"),
+    ("rules", "min-seek:rule=most-likely", "Min-Seek, rule most-likely (ours)", "#009E73", "^"),
     ("beyond", "budget-forcing", "budget forcing, past its context", "#D55E00", "s"),
     ("long", "budget-forcing", "budget forcing, until its context is full", "#CC79A7", "D"),
 )
