@@ -113,7 +113,7 @@ def descend(problem: Any, power: int, rounding: Any, steps: int, runs: int) -> l
     options: dict[str, Any] = {"lr": 1.0, "weights": grid, "rounding": rounding}
     options["generator"] = torch.Generator().manual_seed(12)
     box = isinstance(problem, Separable)
-    optimiser = PISGD([w], radius=problem.radius, shape="box", **options) if box else SGD([w], **options)
+    optimizer = PISGD([w], radius=problem.radius, shape="box", **options) if box else SGD([w], **options)
 
     def closure() -> float:
         points = w.detach() if box else w.detach() + in_ball(w.shape, problem.radius, chance)
@@ -126,7 +126,7 @@ def descend(problem: Any, power: int, rounding: Any, steps: int, runs: int) -> l
         if look:
             before = w.detach().clone()
             norms.append(problem.smoothed(before).square().sum(dim=-1).view(len(ETAS), runs))
-        optimiser.step(closure)
+        optimizer.step(closure)
         if look:
             assert w.grad is not None
             errors.append((w.detach() - before + w.grad).square().sum(dim=1).view(len(ETAS), runs))
@@ -148,7 +148,7 @@ def by_groups(power: int, eta: float, steps: int, runs: int) -> list[float]:
     """The floor of the coupled function with `PISGD` itself, each run a parameter group with a ball of its own."""
     problem, grid, chance = Coupled(BASE[1]), Fixed(20, power), torch.Generator().manual_seed(13)
     tensors = [torch.nn.Parameter(round_to(problem.centre, grid)) for _ in range(runs)]
-    optimiser = PISGD([{"params": [p]} for p in tensors], lr=eta, radius=problem.radius, weights=grid,
+    optimizer = PISGD([{"params": [p]} for p in tensors], lr=eta, radius=problem.radius, weights=grid,
                       generator=torch.Generator().manual_seed(14))  # fmt: skip
 
     def closure() -> float:
@@ -161,7 +161,7 @@ def by_groups(power: int, eta: float, steps: int, runs: int) -> list[float]:
     for k in range(steps):
         if k >= steps // 2 and k % EVERY == EVERY // 2:
             norms.append(problem.smoothed(torch.stack([p.detach() for p in tensors])).square().sum(dim=-1))
-        optimiser.step(closure)
+        optimizer.step(closure)
     return list(interval(torch.stack(norms).mean(dim=0)))
 
 

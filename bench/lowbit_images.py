@@ -1,4 +1,4 @@
-"""Image recognition in finite precision: formats x rounding x optimiser, five seeds each.
+"""Image recognition in finite precision: formats x rounding x optimizer, five seeds each.
 
     OMP_NUM_THREADS=1 python bench/lowbit_images.py [--quick] [--report]
 
@@ -6,13 +6,13 @@ Two sets of real images of handwritten digits: scikit-learn's (1,797 of 8x8 pixe
 ships (28x28); a stratified fifth of each, the same for all, is the test set. A ReLU network with one hidden layer of
 64 is trained for a fixed number of epochs, without schedule, regularisation (but AdamW's own) or loss scaling.
 
-Section "weights": the optimiser rounds the weights to a format after each step; activations, gradients, momenta
+Section "weights": the optimizer rounds the weights to a format after each step; activations, gradients, momenta
 and the perturbed points of PISGD are float32. Section "everything" (digits; SGD and AdamW, at their rates): `simulate`
 rounds images, activations and gradients, too, as it does the weights; the test has activations rounded to nearest.
 
-The learning rate of an optimiser is chosen once for each data set, in float32, by the loss on a fifth of the training
+The learning rate of an optimizer is chosen once for each data set, in float32, by the loss on a fifth of the training
 set, with seeds that are used for nothing else. All formats take it, and a tenth of it. A seed fixes the first weights
-(then rounded to nearest) and the batches, the same for all formats and optimisers, so that differences from float32
+(then rounded to nearest) and the batches, the same for all formats and optimizers, so that differences from float32
 are paired. Intervals are 95 % (t distribution over seeds).
 """
 
@@ -79,7 +79,7 @@ def data_sets() -> dict[str, Split]:
     }
 
 
-def optimiser(name: str, model: nn.Module, rate: float, weights: RoundingSpec, generator: torch.Generator) -> Any:
+def optimizer(name: str, model: nn.Module, rate: float, weights: RoundingSpec, generator: torch.Generator) -> Any:
     options: dict[str, Any] = {"lr": rate, "weights": weights, "generator": generator}
     if name == "AdamW":
         return AdamW(model.parameters(), **options)
@@ -108,7 +108,7 @@ def train(
     for p in model.parameters():
         round_to(p, fmt, out=p)
     batches, chances = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1000)
-    steps = optimiser(name, model, rate, RoundingSpec(fmt, rounding), chances)
+    steps = optimizer(name, model, rate, RoundingSpec(fmt, rounding), chances)
     rows = torch.empty(0)
 
     def closure() -> Tensor:
@@ -179,7 +179,7 @@ def run(epochs: dict[str, int], seeds: Iterable[int], choice_seeds: Iterable[int
                 if fmt == fp32 and mode == "stochastic":
                     continue  # nothing is rounded
                 found = repeat(data, epochs[place], seeds, name, share * choice["rate"], fmt, mode, back)
-                cell = {"section": section, "data": place, "optimiser": name, "share": share, "format": f}
+                cell = {"section": section, "data": place, "optimizer": name, "share": share, "format": f}
                 cells.append({**cell, "rounding": mode, **found})
                 print(*list(cell.values()), mode, found["accuracy"], file=sys.stderr, flush=True)
     return {"radius": RADIUS, "epochs": epochs, "seeds": list(seeds), "rates": rates, "cells": cells}
@@ -209,7 +209,7 @@ def less(one: dict[str, Any] | None, other: dict[str, Any] | None) -> list[float
 
 
 def report(figures: dict[str, Any]) -> str:
-    head = ("optimiser", "rate", "format", "accuracy %: nearest", "stochastic", "stochastic - nearest")
+    head = ("optimizer", "rate", "format", "accuracy %: nearest", "stochastic", "stochastic - nearest")
     head += ("stochastic - float32", "training loss: nearest", "stochastic", "moved %: nearest", "stochastic")
     text = []
     for section, place in (("weights", "digits"), ("weights", "mnist"), ("everything", "digits")):
@@ -217,14 +217,14 @@ def report(figures: dict[str, Any]) -> str:
         for cell in figures["cells"]:
             if (cell["section"], cell["data"], cell["rounding"]) != (section, place, "nearest-even"):
                 continue
-            same = {key: cell[key] for key in ("data", "optimiser", "share")}
+            same = {key: cell[key] for key in ("data", "optimizer", "share")}
             chance = pick(figures, **same, section=section, format=cell["format"], rounding="stochastic")
             base = pick(figures, **same, section="weights", format="fp32")
-            rate = cell["share"] * figures["rates"][place][cell["optimiser"]]["rate"]
+            rate = cell["share"] * figures["rates"][place][cell["optimizer"]]["rate"]
             both = (cell, chance or {})
             rows.append(
                 [
-                    *(cell["optimiser"], f"{rate:.3g}", cell["format"]),
+                    *(cell["optimizer"], f"{rate:.3g}", cell["format"]),
                     *(words(c.get("accuracy"), 1) for c in both),
                     *(words(less(chance, c), 1, "+") for c in (cell, base)),
                     *(words(c.get("loss"), 3) for c in both),
@@ -238,7 +238,7 @@ def report(figures: dict[str, Any]) -> str:
         for place, names in figures["rates"].items()
         for name, c in names.items()
     ]
-    text.append(table("Learning rates", ("data", "optimiser", "rate", "validation loss of each tried"), chosen))
+    text.append(table("Learning rates", ("data", "optimizer", "rate", "validation loss of each tried"), chosen))
     largest = max(v for c in figures["cells"] if c["format"] == "fp32" for v in c["largest"])
     return "\n".join(
         [*text, f"\nPISGD: box of half-width {figures['radius']}. Largest weight in float32: {largest:.2f}."]
@@ -259,7 +259,7 @@ def plot(figures: dict[str, Any]) -> None:
     for row, place in zip(axes, EPOCHS, strict=True):
         for axis, name in zip(row, RATES, strict=True):
             for share, style, face in ((1.0, "-", None), (0.1, ":", "white")):
-                same = {"section": "weights", "data": place, "optimiser": name, "share": share}
+                same = {"section": "weights", "data": place, "optimizer": name, "share": share}
                 base = pick(figures, **same, format="fp32")
                 assert base is not None
                 label = "rate" if share == 1 else "rate / 10"

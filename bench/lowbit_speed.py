@@ -91,7 +91,7 @@ def against_qtorch(count: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def steps(rounds: int) -> list[dict[str, Any]]:
-    """An optimiser step on SmolLM2-135M's parameters; bytes a parameter that must move."""
+    """An optimizer step on SmolLM2-135M's parameters; bytes a parameter that must move."""
 
     def params(dtype: torch.dtype) -> list[torch.nn.Parameter]:
         made = [torch.nn.Parameter(torch.randn(shape).mul_(0.02).to(dtype)) for shape in SMOLLM2]
@@ -164,7 +164,7 @@ def main() -> None:
         "bytes a parameter",
         "share of bandwidth",
     )
-    print(table("Optimisers", head, cells))
+    print(table("Optimizers", head, cells))
     if not quick:
         write("lowbit_speed", {"rounding": rows, "qtorch": duel, "qtorch_version": versions, "steps": moves})
 

@@ -45,8 +45,8 @@ def descent(rounding: Any, radius: float | None, copies: int, lr: float) -> tupl
         w.grad = w.detach().sign()
         return 0.0
 
-    optimiser = SGD([w], **options) if radius is None else PISGD([w], radius=radius, shape="box", **options)
-    return w, lambda: optimiser.step(closure)
+    optimizer = SGD([w], **options) if radius is None else PISGD([w], radius=radius, shape="box", **options)
+    return w, lambda: optimizer.step(closure)
 
 
 def kept_perturbation(copies: int, lr: float) -> tuple[Tensor, Callable[[], None]]:
@@ -188,11 +188,11 @@ def train(
     with torch.no_grad():
         for p in net:
             p.copy_(p if fmt is None else round_to(p, fmt))
-    optimiser = SGD(net, **options) if radius is None else PISGD(net, radius=radius, shape="box", **options)
+    optimizer = SGD(net, **options) if radius is None else PISGD(net, radius=radius, shape="box", **options)
     curve, moved, norm = [], [], torch.zeros(many)
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = losses(net, x[rows], y[rows]).sum()
         loss.backward()
         if look:
@@ -209,7 +209,7 @@ def train(
             break
         rows, look = torch.randint(len(x), (seeds, 32), generator=chance).repeat(len(lrs), 1), k % 10 == 0
         before = [p.detach().clone() for p in net] if look else []
-        optimiser.step(closure)
+        optimizer.step(closure)
         if look:
             counts = sum((a != b.detach()).flatten(1).sum(dim=1) for a, b in zip(before, net, strict=True))
             moved.append((counts / sum(p[0].numel() for p in net)).view(len(lrs), seeds).tolist())

@@ -1,4 +1,4 @@
-"""Tuning SmolLM2-135M on the reference manual of Python: held-out loss against tokens, and memory, for each optimiser.
+"""Tuning SmolLM2-135M on the reference manual of Python: held-out loss against tokens, and memory, for each optimizer.
 
     .venv/bin/python bench/lowbit_tune.py [--quick] [--only NAME ...]
 
@@ -24,7 +24,10 @@ from common import RESULTS, kept, table, write
 
 PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "lowbit_tune.svg"
 RATE = "0.02"  # of SGD; in first trials 0.1 raised the loss and 0.3 made it diverge
-SHARED = ("--length", "512", "--batch", "2", "--accumulate", "1", "--eval-share", "0.04", "--memory-budget", "5GB")
+SHARED = (
+    *("--max-length", "512", "--batch-size", "2", "--gradient-accumulation-steps", "1"),
+    *("--eval-share", "0.04", "--memory-budget", "5GB"),
+)
 RUNS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "SGD, float32": (("--format", "float32", "--lr", RATE), (0, 1)),
     "SGD, bf16 stochastic": (("--lr", RATE), (0, 1)),
@@ -83,10 +86,10 @@ def picture(runs: list[dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4))
-    colours = dict(zip(RUNS, plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False))
+    colors = dict(zip(RUNS, plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False))
     for one in runs:
         tokens, losses = zip(*one["held_out"], strict=True)
-        axes.plot(tokens, losses, ".-", color=colours[one["run"]], label=one["run"] if one["seed"] == 0 else None)
+        axes.plot(tokens, losses, ".-", color=colors[one["run"]], label=one["run"] if one["seed"] == 0 else None)
     axes.set(xlabel="tokens learnt from", ylabel="held-out loss, nats a token")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)

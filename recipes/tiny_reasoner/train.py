@@ -46,32 +46,32 @@ def train(folder: Path, *, steps: int, seed: int, compiled: bool) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = Network(Size(len(tokenizer))).to(device)
     inner, rest = network.groups_of_parameters()
-    optimisers = [
+    optimizers = [
         torch.optim.Muon(inner, lr=_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=_EMBEDDING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
-    rates, step, seconds = [o.param_groups[0]["lr"] for o in optimisers], 0, 0.0
+    rates, step, seconds = [o.param_groups[0]["lr"] for o in optimizers], 0, 0.0
     state = folder / "state.pt"
     if state.exists():
         kept = torch.load(state, map_location=device)
         network.load_state_dict(kept["network"])
-        for optimiser, values in zip(optimisers, kept["optimisers"], strict=True):
-            optimiser.load_state_dict(values)
+        for optimizer, values in zip(optimizers, kept.get("optimizers") or kept["optimisers"], strict=True):
+            optimizer.load_state_dict(values)
         step, seconds = kept["step"], kept["seconds"]
     loss_of = torch.compile(network, dynamic=False) if compiled else network
     began, shown, total = time.perf_counter() - seconds, time.perf_counter(), 0.0
     for batch in batches(tokenizer, seed, TOKENS, start=step):
         if step == steps:
             break
-        for optimiser, rate in zip(optimisers, rates, strict=True):
-            for group in optimiser.param_groups:
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
                 group["lr"] = rate * factor(step, steps)
         loss = loss_of(*_on(batch, device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         step, total = step + 1, total + loss.item()
         if step % _SHOW_EVERY == 0:
             now = time.perf_counter()
@@ -80,7 +80,7 @@ def train(folder: Path, *, steps: int, seed: int, compiled: bool) -> None:
             shown, total = now, 0.0
         if step % _SAVE_EVERY == 0 or step == steps:
             seconds = time.perf_counter() - began
-            kept = {"network": network.state_dict(), "optimisers": [o.state_dict() for o in optimisers]}
+            kept = {"network": network.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
             torch.save({**kept, "step": step, "seconds": seconds}, state.with_suffix(".new"))
             os.replace(state.with_suffix(".new"), state)
             network.save(folder / "model")

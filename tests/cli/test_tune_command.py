@@ -25,7 +25,7 @@ from tests.helpers.tiny_models import save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Command = Callable[..., SimpleNamespace]
-SHORT = ("--length", "32", "--accumulate", "1", "--steps", "3")
+SHORT = ("--max-length", "32", "--gradient-accumulation-steps", "1", "--steps", "3")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,14 @@ def test_a_run_from_beginning_to_end(command: Command) -> None:
     assert minseek.load(str(out), device="cpu").architecture == "llama"
 
 
+def test_flags_of_earlier_versions_mean_the_same(command: Command) -> None:
+    new = ("--max-length", "24", "--batch-size", "3", "--gradient-accumulation-steps", "2", "--max-grad-norm", "0.5")
+    old = ("--length", "24", "--batch", "3", "--accumulate", "2", "--clip", "0.5")
+    plans = [json.loads(command("--plan", "--json", *flags).out) for flags in (new, old)]
+    assert plans[0] == plans[1]
+    assert (plans[0]["length"], plans[0]["batch_size"]) == (24, 3)
+
+
 def test_the_plan_alone(command: Command) -> None:
     printed = command("--plan", *SHORT, "--optimizer", "adamw")
     assert (printed.code, printed.err) == (0, "")
@@ -101,29 +109,29 @@ def test_the_plan_alone(command: Command) -> None:
         ("--rounding up", "unknown --rounding 'up'"),
         ("--schedule step", "unknown --schedule 'step'"),
         ("--format float32 --rounding stochastic", "--rounding 'stochastic' has no effect"),
-        ("--radius 0.1", "--radius has no effect with the optimiser sgd"),
-        ("--samples 2 --optimizer adamw", "--samples has no effect with the optimiser adamw"),
+        ("--radius 0.1", "--radius has no effect with the optimizer sgd"),
+        ("--samples 2 --optimizer adamw", "--samples has no effect with the optimizer adamw"),
         ("--momentum 0.9 --optimizer adamw", "--momentum has no effect"),
         ("--optimizer pisgd --radius 0", "--radius must be above 0, not 0"),
         ("--optimizer pisgd --samples 0", "--samples must be 1 or more"),
         ("--lr 0", "--lr must be above 0"),
         ("--lr nan", "--lr must be a number, not nan"),
-        ("--clip -1", "--clip must be above 0"),
+        ("--max-grad-norm -1", "--max-grad-norm must be above 0"),
         ("--momentum 1", "--momentum must be at least 0 and below 1"),
         ("--weight-decay -1", "--weight-decay must be 0 or more"),
-        ("--length 1", "--length must be 2 or more"),
-        ("--length 513", "longer than the model's context of 512"),
-        ("--batch 0", "--batch must be"),
-        ("--accumulate 0", "--accumulate must be"),
+        ("--max-length 1", "--max-length must be 2 or more"),
+        ("--max-length 513", "longer than the model's context of 512"),
+        ("--batch 0", "--batch-size must be"),
+        ("--accumulate 0", "--gradient-accumulation-steps must be"),
         ("--steps 0", "--steps must be"),
         ("--epochs 0", "--epochs must be above 0"),
-        ("--steps 1 --epochs 1", "both say how long"),
+        ("--steps 1 --epochs 1", "both set the length"),
         ("--warmup -1", "--warmup must be 0 or more"),
         ("--steps 2 --warmup 2", "2 of the run's 2 steps"),
         ("--seed -1", "--seed must be 0 or more"),
         ("--eval-share 1", "--eval-share must be at least 0 and below 1"),
         ("--eval-share 0 --eval-every 2", "--eval-every 2 has no effect"),
-        ("--eval-share 0.1 --eval-data data.txt", "--eval-share has no effect beside --eval-data"),
+        ("--eval-share 0.1 --eval-data data.txt", "--eval-share has no effect with --eval-data"),
         ("--eval-data none.txt", "none.txt cannot be read"),
         ("--eval-every 0", "--eval-every must be"),
         ("--checkpoint-every 0", "--checkpoint-every must be"),
@@ -137,7 +145,7 @@ def test_the_plan_alone(command: Command) -> None:
     ],
 )
 def test_a_run_that_cannot_be_is_refused_before_anything_is_written(command: Command, args: str, said: str) -> None:
-    ran = command("--length", "32", *args.split())
+    ran = command("--max-length", "32", *args.split())
     assert (ran.code, ran.out) == (2, "")
     assert said in ran.err, ran.err
     assert ran.err.splitlines()[-1].startswith("minseek: ")
@@ -154,7 +162,7 @@ def test_files_and_folders_that_cannot_be_used_are_refused(
     for how in ((), ("--overwrite",)):
         ran = command(*SHORT, *how)
         assert ran.code == 2
-        assert "holds something else than a run of minseek tune" in ran.err
+        assert "does not hold a run of minseek tune" in ran.err
     assert [item.name for item in out.iterdir()] == ["notes.txt"]
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"text": 1}\n')
     assert "line 2 of" in command(*SHORT, data=tmp_path / "bad.jsonl").err
@@ -176,7 +184,7 @@ def test_a_folder_belongs_to_one_run(command: Command, monkeypatch: pytest.Monke
     stopped = command(*SHORT)
     out = command.out  # type: ignore[attr-defined]
     assert stopped.code == 130
-    assert f"interrupted after step 2 of 3, which {out} keeps: the same command goes on from there" in stopped.err
+    assert f"interrupted after step 2 of 3, which {out} keeps: the same command resumes from there" in stopped.err
     assert (out / "checkpoint").is_dir()
     other = command(*SHORT, "--lr", "0.5", "--momentum", "0.1")
     assert other.code == 2
@@ -217,7 +225,19 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYT
 
 
 def arguments(small: Path, data: Path, out: Path, steps: int) -> list[str]:
-    given = [str(data), "-m", str(small), "-o", str(out), "--device", "cpu", "--length", "32", "--accumulate", "2"]
+    given = [
+        str(data),
+        "-m",
+        str(small),
+        "-o",
+        str(out),
+        "--device",
+        "cpu",
+        "--max-length",
+        "32",
+        "--gradient-accumulation-steps",
+        "2",
+    ]
     return ["-m", "minseek", "tune", *given, "--optimizer", "pisgd", "--momentum", "0.5", "--steps", str(steps)]
 
 
@@ -248,7 +268,7 @@ def test_ctrl_c_and_a_kill_leave_a_run_that_ends_as_if_nothing_had_been(small: P
     told = first.communicate(timeout=60)[1]
     assert first.returncode == 130
     assert "Traceback" not in told
-    stopped = re.search(r"interrupted after step (\d+) of 80, which .* the same command goes on from there\n$", told)
+    stopped = re.search(r"interrupted after step (\d+) of 80, which .* the same command resumes from there\n$", told)
     assert stopped, told
     at = int(stopped[1])
     assert 10 <= at == steps()
@@ -283,6 +303,6 @@ def test_ctrl_c_in_a_terminal(small: Path, tmp_path: Path) -> None:
     shown = seen.getvalue()
     assert child.exitstatus == 130
     assert "stopping after this step, with a checkpoint" in shown
-    assert "the same command goes on from there" in shown.replace("\r\n", "")
+    assert "the same command resumes from there" in shown.replace("\r\n", "")
     assert "Traceback" not in shown
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")  # the cursor is back

@@ -1,4 +1,4 @@
-"""Optimisers against torch.optim where nothing is rounded, against their own formulas where something is."""
+"""Optimizers against torch.optim where nothing is rounded, against their own formulas where something is."""
 
 from __future__ import annotations
 
@@ -444,7 +444,7 @@ def test_schedulers_and_groups_work_as_with_torch() -> None:
         (lambda p: PISGD([p]).step(), "give step\\(\\) a closure"),
         (lambda p: PISGD([p]).iterate("average").__enter__(), "what was to be kept is nothing"),
         (lambda p: PISGD([p], keep=("average",)).iterate("average").__enter__(), "no step was done yet"),
-        (lambda p: SGD([p]).load_state_dict(torch.optim.SGD([p]).state_dict()), "was not saved by an optimiser of"),
+        (lambda p: SGD([p]).load_state_dict(torch.optim.SGD([p]).state_dict()), "was not saved by an optimizer of"),
         (
             lambda p: SGD([p]).load_state_dict(SGD([p], generator=torch.Generator()).state_dict()),
             "saved with a generator",

@@ -390,15 +390,15 @@ def assert_same_module(module: nn.Module, before: nn.Module) -> None:
         assert not parameter._post_accumulate_grad_hooks
 
 
-def test_an_optimiser_goes_on_in_the_block(block: Block) -> None:
+def test_an_optimizer_goes_on_in_the_block(block: Block) -> None:
     x, by_hand = normal(3, 4), copy.deepcopy(block)
     masters = [parameter.detach().clone() for parameter in by_hand.parameters()]
-    optimiser = torch.optim.SGD(block.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
     with simulate(block, weights=e4m3fn):
         for _ in range(3):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss_of(block, x).backward()
-            optimiser.step()
+            optimizer.step()
     for _ in range(3):
         for parameter, master in zip(by_hand.parameters(), masters, strict=True):
             parameter.data, parameter.grad = round_to(master, e4m3fn), None

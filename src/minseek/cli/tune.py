@@ -1,4 +1,4 @@
-"""``minseek tune``: train a model in place inside a memory budget, or go on where a run was stopped."""
+"""``minseek tune``: train a model in place inside a memory budget, or resume a stopped run."""
 
 from __future__ import annotations
 
@@ -19,16 +19,22 @@ from minseek.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from minseek.cli.view_tune import TuneView
-    from minseek.tune import Outcome, Settings
+    from minseek.tune import Settings, TuneResult
 
 _INTERRUPTED = 130
+_OLD_FLAGS: dict[str, tuple[str, type]] = {  # of earlier versions, still accepted
+    "--length": ("max_length", int),
+    "--batch": ("batch_size", int),
+    "--accumulate": ("gradient_accumulation_steps", int),
+    "--clip": ("max_grad_norm", float),
+}
 
 
 class TuneCommand:
     """Parses the flags, plans, and trains."""
 
     name = "tune"
-    help = "train a model in place on a file of text, inside a memory budget; a stopped run goes on bit for bit"
+    help = "train a model in place on a file of text, inside a memory budget; a stopped run resumes bit for bit"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """The flags of ``minseek tune``."""
@@ -44,31 +50,31 @@ class TuneCommand:
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (%(default)s)")
 
         group = parser.add_argument_group("arithmetic")
-        group.add_argument("--format", metavar="NAME", help="of weights, gradients and state: bf16 or float32 (bf16)")
+        group.add_argument("--format", metavar="NAME", help="weights, gradients and state: bf16 or float32 (bf16)")
         group.add_argument("--rounding", metavar="MODE", help="of bf16: stochastic or nearest-even (stochastic)")
         group.add_argument("--optimizer", metavar="NAME", help="sgd, pisgd or adamw (sgd)")
-        group.add_argument("--lr", type=float, metavar="X", help="(sgd and pisgd 0.01, adamw 2e-5)")
-        group.add_argument("--momentum", type=float, metavar="X", help="of sgd and pisgd (0)")
-        group.add_argument("--weight-decay", type=float, metavar="X", help="(0; adamw 0.01)")
-        group.add_argument("--clip", type=float, metavar="NORM", help="shorten longer gradients to this norm")
-        group.add_argument("--radius", type=float, metavar="X", help="of pisgd's perturbation of all weights (0.5)")
-        group.add_argument("--samples", type=int, metavar="N", help="of pisgd: gradients a step, of the same data (1)")
+        group.add_argument("--lr", type=float, metavar="X", help="learning rate (sgd and pisgd 0.01, adamw 2e-5)")
+        group.add_argument("--momentum", type=float, metavar="X", help="momentum of sgd and pisgd (0)")
+        group.add_argument("--weight-decay", type=float, metavar="X", help="weight decay (0; adamw 0.01)")
+        group.add_argument("--max-grad-norm", type=float, metavar="NORM", help="scale gradients down to this norm")
+        group.add_argument("--radius", type=float, metavar="X", help="radius of pisgd's perturbation (0.5)")
+        group.add_argument("--samples", type=int, metavar="N", help="gradients of the same data in a step of pisgd (1)")
 
-        group = parser.add_argument_group("course")
-        group.add_argument("--length", type=int, metavar="N", help="tokens of a sequence (512)")
-        group.add_argument("--batch", type=int, metavar="N", help="sequences of a pass (1)")
-        group.add_argument("--accumulate", type=int, metavar="N", help="passes of a step (8)")
-        group.add_argument("--steps", type=int, metavar="N", help="of the whole run (one epoch)")
-        group.add_argument("--epochs", type=float, metavar="X", help="how often the data is read (1)")
-        group.add_argument("--schedule", metavar="NAME", help="of the learning rate: constant, linear or cosine")
+        group = parser.add_argument_group("training")
+        group.add_argument("--max-length", type=int, metavar="N", help="tokens of a sequence (512)")
+        group.add_argument("--batch-size", type=int, metavar="N", help="sequences of a pass (1)")
+        group.add_argument("--gradient-accumulation-steps", type=int, metavar="N", help="passes of a step (8)")
+        group.add_argument("--steps", type=int, metavar="N", help="steps of the whole run (one epoch)")
+        group.add_argument("--epochs", type=float, metavar="X", help="passes through the data (1)")
+        group.add_argument("--schedule", metavar="NAME", help="learning-rate schedule: constant, linear or cosine")
         group.add_argument("--warmup", type=int, metavar="N", help="steps in which the learning rate rises (0)")
-        group.add_argument("--layers", metavar="LIST", help="what is trained, such as 20-29,embedding,head,norm (all)")
-        group.add_argument("--seed", type=int, metavar="N", help="of the data's order, rounding and perturbation (0)")
+        group.add_argument("--layers", metavar="LIST", help="trained layers, such as 20-29,embedding,head,norm (all)")
+        group.add_argument("--seed", type=int, metavar="N", help="seed of data order, rounding and perturbation (0)")
 
         group = parser.add_argument_group("evaluation")
         group.add_argument("--eval-share", type=float, metavar="X", help="share of the data that is held out (0.05)")
-        group.add_argument("--eval-data", metavar="FILE", help="held-out data of its own")
-        group.add_argument("--eval-every", type=int, metavar="N", help="steps between measurements (before and after)")
+        group.add_argument("--eval-data", metavar="FILE", help="separate file of held-out data")
+        group.add_argument("--eval-every", type=int, metavar="N", help="steps between evaluations (before and after)")
 
         group = parser.add_argument_group("memory")
         group.add_argument("--memory-budget", metavar="SIZE", help="bytes that the run may take, such as 900MB")
@@ -76,16 +82,18 @@ class TuneCommand:
             "--gradient-checkpointing",
             action="store_true",
             default=None,
-            help="keep the states between layers only, and compute each layer twice",
+            help="keep only the states between layers, and compute each layer twice",
         )
-        group.add_argument("--plan", action="store_true", help="print the memory the run would take, and do not run")
+        group.add_argument("--plan", action="store_true", help="print the memory that the run would take, and stop")
         group.add_argument("--json", action="store_true", help="print the plan as one JSON object")
 
         group = parser.add_argument_group("output")
         group.add_argument(
             "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (only when interrupted)"
         )
-        group.add_argument("--overwrite", action="store_true", help="lose the run that DIR holds, and begin anew")
+        group.add_argument("--overwrite", action="store_true", help="delete the run in DIR and start again")
+        for flag, (name, kind) in _OLD_FLAGS.items():
+            parser.add_argument(flag, dest=name, type=kind, help=argparse.SUPPRESS, default=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace) -> int:
         """Plan, and train; 130 after Ctrl-C."""
@@ -107,8 +115,8 @@ class TuneCommand:
         print(tuning.plan, file=sys.stderr)
         print(f"minseek: {tuning.describe_data()}", file=sys.stderr)
         view = TuneView()
-        with view, _asked_to_stop(view) as stop:
-            outcome = tuning.run(
+        with view, _stop_on_interrupt(view) as stop:
+            result = tuning.run(
                 args.output,
                 memory_budget=args.memory_budget,
                 checkpoint_every=args.checkpoint_every,
@@ -116,23 +124,23 @@ class TuneCommand:
                 on_entry=view.show,
                 stop=stop.is_set,
             )
-        if not outcome.finished:
-            how = "the same command without --overwrite" if args.overwrite else "the same command"
-            where = f"after step {outcome.steps} of {tuning.steps}, which {args.output} keeps"
-            print(f"minseek: interrupted {where}: {how} goes on from there", file=sys.stderr)
+        if not result.finished:
+            command = "the same command without --overwrite" if args.overwrite else "the same command"
+            state = f"after step {result.steps} of {tuning.steps}, which {args.output} keeps"
+            print(f"minseek: interrupted {state}: {command} resumes from there", file=sys.stderr)
             return _INTERRUPTED
-        print(f"minseek: {_summary(outcome, args.output, tuning.plan.total)}", file=sys.stderr)
+        print(f"minseek: {_summary(result, args.output, tuning.plan.total)}", file=sys.stderr)
         return 0
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Refuse what can be refused before anything is loaded."""
+    """Refuse wrong flags before anything is loaded."""
     if args.output is None and not args.plan:
         raise InputError("-o DIR is missing: give a directory for the tuned model, or --plan to see the memory only")
     if args.json and not args.plan:
         raise InputError("--json has no effect without --plan: leave it out")
     if args.eval_data is not None and args.eval_share is not None:
-        raise InputError("--eval-share has no effect beside --eval-data: leave it out")
+        raise InputError("--eval-share has no effect with --eval-data: leave it out")
     if args.checkpoint_every is not None and args.checkpoint_every < 1:
         raise InputError(f"--checkpoint-every must be 1 or more, not {args.checkpoint_every}")
     if args.memory_budget is not None:
@@ -143,7 +151,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    """Settings from the flags that are given; errors name flags."""
+    """Make settings from the given flags; errors name flags."""
     from minseek.tune import Settings
 
     given = {field.name: getattr(args, field.name) for field in fields(Settings)}
@@ -155,28 +163,28 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 @contextmanager
-def _asked_to_stop(view: TuneView) -> Iterator[threading.Event]:
-    """Ctrl-C lets the step under way end; a second one does not."""
-    asked = threading.Event()
+def _stop_on_interrupt(view: TuneView) -> Iterator[threading.Event]:
+    """Set the event on the first Ctrl-C, so that the current step is finished; raise on the second."""
+    stop = threading.Event()
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        stop.set()
         view.say("stopping after this step, with a checkpoint; Ctrl-C again stops at once, without")
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield asked
+        yield stop
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _summary(outcome: Outcome, output: str, planned: int) -> str:
-    """The whole run in a sentence."""
-    told = [f"{outcome.steps} steps, {outcome.tokens:,} tokens in {outcome.seconds:.1f} s"]
-    if outcome.held_out_before is not None:
-        told.append(f"held-out loss {outcome.held_out_before:.4f} before, {outcome.held_out_after:.4f} after")
-    if outcome.memory is not None:
-        told.append(f"{format_bytes(outcome.memory)} of memory at its peak, {format_bytes(planned)} planned")
-    return f"{'; '.join(told)}; the model is in {output}"
+def _summary(result: TuneResult, output: str, planned: int) -> str:
+    """Describe the whole run in a sentence."""
+    facts = [f"{result.steps} steps, {result.tokens:,} tokens in {result.seconds:.1f} s"]
+    if result.held_out_before is not None:
+        facts.append(f"held-out loss {result.held_out_before:.4f} before, {result.held_out_after:.4f} after")
+    if result.memory is not None:
+        facts.append(f"{format_bytes(result.memory)} of memory at its peak, {format_bytes(planned)} planned")
+    return f"{'; '.join(facts)}; the model is in {output}"

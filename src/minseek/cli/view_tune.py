@@ -1,4 +1,4 @@
-"""What a user sees of a tuning run: a live line on standard error, or plain lines where there is no terminal."""
+"""Progress of a tuning run: a live line on standard error, or plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class TuneView(LiveLine):
         super().__init__(console, wanted=console.is_terminal)
         self._entry: LogEntry | None = None
         self._held_out: float | None = None
-        self._first: tuple[int, float] | None = None  # tokens and seconds where this process took up the run
-        self._logged = -_LOG_SECONDS
+        self._first: tuple[int, float] | None = None  # tokens and seconds when this process started or resumed the run
+        self._last_line = -_LOG_SECONDS
 
     def show(self, entry: LogEntry) -> None:
         """Show an entry."""
@@ -39,8 +39,8 @@ class TuneView(LiveLine):
             self.say(f"held-out loss {entry.held_out_loss:.4f} after step {entry.step} of {entry.steps}")
         elif entry.event == "step" and not self._live_wanted:
             now = time.perf_counter()
-            if now - self._logged > _LOG_SECONDS or entry.step == entry.steps:
-                self._logged = now
+            if now - self._last_line > _LOG_SECONDS or entry.step == entry.steps:
+                self._last_line = now
                 self.say(self._status())
 
     def say(self, line: str) -> None:

@@ -42,7 +42,7 @@ def simulate(
     module : nn.Module
         Left as it was when the block ends, also by an exception.
     weights : Format or RoundingSpec, optional
-        The forward pass sees each floating-point parameter rounded. The parameter itself, which an optimiser may
+        The forward pass sees each floating-point parameter rounded. The parameter itself, which an optimizer may
         change in the block, is not; its gradient is that of the rounded one (straight-through).
     activations : Format or RoundingSpec, optional
         What a module without children returns, and what `module` is given, is rounded; the gradient passes unchanged.

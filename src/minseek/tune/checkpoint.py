@@ -1,4 +1,4 @@
-"""Where a run stands, written whole or not at all; and the tuned model at its end."""
+"""Checkpoints of a run, written whole or not at all, and the tuned model at its end."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from minseek.tune.weights import read_weights
 _WEIGHTS, _STATE = "model.safetensors", "state.pt"
 
 
-def write_checkpoint(folder: Path, model: Any, optimiser: torch.optim.Optimizer, progress: Mapping[str, Any]) -> None:
-    """Put a checkpoint in the place of the one before.
+def write_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]) -> None:
+    """Replace the previous checkpoint by a new one.
 
     Parameters
     ----------
     folder : Path
-        Where it lies then; beside it, names with ``.new`` and ``.old`` behind are used on the way.
+        Its directory; names with ``.new`` and ``.old`` appended are used meanwhile.
     model
-        Its weights with ``requires_grad`` are kept.
+        Its weights with ``requires_grad`` are written.
     progress : mapping
-        Plain values, to be given back by `read_checkpoint`.
+        Plain values that `read_checkpoint` returns.
     """
     from safetensors.torch import save_file
 
-    made, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
-    save_file(_trained(model), made / _WEIGHTS)
-    torch.save({"optimiser": optimiser.state_dict(), "progress": dict(progress)}, made / _STATE)
+    new, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    save_file(_trained(model), new / _WEIGHTS)
+    torch.save({"optimizer": optimizer.state_dict(), "progress": dict(progress)}, new / _STATE)
     for name in (_WEIGHTS, _STATE):
-        _settle(made / name)
+        _fsync(new / name)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
-    made.rename(folder)
+    new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read_checkpoint(folder: Path, model: Any, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Take up a checkpoint: its progress; None if there is none.
+def read_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """Load a checkpoint and return its progress; None if there is none.
 
     Raises
     ------
@@ -58,26 +58,26 @@ def read_checkpoint(folder: Path, model: Any, optimiser: torch.optim.Optimizer) 
     if not folder.exists():
         if not old.exists():
             return None
-        old.rename(folder)  # the run was ended between two renames
+        old.rename(folder)  # the run was killed between two renames
     try:
         state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
         read_weights([folder / _WEIGHTS], _trained(model))
-        optimiser.load_state_dict(state["optimiser"])
+        optimizer.load_state_dict(state["optimizer" if "optimizer" in state else "optimiser"])  # 0.0 wrote the latter
         return dict(state["progress"])
     except InputError:
         raise
-    except Exception as error:  # of a damaged archive: torch has one kind of error for each way
-        raise InputError(f"the checkpoint in {folder} is damaged: overwrite to begin anew") from error
+    except Exception as error:  # torch raises many kinds of errors for a damaged archive
+        raise InputError(f"the checkpoint in {folder} is damaged: overwrite it to start again") from error
 
 
 def write_model(folder: Path, model: Any, tokenizer: Any, source: Path) -> None:
-    """A plain transformers directory; the weights come last, and whole."""
+    """Write a plain transformers directory; the weights come last, and whole."""
     from safetensors.torch import save_file
 
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    made = folder / f"{_WEIGHTS}.new"
-    save_file(weights, made, metadata={"format": "pt"})
-    _settle(made)
+    new = folder / f"{_WEIGHTS}.new"
+    save_file(weights, new, metadata={"format": "pt"})
+    _fsync(new)
     model.config.dtype = model.dtype
     with quiet():
         model.config.save_pretrained(folder)
@@ -86,14 +86,14 @@ def write_model(folder: Path, model: Any, tokenizer: Any, source: Path) -> None:
         shutil.copyfile(source / "generation_config.json", folder / "generation_config.json")
     else:
         model.generation_config.save_pretrained(folder)
-    os.replace(made, folder / _WEIGHTS)
+    os.replace(new, folder / _WEIGHTS)
 
 
 def _trained(model: Any) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def _settle(file: Path) -> None:
-    """Wait until a file is on the disk: a rename may get there before its contents."""
+def _fsync(file: Path) -> None:
+    """Wait until a file is on the disk: a rename may reach it before the contents."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())

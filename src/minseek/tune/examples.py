@@ -1,4 +1,4 @@
-"""From a file of text or JSON lines to sequences of tokens."""
+"""Training sequences, read from a file of text or JSON lines."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ _SHAPES = '{"text": …}, {"prompt": …, "completion": …} or {"messages": [�
 
 @dataclass(frozen=True)
 class Example:
-    """A sequence.
+    """A sequence of tokens.
 
     Attributes
     ----------
     ids : Tensor
         [T], int32.
-    learn : Tensor
-        [T], bool: tokens that are to be predicted; the first never is.
+    loss_mask : Tensor
+        [T], bool: True for the tokens to be predicted; the first never is one.
     """
 
     ids: Tensor
-    learn: Tensor
+    loss_mask: Tensor
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What a file holds.
+    """The sequences of a file.
 
     Attributes
     ----------
     items : list of Example
     sha256 : str
-        Of the file.
+        Hash of the file.
     left_over : int
-        Tokens of a text behind its last whole block.
+        Tokens of a text after its last whole block.
     """
 
     items: list[Example]
@@ -53,22 +53,22 @@ class Examples:
 
     @property
     def tokens(self) -> int:
-        """Of all sequences."""
+        """Number of tokens of all sequences."""
         return sum(len(item.ids) for item in self.items)
 
 
-def read_examples(path: Path, tokenizer: Any, length: int) -> Examples:
-    """Read a ``.txt`` file, cut into blocks of `length` tokens, or a ``.jsonl`` file, a sequence a line.
+def read_examples(path: Path, tokenizer: Any, max_length: int) -> Examples:
+    """Read a ``.txt`` file, cut into blocks of `max_length` tokens, or a ``.jsonl`` file, a sequence a line.
 
-    A text is tokenised whole, an end token is put behind it, and a rest shorter than a block is left out (unless it is
-    all there is). Of JSON lines ``text`` is learnt from the first token to the end token, of ``prompt`` and
-    ``completion``, which are put together without a template, the completion, and of ``messages``, in the model's chat
-    template, every turn of the assistant. One warning tells how many are longer than `length` and are cut.
+    A text is tokenized whole and ends with an end-of-sequence token; a rest shorter than a block is left out unless it
+    is all there is. The loss covers all tokens of ``text``, the completion of ``prompt`` and ``completion`` (joined
+    without a template), and every turn of the assistant in ``messages`` (in the model's chat template). One warning
+    gives the number of sequences that are longer than `max_length` and are cut.
 
     Raises
     ------
     InputError
-        If the file cannot be read or a line of it is not such an example; the line is named.
+        If the file cannot be read or a line is no such example; the line is named.
     """
     if path.suffix not in (".txt", ".jsonl"):
         raise InputError(f"{path} is neither a .txt nor a .jsonl file: give it the ending that says how to read it")
@@ -81,42 +81,42 @@ def read_examples(path: Path, tokenizer: Any, length: int) -> Examples:
         ids = _text_ids(tokenizer, _decode(raw, str(path)))
         if len(ids) < 2:
             raise InputError(f"{path} is empty: write the text to learn into it")
-        blocks = [ids[start : start + length] for start in range(0, len(ids), length)]
+        blocks = [ids[start : start + max_length] for start in range(0, len(ids), max_length)]
         left_over = 0
-        if len(blocks) > 1 and len(blocks[-1]) < length:
+        if len(blocks) > 1 and len(blocks[-1]) < max_length:
             left_over = len(blocks.pop())
-        learn = torch.ones(length, dtype=torch.bool)
-        return Examples([Example(_as_ids(block), learn[: len(block)]) for block in blocks], digest, left_over)
-    return Examples(_lines(path, raw, tokenizer, length), digest)
+        loss_mask = torch.ones(max_length, dtype=torch.bool)
+        return Examples([Example(_as_ids(block), loss_mask[: len(block)]) for block in blocks], digest, left_over)
+    return Examples(_read_lines(path, raw, tokenizer, max_length), digest)
 
 
-def _lines(path: Path, raw: bytes, tokenizer: Any, length: int) -> list[Example]:
-    found, cut, emptied = [], 0, 0
+def _read_lines(path: Path, raw: bytes, tokenizer: Any, max_length: int) -> list[Example]:
+    found, num_cut, num_emptied = [], 0, 0
     for number, line in enumerate(raw.splitlines(), start=1):
         where = f"line {number} of {path}"
         text = _decode(line, where)
         if not text.strip():
             continue
         try:
-            parts = _parts(json.loads(text), tokenizer)
+            pieces = _tokenize(json.loads(text), tokenizer)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where} is not JSON: {error}") from None
-        ids = [token for tokens, _ in parts for token in tokens]
-        learn = [wanted for tokens, wanted in parts for _ in tokens]
-        if not any(learn[1:]):
+        ids = [token for tokens, _ in pieces for token in tokens]
+        loss_mask = [has_loss for tokens, has_loss in pieces for _ in tokens]
+        if not any(loss_mask[1:]):
             raise InputError(f"{where} has no token to learn: leave it out")
-        cut += len(ids) > length
-        if any(learn[1:length]):
-            found.append(Example(_as_ids(ids[:length]), torch.tensor(learn[:length])))
+        num_cut += len(ids) > max_length
+        if any(loss_mask[1:max_length]):
+            found.append(Example(_as_ids(ids[:max_length]), torch.tensor(loss_mask[:max_length])))
         else:
-            emptied += 1
-    if cut:
-        lost = f", and {emptied} of these have nothing to learn before that and are left out" if emptied else ""
+            num_emptied += 1
+    if num_cut:
+        lost = f", and {num_emptied} of these have nothing to learn before that and are left out" if num_emptied else ""
         warnings.warn(
-            f"{cut} of {len(found) + emptied} examples in {path} are longer than {length} tokens and are cut{lost}: a "
-            "larger length keeps them whole",
+            f"{num_cut} of {len(found) + num_emptied} examples in {path} are longer than {max_length} tokens and are "
+            f"cut{lost}: a larger max_length keeps them whole",
             MinseekWarning,
             stacklevel=3,
         )
@@ -125,8 +125,8 @@ def _lines(path: Path, raw: bytes, tokenizer: Any, length: int) -> list[Example]
     return found
 
 
-def _parts(item: Any, tokenizer: Any) -> list[tuple[list[int], bool]]:
-    """Tokens of a line's pieces, and whether each is learnt."""
+def _tokenize(item: Any, tokenizer: Any) -> list[tuple[list[int], bool]]:
+    """Tokens of a line's pieces, each with True if it counts in the loss."""
     kinds = {frozenset(("text",)), frozenset(("prompt", "completion")), frozenset(("messages",))}
     if not isinstance(item, dict) or frozenset(item) not in kinds:
         has = f"the fields {', '.join(map(repr, item))}" if isinstance(item, dict) else type(item).__name__
@@ -139,11 +139,11 @@ def _parts(item: Any, tokenizer: Any) -> list[tuple[list[int], bool]]:
     if "text" in item:
         return [(_text_ids(tokenizer, item["text"]), True)]
     prompt = tokenizer.encode(item["prompt"], verbose=False)
-    return [(list(prompt), False), ([*_plain_ids(tokenizer, item["completion"]), *_end(tokenizer)], True)]
+    return [(list(prompt), False), ([*_encode(tokenizer, item["completion"]), *_eos(tokenizer)], True)]
 
 
 def _conversation(messages: Any, tokenizer: Any) -> list[tuple[list[int], bool]]:
-    """Pieces of a rendered conversation: each turn of the assistant begins where generation would begin."""
+    """Pieces of a rendered conversation; each turn of the assistant begins where generation would begin."""
     if (
         not isinstance(messages, list)
         or not messages
@@ -154,44 +154,45 @@ def _conversation(messages: Any, tokenizer: Any) -> list[tuple[list[int], bool]]
     if not tokenizer.chat_template:
         raise InputError("the model has no chat template: give 'prompt' and 'completion' instead of 'messages'")
     whole = _render(tokenizer, messages)
-    pieces, at = [], 0
+    pieces, previous_end = [], 0
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         if index == 0:
             raise InputError("the first message is the assistant's: begin with the user's")
         opened = render_messages(tokenizer, messages[:index])
-        end = len(before) if (before := _render(tokenizer, messages[: index + 1])) == whole[: len(before)] else -1
+        prefix = _render(tokenizer, messages[: index + 1])
+        end = len(prefix) if whole.startswith(prefix) else -1
         # A template may open thinking where generation begins, and write a finished turn without it.
-        start = next((place for place, (a, b) in enumerate(zip(opened, whole, strict=False)) if a != b), len(opened))
-        if start < max(at, len(_render(tokenizer, messages[:index]))) or end < start:
+        start = next((i for i, (a, b) in enumerate(zip(opened, whole, strict=False)) if a != b), len(opened))
+        if start < max(previous_end, len(_render(tokenizer, messages[:index]))) or end < start:
             raise InputError(
                 f"the chat template writes message {index + 1} differently once others follow: give one example for "
                 "each turn of the assistant, and end it there"
             )
-        pieces += [(whole[at:start], False), (whole[start:end], True)]
-        at = end
-    pieces.append((whole[at:], False))
-    return [(_plain_ids(tokenizer, text), learn) for text, learn in pieces]
+        pieces += [(whole[previous_end:start], False), (whole[start:end], True)]
+        previous_end = end
+    pieces.append((whole[previous_end:], False))
+    return [(_encode(tokenizer, text), has_loss) for text, has_loss in pieces]
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except Exception as error:  # a template is a program of somebody else's; jinja has its own errors
+    except Exception as error:  # a template is a program and may raise anything
         raise InputError(f"the model's chat template refuses this conversation: {error}") from error
 
 
 def _text_ids(tokenizer: Any, text: str) -> list[int]:
-    ids, end = list(tokenizer.encode(text, verbose=False)), _end(tokenizer)
-    return ids if end and ids[-1:] == end else ids + end
+    ids, eos = list(tokenizer.encode(text, verbose=False)), _eos(tokenizer)
+    return ids if eos and ids[-1:] == eos else ids + eos
 
 
-def _plain_ids(tokenizer: Any, text: str) -> list[int]:
+def _encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
 
-def _end(tokenizer: Any) -> list[int]:
+def _eos(tokenizer: Any) -> list[int]:
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 

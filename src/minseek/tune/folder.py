@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, its log, and whether an earlier run can go on there."""
+"""The folder of a run: its settings and its log, and the check that an earlier run can be resumed there."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from typing import Any
 from minseek.errors import InputError
 
 SETTINGS, LOG, CHECKPOINT = "tune.json", "log.jsonl", "checkpoint"
+_RENAMED = {  # settings in folders of earlier versions
+    "batch": "batch_size",
+    "accumulate": "gradient_accumulation_steps",
+    "length": "max_length",
+    "clip": "max_grad_norm",
+}
 
 
 def check_folder(path: Path, record: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Refuse a folder in which this run can neither begin nor go on; nothing is changed.
+    """Refuse a folder in which this run can neither start nor resume; nothing is changed.
 
     Parameters
     ----------
     record : mapping
-        All that decides the run's outcome, as `RunFolder` keeps it.
+        Everything that determines the weights, as `RunFolder` stores it.
 
     Raises
     ------
@@ -38,30 +44,30 @@ def check_folder(path: Path, record: Mapping[str, Any], *, overwrite: bool) -> N
         return
     earlier = _read(path)
     if earlier is None:
-        raise InputError(f"{path} holds something else than a run of minseek tune: give another directory")
+        raise InputError(f"{path} does not hold a run of minseek tune: give another directory")
     if overwrite:
         return
     if earlier["finished"]:
         raise InputError(f"the run in {path} is finished: give another directory, or overwrite to lose it")
-    before = earlier["run"]
+    before = {_RENAMED.get(name, name): value for name, value in earlier["run"].items()}
     differ = [name for name in {**before, **record} if before.get(name) != record.get(name)]
     if differ:
-        told = ", ".join(f"{name} was {before.get(name)!r} and is {record.get(name)!r}" for name in differ)
+        changes = ", ".join(f"{name} was {before.get(name)!r} and is {record.get(name)!r}" for name in differ)
         raise InputError(
-            f"the run in {path} was begun with other settings: {told}: give the same ones to go on, another directory, "
-            "or overwrite to lose it"
+            f"the run in {path} was started with other settings: {changes}: give the same ones to resume it, another "
+            "directory, or overwrite to lose it"
         )
 
 
 class RunFolder:
-    """The folder while a run is under way; no other run may use it.
+    """The folder of a running run, locked against other runs.
 
     Parameters
     ----------
     path : Path
-        Passed `check_folder`; made if it is not there.
+        Accepted by `check_folder`; created if it does not exist.
     overwrite : bool
-        Lose an earlier run.
+        Delete an earlier run.
     """
 
     def __init__(self, path: Path, record: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -77,40 +83,38 @@ class RunFolder:
             pass
         if overwrite:
             self._clear()
-        self._note(finished=False)
+        self._write_record(finished=False)
 
     @property
     def checkpoint(self) -> Path:
-        """Where the checkpoint lies."""
+        """Path of the checkpoint."""
         return self.path / CHECKPOINT
 
     def cut_log(self, size: int) -> None:
-        """Forget what was logged after a checkpoint."""
+        """Remove the entries logged after a checkpoint."""
         os.ftruncate(self._log, size)
 
     def log(self, entry: Mapping[str, Any]) -> int:
-        """Append a line; the log's size after it, bytes."""
+        """Append an entry and return the size of the log, bytes."""
         os.write(self._log, json.dumps(entry).encode() + b"\n")
         return os.fstat(self._log).st_size
 
     def finish(self) -> None:
-        """Mark the run as finished, and drop its checkpoint."""
-        self._note(finished=True)
+        """Mark the run as finished and delete its checkpoint."""
+        self._write_record(finished=True)
         for name in (CHECKPOINT, f"{CHECKPOINT}.old", f"{CHECKPOINT}.new"):
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def close(self) -> None:
-        """Let other runs use the folder."""
+        """Release the folder."""
         os.close(self._log)
 
-    def _note(self, *, finished: bool) -> None:
+    def _write_record(self, *, finished: bool) -> None:
         from minseek import __version__
 
-        made = self.path / f"{SETTINGS}.new"
-        made.write_text(
-            json.dumps({"minseek": __version__, "finished": finished, "run": self._record}, indent=1) + "\n"
-        )
-        os.replace(made, self.path / SETTINGS)
+        new = self.path / f"{SETTINGS}.new"
+        new.write_text(json.dumps({"minseek": __version__, "finished": finished, "run": self._record}, indent=1) + "\n")
+        os.replace(new, self.path / SETTINGS)
 
     def _clear(self) -> None:
         for item in self.path.iterdir():
@@ -123,10 +127,10 @@ class RunFolder:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What `RunFolder` noted; None if it did not."""
+    """The record that `RunFolder` wrote; None if there is none."""
     try:
-        noted = json.loads((path / SETTINGS).read_text())
+        record = json.loads((path / SETTINGS).read_text())
     except (OSError, ValueError):
         return None
-    known = isinstance(noted, dict) and isinstance(noted.get("run"), dict) and isinstance(noted.get("finished"), bool)
-    return noted if known else None
+    valid = isinstance(record, dict) and isinstance(record.get("run"), dict)
+    return record if valid and isinstance(record.get("finished"), bool) else None

@@ -1,6 +1,7 @@
-"""The layers of a transformers model, one after the other, in causal attention over sequences padded on the right.
+"""Forward pass through the layers of a transformers model, with causal attention over sequences padded on the right.
 
-Its own forward pass makes masks that depend on what traces it, so that a plan would count what a run does not hold.
+The model's own forward pass makes masks that depend on what traces it: a plan would count tensors that a run does not
+hold.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from torch import Tensor
 
 
 def hidden_states(model: Any, embedded: Tensor) -> Tensor:
-    """States after the last norm.
+    """Hidden states after the last norm.
 
     Parameters
     ----------
     model
         A causal language model of a supported architecture, with attention "sdpa".
     embedded : Tensor
-        [B, T, hidden].
+        [B, T, hidden_size].
 
     Returns
     -------
     Tensor
-        [B, T, hidden].
+        [B, T, hidden_size].
     """
     body, length = model.model, embedded.shape[1]
     positions = torch.arange(length, device=embedded.device)[None]
@@ -33,7 +34,7 @@ def hidden_states(model: Any, embedded: Tensor) -> Tensor:
     states = embedded
     for layer in body.layers:
         window = _window(model.config, layer)
-        mask = None  # of causal attention, which needs none
+        mask = None  # causal attention needs none
         if window is not None and length > window:
             if window not in masks:
                 back = positions[0, :, None] - positions
@@ -45,7 +46,7 @@ def hidden_states(model: Any, embedded: Tensor) -> Tensor:
 
 
 def _window(config: Any, layer: Any) -> int | None:
-    """How far back a layer sees, the token itself included; None is everything."""
-    where = config if config.model_type == "mistral" else layer.self_attn
-    window: int | None = getattr(where, "sliding_window", None)
+    """Sliding window of a layer in tokens, its own included; None without one."""
+    owner = config if config.model_type == "mistral" else layer.self_attn
+    window: int | None = getattr(owner, "sliding_window", None)
     return window

@@ -1,4 +1,4 @@
-"""What a run tells: entries of its log while it goes on, and what it came to."""
+"""Entries of a run's log, and its result."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class LogEntry:
     event : str
         ``step``, ``held-out`` or ``end``.
     step, steps, tokens : int
-        Steps taken, of how many, and tokens read in them.
+        Steps taken, steps of the run, and tokens read so far.
     seconds : float
-        Since training began, interruptions left out.
+        Training time, without interruptions.
     memory : int or None
-        Bytes at the peak so far; None where they cannot be measured.
+        Peak so far, bytes; None where it cannot be measured.
     learning_rate, loss, held_out_loss : float or None
-        Of a step, of its examples before it, and of the held-out examples.
+        Learning rate of a step, loss of its examples before it, and loss of the held-out examples.
     planned : int or None
-        Bytes of the plan, at the end.
+        Bytes of the plan; in the last entry.
     """
 
     event: str
@@ -38,28 +38,28 @@ class LogEntry:
     planned: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For the log: without what does not apply."""
+        """Values for the log, without those that are None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run came to.
+class TuneResult:
+    """Result of a run.
 
     Attributes
     ----------
     finished : bool
-        False if it was stopped; the same call goes on.
+        False if it was stopped; the same call resumes it.
     steps, tokens : int
-        Taken and read, in all.
+        Steps taken and tokens read, in all.
     seconds : float
-        Of training, in all.
+        Training time, in all.
     loss : float or None
-        Of the last step.
+        Loss of the last step.
     held_out_before, held_out_after : float or None
-        The held-out loss.
+        Held-out loss before the first and after the last step.
     memory : int or None
-        Measured peak, bytes.
+        Measured peak, bytes; None where it cannot be measured.
     """
 
     finished: bool

@@ -1,7 +1,7 @@
-"""The loss of a pass and its gradients, without ever holding the logits of more than a few tokens.
+"""Loss of a pass and its gradients, with the logits of a few tokens at a time.
 
-Autograd would keep all logits, and make a whole gradient of the embedding matrix for each of its uses; here both ends
-of the model are differentiated by hand, straight into the gradients that are there already.
+Autograd would keep all logits, and make a whole gradient of the embedding matrix for each of its uses. Here both ends
+of the model are differentiated by hand, directly into the existing gradients.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 from minseek.tune.batches import Batch
 from minseek.tune.forward import hidden_states
 
-_LOGIT_BYTES = 32 * 2**20  # of one chunk's logits in float32
+_LOGIT_BYTES = 32 * 2**20  # float32 logits of one chunk
 
 
 def loss_sum(model: Any, batch: Batch) -> Tensor:
     """Summed cross-entropy of a batch's targets, float32, without gradients."""
     with torch.no_grad():
-        states = hidden_states(model, model.model.embed_tokens(batch.ids)).flatten(0, 1)[batch.where]
+        states = hidden_states(model, model.model.embed_tokens(batch.ids)).flatten(0, 1)[batch.target_positions]
         total = torch.zeros((), device=states.device)
         for rows in _chunks(model, len(states)):
             logits = (states[rows] @ model.lm_head.weight.T).float()
@@ -41,7 +41,7 @@ def add_gradients(model: Any, batch: Batch, scale: float) -> Tensor:
     Returns
     -------
     Tensor
-        ``scale`` times the summed cross-entropy, float32, no graph behind it.
+        ``scale`` times the summed cross-entropy, float32, without a graph.
     """
     embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
     with torch.no_grad():
@@ -50,14 +50,14 @@ def add_gradients(model: Any, batch: Batch, scale: float) -> Tensor:
     with torch.enable_grad():
         hidden = hidden_states(model, embedded)
     with torch.no_grad():
-        states = hidden.flatten(0, 1)[batch.where]
+        states = hidden.flatten(0, 1)[batch.target_positions]
         backward = torch.empty_like(states) if hidden.requires_grad else None
         loss = _head_gradients(model, head, states, batch.targets, scale, backward)
         if backward is None:
             return loss
         del states
         upstream = torch.zeros_like(hidden)
-        upstream.flatten(0, 1)[batch.where] = backward
+        upstream.flatten(0, 1)[batch.target_positions] = backward
         del backward
     torch.autograd.backward(hidden, upstream)
     if embedded.grad is not None:
@@ -77,13 +77,13 @@ def _head_gradients(
     total = torch.zeros((), device=states.device)
     for rows in _chunks(model, len(states)):
         logits = (states[rows] @ head.T).float()
-        wanted = targets[rows, None]
-        # In place, step by step: logsumexp and its like hold copies of the logits inside.
+        target_ids = targets[rows, None]
+        # In place, step by step: logsumexp and similar functions copy the logits.
         gradient = logits.sub_(logits.amax(-1, keepdim=True))
-        chosen = gradient.gather(-1, wanted)
+        chosen = gradient.gather(-1, target_ids)
         sums = gradient.exp_().sum(-1, keepdim=True)
         total += (sums.log() - chosen).sum()
-        gradient.div_(sums).scatter_add_(-1, wanted, torch.full_like(chosen, -1.0))
+        gradient.div_(sums).scatter_add_(-1, target_ids, torch.full_like(chosen, -1.0))
         gradient = gradient.mul_(scale).to(states.dtype)
         if head.requires_grad:
             assert head.grad is not None
@@ -94,11 +94,11 @@ def _head_gradients(
 
 
 def _add_rows(total: Tensor, ids: Tensor, rows: Tensor) -> None:
-    """Add rows to those of `total` that `ids` name; rows of one id are summed in float32 first, then rounded once."""
+    """Add rows to the rows `ids` of `total`; rows of one id are summed in float32 first and rounded once."""
     ordered, order = ids.sort(stable=True)
     group = torch.zeros_like(ordered)
     group[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
     sums = torch.zeros(rows.shape, device=rows.device).index_add_(0, group, rows[order].float())
-    # Groups are fewer than rows: what is left over adds zeros to the row of token 0.
-    names = torch.zeros_like(ordered).scatter_(0, group, ordered)
-    total.index_add_(0, names, sums.to(total.dtype))
+    # There are fewer groups than rows: the rest adds zeros to the row of token 0.
+    group_ids = torch.zeros_like(ordered).scatter_(0, group, ordered)
+    total.index_add_(0, group_ids, sums.to(total.dtype))

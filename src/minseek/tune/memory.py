@@ -1,4 +1,4 @@
-"""Memory counted: of live tensors, as a program makes them, and of the process, as the system sees it."""
+"""Memory meters: bytes of live tensors, counted as they are made, and memory of the process or device."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is entered, counts the bytes of tensors that operations make, until they are freed.
+    """Counts the bytes of all tensors that operations make inside its context, until they are freed.
 
-    Works on real tensors and inside torch's ``FakeTensorMode``, where nothing is allocated. What an operation allocates
-    for itself and frees before it returns is not seen.
+    Works on real tensors and inside torch's ``FakeTensorMode``, where nothing is allocated. Buffers that an operation
+    allocates and frees before it returns are not counted.
 
     Attributes
     ----------
     live, peak : int
-        Bytes now, and at their highest.
+        Bytes now, and their maximum so far.
     """
 
     def __init__(self) -> None:
@@ -61,15 +61,15 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live -= size
 
 
-class Gauge(Protocol):
-    """Measures the memory of a run."""
+class MemoryMeter(Protocol):
+    """Interface of meters for the memory of a run."""
 
     def peak(self) -> int | None:
-        """Most bytes taken at once since the gauge was made; None where that cannot be measured."""
+        """Peak since the meter was made, bytes; None where it cannot be measured."""
 
 
-class DeviceGauge:
-    """Of a CUDA device: what torch's allocator had in use."""
+class DeviceMeter:
+    """Memory that torch's allocator uses on a CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -77,12 +77,12 @@ class DeviceGauge:
         self._before = torch.cuda.memory_allocated(device)
 
     def peak(self) -> int | None:
-        """See `Gauge`."""
+        """Peak since the meter was made, bytes."""
         return int(torch.cuda.max_memory_allocated(self._device)) - self._before
 
 
-class ProcessGauge:
-    """Of this process: growth of its resident memory, as Linux counts it."""
+class ProcessMeter:
+    """Growth of this process's resident memory, as Linux counts it."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -96,7 +96,7 @@ class ProcessGauge:
             self._marked = False
 
     def peak(self) -> int | None:
-        """See `Gauge`."""
+        """Peak since the meter was made, bytes."""
         now = _status("VmHWM" if self._marked else "VmRSS")
         if now is None or self._before is None:
             return None
@@ -105,11 +105,11 @@ class ProcessGauge:
 
 
 def give_memory_back() -> None:
-    """Let glibc return freed tensors to the system at once; elsewhere nothing happens.
+    """Let glibc return freed tensors to the system at once; no effect with other C libraries.
 
-    By default its threshold rises to the size of what is freed, so that freed activations stay with the process, in
-    pieces: 6 % more memory at the peak of SmolLM2 with 256 tokens. Asking for pages again takes a third more time
-    there, and less the wider a model is.
+    By default glibc raises its threshold to the size of freed blocks, so that freed activations stay with the process
+    in fragments: 6 % more memory at the peak of SmolLM2 with 256 tokens. Requesting the pages again takes a third more
+    time there, and less for wider models.
     """
     _libc_call("mallopt", _MMAP_THRESHOLD, 2**17)
     _libc_call("mallopt", _TRIM_THRESHOLD, 2**17)
@@ -123,7 +123,7 @@ def _libc_call(name: str, *args: int) -> None:
 
 
 def _status(name: str) -> int | None:
-    """A line of the process's status, in bytes."""
+    """A value of the process's status file in bytes; None if it is missing."""
     try:
         found = re.search(rf"^{name}:\s+(\d+) kB$", (_PROCESS / "status").read_text(), re.MULTILINE)
     except OSError:

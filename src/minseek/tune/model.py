@@ -1,4 +1,4 @@
-"""The transformers model that is trained: from a name to weights in the chosen format, nothing else in memory."""
+"""Loading of the transformers model to train: its weights in the chosen format, without a second copy in memory."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
 def model_folder(name: str, dtype: torch.dtype) -> Path:
-    """The directory behind a model's name: a configuration, a tokenizer and safetensors files; see `minseek.load`.
+    """Find a model's directory by its name: a configuration, a tokenizer and safetensors files; see `minseek.load`.
 
-    A GGUF file is converted at first use, a model of the Hub downloaded.
+    A GGUF file is converted at first use, and a model of the Hub is downloaded.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def read_tokenizer(name: str, folder: Path) -> Any:
 
 
 def build(config: Any, dtype: torch.dtype) -> Any:
-    """A model on the default device with weights of no meaning; without dropout, which is for training from scratch."""
+    """A model with arbitrary weights on the default device, without dropout, which is for training from scratch."""
     from transformers import AutoModelForCausalLM
 
     with quiet():
@@ -74,12 +74,12 @@ def build(config: Any, dtype: torch.dtype) -> Any:
 
 
 def load_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """A model with its weights, read one by one to where they stay.
+    """Make a model and read its weights, one by one, into place.
 
     Raises
     ------
     InputError
-        If the files are damaged or are not those of the configuration.
+        If the files are damaged or do not match the configuration.
     """
     with torch.device("meta"):
         model = build(config, dtype)
@@ -90,20 +90,20 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.devi
     into = {name: weight.detach() for name, weight in model.named_parameters(remove_duplicate=False)}
     tied = model.lm_head.weight is model.model.embed_tokens.weight
     files = sorted(folder.glob("*.safetensors"))
-    if len(files) > 1:  # consolidated copies may lie beside the parts that an index names
+    if len(files) > 1:  # there may be a consolidated copy with the shards that an index names
         files = [file for file in files if re.search(r"-of-\d+", file.name)] or files
     read_weights(files, into, optional={"lm_head.weight"} if tied else set())
     return model
 
 
 def checkpoint_layers(model: Any) -> None:
-    """Keep only what goes in and out of each layer until its gradients are needed, then compute it again."""
+    """Keep only the input and output of each layer, and compute the rest again for its gradients."""
     for layer in model.model.layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def _allocate(module: nn.Module, device: torch.device) -> None:
-    """Replace weights without memory by uninitialised ones; what is shared stays shared."""
+    """Replace weights on the meta device by uninitialized ones; shared weights stay shared."""
     made: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, weight in part.named_parameters(recurse=False):

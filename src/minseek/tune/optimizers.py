@@ -1,4 +1,4 @@
-"""The optimiser that the settings name, over given weights."""
+"""The optimizer that the settings name, and clipping of gradients."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from minseek.errors import InputError
 from minseek.lowbit.optim import PISGD, SGD, AdamW
 from minseek.tune.settings import Settings
 
-_PIECE = 2**20  # elements looked at at once: a norm in float32 makes a copy
+_CHUNK = 2**20  # elements at a time: a norm in float32 makes a copy
 
 
-def make_optimiser(weights: Sequence[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
-    """An optimiser whose random rounding and perturbation follow from the seed."""
+def make_optimizer(weights: Sequence[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
+    """Make an optimizer whose random rounding and perturbation are determined by the seed."""
     device = weights[0].device
     assert settings.lr is not None
     assert settings.weight_decay is not None
@@ -36,8 +36,8 @@ def make_optimiser(weights: Sequence[nn.Parameter], settings: Settings) -> torch
     return PISGD(weights, radius=settings.radius, samples=settings.samples, **common)
 
 
-def clip_gradients(weights: Sequence[nn.Parameter], longest: float) -> None:
-    """Shorten all gradients together to a Euclidean norm of at most `longest`.
+def clip_gradients(weights: Sequence[nn.Parameter], max_norm: float) -> None:
+    """Shorten all gradients together to a Euclidean norm of at most `max_norm`.
 
     Raises
     ------
@@ -45,14 +45,14 @@ def clip_gradients(weights: Sequence[nn.Parameter], longest: float) -> None:
         If a gradient is not finite.
     """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
-    squares = [_square(piece) for gradient in gradients for piece in torch.split(gradient.view(-1), _PIECE)]
+    squares = [_sum_of_squares(chunk) for gradient in gradients for chunk in torch.split(gradient.view(-1), _CHUNK)]
     norm = float(torch.stack(squares).sum().sqrt())
     if norm != norm or norm == float("inf"):
         raise InputError("the gradient is not finite: give a smaller learning rate")
-    if norm > longest:
+    if norm > max_norm:
         for gradient in gradients:
-            gradient.mul_(longest / norm)
+            gradient.mul_(max_norm / norm)
 
 
-def _square(piece: Tensor) -> Tensor:
-    return piece.float().square().sum()
+def _sum_of_squares(chunk: Tensor) -> Tensor:
+    return chunk.float().square().sum()

@@ -1,4 +1,4 @@
-"""The memory of a run, before it: weights, gradients, state and activations, to the byte of every tensor."""
+"""Memory plan of a run: weights, gradients, optimizer state and activations, counted tensor by tensor."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from minseek.tune.settings import Settings
 from minseek.tune.trainable import select_layers
 from minseek.units import format_bytes
 
-STEP_BYTES = 16 * 2**20  # what an optimiser's step works with, piece by piece
-WORKSPACE = 64 * 2**20  # kernels' own buffers, threads' stacks, the interpreter's objects; see docs
+STEP_BYTES = 16 * 2**20  # temporaries of an optimizer's step, which works in chunks
+WORKSPACE = 64 * 2**20  # buffers inside kernels, stacks of threads, objects of the interpreter
 _SHORTEST = 32
 
 
 @dataclass(frozen=True)
 class TunePlan:
-    """Bytes of a run.
+    """Bytes that a run takes.
 
     Attributes
     ----------
     parameters, trained : int
-        Weights of the model, and those of them that are trained; numbers, not bytes.
+        Number of weights of the model, and of those that are trained.
     weights, gradients, state : int
-        Of the model, of what is trained, and of the optimiser.
+        Bytes of all weights, of the gradients of trained ones, and of the optimizer's state.
     activations : int
-        What a pass of the largest batch holds beside them at its peak, or the optimiser's step if that takes more.
+        Further bytes at the peak of a pass of the largest batch, or of the optimizer's step if that takes more.
     workspace : int
-        Allowed for what no tensor shows: buffers inside kernels, and the program's own growth.
-    length, batch : int
-        Tokens of a sequence and sequences of a pass that this is for.
+        Allowance for memory outside tensors: buffers inside kernels, and growth of the program.
+    length, batch_size : int
+        Tokens of the longest sequence and sequences of the largest pass.
     """
 
     parameters: int
@@ -48,7 +48,7 @@ class TunePlan:
     activations: int
     workspace: int
     length: int
-    batch: int
+    batch_size: int
 
     @property
     def total(self) -> int:
@@ -56,7 +56,7 @@ class TunePlan:
         return self.weights + self.gradients + self.state + self.activations + self.workspace
 
     def as_dict(self) -> dict[str, int]:
-        """For JSON."""
+        """Values for JSON, with the total."""
         return asdict(self) | {"total": self.total}
 
     def __str__(self) -> str:
@@ -64,8 +64,8 @@ class TunePlan:
         lines = (
             ("weights", self.weights, f"{self.parameters:,} parameters, {trained} trained"),
             ("gradients", self.gradients, ""),
-            ("state", self.state, "of the optimiser"),
-            ("activations", self.activations, f"of a pass: {self.batch} x {self.length} tokens"),
+            ("state", self.state, "of the optimizer"),
+            ("activations", self.activations, f"of a pass: {self.batch_size} x {self.length} tokens"),
             ("workspace", self.workspace, "allowed for kernels and the program"),
             ("total", self.total, f"{(self.total - self.activations - self.workspace) / self.trained:.2f} bytes a "
              "trained parameter, activations and workspace aside"),
@@ -73,14 +73,14 @@ class TunePlan:
         return "\n".join(f"{name:<12}{format_bytes(size):>9}  {note}".rstrip() for name, size, note in lines)
 
 
-def plan_tuning(config: Any, settings: Settings, *, length: int, batch: int, device: torch.device) -> TunePlan:
-    """Count the tensors of one pass of the run's own code, on tensors without memory.
+def plan_tuning(config: Any, settings: Settings, *, length: int, batch_size: int, device: torch.device) -> TunePlan:
+    """Run one pass on tensors without memory and count them.
 
     Parameters
     ----------
     config
-        Of the model.
-    length, batch : int
+        Configuration of the model.
+    length, batch_size : int
         Tokens of the longest sequence, sequences of the largest pass.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -90,9 +90,9 @@ def plan_tuning(config: Any, settings: Settings, *, length: int, batch: int, dev
         trained = select_layers(model, settings.layers)
         if settings.gradient_checkpointing:
             checkpoint_layers(model)
-        ids = torch.zeros(batch, length, dtype=torch.int64)
-        where = torch.zeros(batch * (length - 1), dtype=torch.int64)
-        peak = count_pass(model, trained, Batch(ids, where, torch.zeros_like(where)))
+        ids = torch.zeros(batch_size, length, dtype=torch.int64)
+        positions = torch.zeros(batch_size * (length - 1), dtype=torch.int64)
+        peak = peak_of_pass(model, trained, Batch(ids, positions, torch.zeros_like(positions)))
     parameters = list(model.parameters())
     weights, gradients = (sum(p.nbytes for p in group) for group in (parameters, trained))
     return TunePlan(
@@ -106,17 +106,17 @@ def plan_tuning(config: Any, settings: Settings, *, length: int, batch: int, dev
         ),
         workspace=WORKSPACE,
         length=length,
-        batch=batch,
+        batch_size=batch_size,
     )
 
 
-def count_pass(model: Any, trained: list[Any], batch: Batch) -> int:
-    """Highest bytes of tensors in a pass, weights and gradients included; gradients are made if there are none."""
+def peak_of_pass(model: Any, trained: list[Any], batch: Batch) -> int:
+    """Peak of the tensors of a pass, weights and gradients included, bytes; sets the gradients to zero."""
     counter = LiveTensors()
     for weight in trained:
         weight.grad = torch.zeros_like(weight)
-    held: list[Tensor] = [*model.parameters(), *(weight.grad for weight in trained)]
-    for tensor in held:
+    existing: list[Tensor] = [*model.parameters(), *(weight.grad for weight in trained)]
+    for tensor in existing:
         counter.note(tensor)
     with counter:
         add_gradients(model, batch, 1.0)
@@ -124,7 +124,7 @@ def count_pass(model: Any, trained: list[Any], batch: Batch) -> int:
 
 
 def state_bytes(settings: Settings) -> int:
-    """Bytes that the optimiser keeps for each trained parameter."""
+    """Bytes of optimizer state for each trained parameter."""
     size = settings.dtype.itemsize
     if settings.optimizer == "adamw":
         return 2 * size
@@ -135,49 +135,49 @@ def state_bytes(settings: Settings) -> int:
 
 
 def _step_bytes(settings: Settings) -> int:
-    """Bytes that a step takes for each element of the largest tensor: PyTorch's own steps in float32 make copies."""
-    passing = 4 if settings.optimizer == "pisgd" and settings.samples != 1 else 0
+    """Temporary bytes of a step for each element of the largest tensor: PyTorch's float32 steps make copies."""
+    temporary = 4 if settings.optimizer == "pisgd" and settings.samples != 1 else 0
     if settings.format == "float32":
         copies = 2 if settings.optimizer == "adamw" else bool(settings.momentum) + bool(settings.weight_decay)
-        passing = max(passing, 4 * copies)
-    return passing
+        temporary = max(temporary, 4 * copies)
+    return temporary
 
 
 def check_budget(plan: TunePlan, budget: int, config: Any, settings: Settings, device: torch.device) -> None:
-    """Refuse a run that does not fit, and say what would.
+    """Refuse a run that does not fit, and name settings that would.
 
     Raises
     ------
     InputError
-        With both sizes, and the settings that were found to fit.
+        If the plan is larger than the budget; it gives both sizes and the settings that fit.
     """
     if plan.total <= budget:
         return
 
-    def fits(changed: Settings, length: int, batch: int) -> bool:
-        return plan_tuning(config, changed, length=length, batch=batch, device=device).total <= budget
+    def fits(changed: Settings, length: int, batch_size: int) -> bool:
+        return plan_tuning(config, changed, length=length, batch_size=batch_size, device=device).total <= budget
 
     has, needs = format_bytes(budget), format_bytes(plan.total)
     lean = replace(settings, gradient_checkpointing=True)
     halves = [plan.length >> power for power in range(1, 20) if plan.length >> power >= _SHORTEST]
     ways = []
-    if not settings.gradient_checkpointing and fits(lean, plan.length, plan.batch):
+    if not settings.gradient_checkpointing and fits(lean, plan.length, plan.batch_size):
         ways.append("gradient checkpointing (--gradient-checkpointing)")
-    if plan.batch > 1 and fits(settings, plan.length, 1):
-        ways.append("a batch of 1 (--batch 1)")
-    shorter = next((length for length in halves if fits(settings, length, plan.batch)), None)
+    if plan.batch_size > 1 and fits(settings, plan.length, 1):
+        ways.append("a batch of 1 (--batch-size 1)")
+    shorter = next((length for length in halves if fits(settings, length, plan.batch_size)), None)
     if shorter is not None:
-        ways.append(f"a length of {shorter} (--length {shorter})")
+        ways.append(f"a length of {shorter} (--max-length {shorter})")
     advice = f"{' or '.join(ways)} would make it fit"
     if not ways:
         lengths = (plan.length, *halves)
         together = next((length for length in lengths if fits(lean, length, 1)), None)
-        advice = f"--gradient-checkpointing, --batch 1 and --length {together} together would make it fit"
+        advice = f"--gradient-checkpointing, --batch-size 1 and --max-length {together} together would make it fit"
         if together is None:
-            least = plan_tuning(config, lean, length=lengths[-1], batch=1, device=device)
+            least = plan_tuning(config, lean, length=lengths[-1], batch_size=1, device=device)
             fixed = least.weights + least.gradients + least.state
             advice = (
-                f"even with --gradient-checkpointing, --batch 1 and --length {lengths[-1]} it takes "
+                f"even with --gradient-checkpointing, --batch-size 1 and --max-length {lengths[-1]} it takes "
                 f"{format_bytes(least.total)}, {format_bytes(fixed)} of it weights, gradients and state; train fewer "
                 "layers (--layers), or give more memory"
             )

@@ -1,4 +1,4 @@
-"""A whole run: made ready, planned, carried out or taken up again, and written."""
+"""A run from start to end: preparation, memory plan, training or resuming, and the tuned model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from minseek.errors import InputError, MinseekWarning
 from minseek.models import check_token_ids
 from minseek.models.device import resolve_device
-from minseek.tune.batches import Order
+from minseek.tune.batches import BatchSampler
 from minseek.tune.examples import Example, Examples, read_examples
 from minseek.tune.folder import RunFolder, check_folder
-from minseek.tune.log import LogEntry, Outcome
+from minseek.tune.log import LogEntry, TuneResult
 from minseek.tune.loop import TrainingLoop
-from minseek.tune.memory import DeviceGauge, Gauge, ProcessGauge, give_memory_back
+from minseek.tune.memory import DeviceMeter, MemoryMeter, ProcessMeter, give_memory_back
 from minseek.tune.model import checkpoint_layers, load_model, model_folder, read_config, read_tokenizer
 from minseek.tune.plan import TunePlan, check_budget, plan_tuning
 from minseek.tune.schedule import check_warmup
@@ -29,7 +29,7 @@ from minseek.units import format_bytes, parse_bytes
 
 
 class TuneRun:
-    """A run made ready: the data is read and the memory planned, no weight is loaded.
+    """A prepared run: the data is read and the memory planned; no weight is loaded.
 
     Parameters
     ----------
@@ -39,16 +39,16 @@ class TuneRun:
         A ``.txt`` or ``.jsonl`` file; see `minseek.tune.examples.read_examples`.
     settings : Settings
     eval_data : path or None
-        A file to measure the held-out loss on, in place of a share of `data`.
+        File for the held-out loss, in place of a share of `data`.
     device : str
         As `minseek.load` takes it.
 
     Attributes
     ----------
     plan : TunePlan
-        The memory of the run.
+        Memory plan of the run.
     steps : int
-        Of the run.
+        Steps of the run.
 
     Raises
     ------
@@ -69,54 +69,56 @@ class TuneRun:
         self._device = resolve_device(device, "float32").device
         self._source = model_folder(name, settings.dtype)
         self.config = read_config(name, self._source)
-        if settings.length > self.config.max_position_embeddings:
+        if settings.max_length > self.config.max_position_embeddings:
             raise InputError(
-                f"a length of {settings.length} is longer than the model's context of "
+                f"a max_length of {settings.max_length} is longer than the model's context of "
                 f"{self.config.max_position_embeddings} tokens: give a smaller one"
             )
         self._tokenizer = read_tokenizer(name, self._source)
-        whole = read_examples(Path(data), self._tokenizer, settings.length)
-        apart = None if eval_data is None else read_examples(Path(eval_data), self._tokenizer, settings.length)
-        self.examples, self.held_out = _split(whole, apart, settings)
+        whole = read_examples(Path(data), self._tokenizer, settings.max_length)
+        separate = None if eval_data is None else read_examples(Path(eval_data), self._tokenizer, settings.max_length)
+        self.examples, self.held_out = _split(whole, separate, settings)
         self._left_over = whole.left_over
         self._check_tokens(name)
-        self._order = Order(
+        self._sampler = BatchSampler(
             len(self.examples),
-            settings.batch,
-            settings.accumulate,
+            settings.batch_size,
+            settings.gradient_accumulation_steps,
             steps=settings.steps,
             epochs=settings.epochs,
             seed=settings.seed,
         )
-        self.steps = self._order.steps
+        self.steps = self._sampler.steps
         check_warmup(settings.warmup, self.steps)
         self._record = {
             "model": name,
             "model_files": _fingerprint(self._source),
             "data": whole.sha256,
-            "eval_data": apart and apart.sha256,
+            "eval_data": separate and separate.sha256,
             **asdict(settings),
         }
         longest = max(len(example.ids) for example in (*self.examples, *self.held_out))
-        batch = min(settings.batch, max(self._order.total, len(self.held_out)))
-        self.plan: TunePlan = plan_tuning(self.config, settings, length=longest, batch=batch, device=self._device)
+        batch_size = min(settings.batch_size, max(self._sampler.total, len(self.held_out)))
+        self.plan: TunePlan = plan_tuning(
+            self.config, settings, length=longest, batch_size=batch_size, device=self._device
+        )
 
     def describe_data(self) -> str:
-        """What is learnt and what is held out, in a sentence."""
+        """Sizes of the training and held-out data, in a sentence."""
         counts = [
-            f"{len(part):,} sequences of {sum(len(example.ids) for example in part):,} tokens {what}"
-            for part, what in ((self.examples, "to learn"), (self.held_out, "held out"))
+            f"{len(part):,} sequences of {sum(len(example.ids) for example in part):,} tokens {purpose}"
+            for part, purpose in ((self.examples, "to learn"), (self.held_out, "held out"))
             if part
         ]
         rest = f"; {self._left_over} tokens at the end, no whole block, are left out" if self._left_over else ""
         return f"{', '.join(counts)}{rest}"
 
     def check_budget(self, memory_budget: int | str) -> None:
-        """Refuse a budget that the plan does not fit into, naming what would; see `check_budget`."""
+        """Refuse a budget that the plan exceeds, and name settings that fit."""
         check_budget(self.plan, parse_bytes(memory_budget), self.config, self.settings, self._device)
 
     def check_folder(self, out: str | Path, *, overwrite: bool = False) -> None:
-        """Refuse a folder in which this run can neither begin nor go on."""
+        """Refuse a folder in which this run can neither start nor resume."""
         check_folder(Path(out), self._record, overwrite=overwrite)
 
     def run(
@@ -128,28 +130,28 @@ class TuneRun:
         overwrite: bool = False,
         on_entry: Callable[[LogEntry], None] = lambda _: None,
         stop: Callable[[], bool] = lambda: False,
-    ) -> Outcome:
-        """Train, from the beginning or from where a stopped run stood, and write the tuned model.
+    ) -> TuneResult:
+        """Train from the beginning, or from the checkpoint of a stopped run, and write the tuned model.
 
         Parameters
         ----------
         out : path
-            A directory: the tuned model, as transformers keeps models, with ``tune.json`` and ``log.jsonl``.
+            Directory for the tuned model in the format of transformers, with ``tune.json`` and ``log.jsonl``.
         memory_budget : int, str or None
-            Bytes the run may take: refused if the plan does not fit, and stopped, with a checkpoint, if it takes more.
+            Bytes the run may take: it is refused if the plan is larger, and stopped with a checkpoint if it takes more.
         checkpoint_every : int or None
             Steps between two checkpoints; None writes one only when the run is stopped.
         overwrite : bool
-            Lose an earlier run in `out`.
+            Delete an earlier run in `out`.
         on_entry : callable
             Called with every entry of the log.
         stop : callable
-            Asked after every step; True writes a checkpoint and ends the run.
+            Called after every step; True writes a checkpoint and ends the run.
 
         Raises
         ------
         InputError
-            If the budget is too small, was passed, or cannot be checked on this system, if `out` cannot be used, or
+            If the budget is too small, is exceeded, or cannot be checked on this system, if `out` cannot be used, or
             if training diverges.
         """
         if checkpoint_every is not None and checkpoint_every < 1:
@@ -158,11 +160,11 @@ class TuneRun:
         budget = None if memory_budget is None else parse_bytes(memory_budget)
         if budget is not None:
             self.check_budget(budget)
-        gauge = _gauge(self._device, budget)
-        if budget is not None and gauge.peak() is None:  # a promise that nobody watches over is none
+        meter = _make_meter(self._device, budget)
+        if budget is not None and meter.peak() is None:
             raise InputError(
-                f"a memory budget of {format_bytes(budget)} cannot be kept here, as this system does not tell how much "
-                "memory a process takes: leave it out, or run on Linux or a CUDA device"
+                f"a memory budget of {format_bytes(budget)} cannot be kept here, as this system does not report the "
+                "memory of a process: leave it out, or run on Linux or a CUDA device"
             )
         model = load_model(self._source, self.config, self.settings.dtype, self._device)
         folder = RunFolder(Path(out), self._record, overwrite=overwrite)
@@ -170,17 +172,17 @@ class TuneRun:
             trained = select_layers(model, self.settings.layers)
             if self.settings.gradient_checkpointing:
                 checkpoint_layers(model)
-            course = TrainingLoop(
+            loop = TrainingLoop(
                 model,
-                Trainer(model, trained, self.examples, self.held_out, self._order, self.settings),
+                Trainer(model, trained, self.examples, self.held_out, self._sampler, self.settings),
                 folder,
                 steps=self.steps,
                 eval_every=self.settings.eval_every,
-                gauge=gauge,
+                meter=meter,
                 budget=budget,
                 on_entry=on_entry,
             )
-            return course.run(
+            return loop.run(
                 tokenizer=self._tokenizer,
                 source=self._source,
                 planned=self.plan.total,
@@ -189,8 +191,8 @@ class TuneRun:
             )
         except torch.OutOfMemoryError:
             raise InputError(
-                f"the device had not the {format_bytes(self.plan.total)} of the plan: give it more memory, and the "
-                f"run goes on from the last checkpoint in {out}, or from the beginning"
+                f"the device does not have the {format_bytes(self.plan.total)} of the plan: give it more memory, and "
+                f"the run resumes from the last checkpoint in {out}, or starts again"
             ) from None
         finally:
             folder.close()
@@ -211,8 +213,8 @@ def tune(
     memory_budget: int | str | None = None,
     checkpoint_every: int | None = None,
     overwrite: bool = False,
-) -> Outcome:
-    """Tune a model on a file of text, inside a memory budget, and write it; a stopped run goes on.
+) -> TuneResult:
+    """Tune a model on a file of text, inside a memory budget, and write it; a stopped run is resumed.
 
     Parameters
     ----------
@@ -221,16 +223,16 @@ def tune(
     data : path
         A ``.txt`` or ``.jsonl`` file; see `minseek.tune.examples.read_examples`.
     out : path
-        A directory: the tuned model, as transformers keeps models, with ``tune.json`` and ``log.jsonl``. If it holds
-        a stopped run of the same settings, model and data, that goes on.
+        Directory for the tuned model in the format of transformers, with ``tune.json`` and ``log.jsonl``. If it holds a
+        stopped run of the same settings, model and data, that run is resumed.
     settings : Settings, optional
-        What decides which weights come out.
+        Everything that determines the weights.
     eval_data : path, optional
-        A file to measure the held-out loss on, in place of a share of `data`.
+        File for the held-out loss, in place of a share of `data`.
     device : str
         As `minseek.load` takes it.
     memory_budget : int or str, optional
-        Bytes the run may take, such as "900MB": refused if the plan does not fit, and stopped, with a checkpoint, if
+        Bytes the run may take, such as "900MB": it is refused if the plan is larger, and stopped with a checkpoint if
         it takes more.
     checkpoint_every : int, optional
         Steps between two checkpoints; without it, one is written only when the run is stopped.
@@ -245,17 +247,17 @@ def tune(
     Raises
     ------
     InputError
-        If the model, the data, the settings or `out` cannot be used, if the budget is too small, was passed, or cannot
+        If the model, the data, the settings or `out` cannot be used, if the budget is too small, is exceeded, or cannot
         be checked on this system, or if training diverges.
     """
     tuning = TuneRun(name, data, settings, eval_data=eval_data, device=device)
     return tuning.run(out, memory_budget=memory_budget, checkpoint_every=checkpoint_every, overwrite=overwrite)
 
 
-def _split(whole: Examples, apart: Examples | None, settings: Settings) -> tuple[list[Example], list[Example]]:
-    """What is learnt, and what is held out."""
-    if apart is not None:
-        return whole.items, apart.items
+def _split(whole: Examples, separate: Examples | None, settings: Settings) -> tuple[list[Example], list[Example]]:
+    """Training and held-out examples."""
+    if separate is not None:
+        return whole.items, separate.items
     share, count = settings.eval_share or 0.0, len(whole.items)
     if share and count < 2:
         warnings.warn(
@@ -267,17 +269,17 @@ def _split(whole: Examples, apart: Examples | None, settings: Settings) -> tuple
     return whole.items[: count - held], whole.items[count - held :]
 
 
-def _gauge(device: torch.device, budget: int | None) -> Gauge:
+def _make_meter(device: torch.device, budget: int | None) -> MemoryMeter:
     if device.type == "cuda":
         if budget is not None:
             whole = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, budget / whole), device)
-        return DeviceGauge(device)
+        return DeviceMeter(device)
     give_memory_back()
-    return ProcessGauge()
+    return ProcessMeter()
 
 
 def _fingerprint(folder: Path) -> str:
-    """A name for a model's files: of the configuration's text and the weights' sizes."""
+    """Hash of a model's configuration and of the sizes of its weight files."""
     sizes = [(file.name, file.stat().st_size) for file in sorted(folder.glob("*.safetensors"))]
     return hashlib.sha256(f"{(folder / 'config.json').read_text()}{sizes}".encode()).hexdigest()[:16]

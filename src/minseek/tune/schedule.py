@@ -1,4 +1,4 @@
-"""How the learning rate moves over a run."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from minseek.errors import InputError
 
 
 def learning_rate(peak: float, schedule: str, step: int, steps: int, warmup: int) -> float:
-    """The learning rate of a step.
+    """Learning rate of a step.
 
-    It rises in equal steps to `peak`, which it reaches in step ``warmup - 1``, then stays (``constant``) or falls
-    towards 0, which it would reach in step `steps` (``linear``, and ``cosine`` along half a wave).
+    It rises in equal steps to `peak` in step ``warmup - 1``, then stays there (``constant``) or falls toward 0, which
+    it would reach in step `steps` (``linear``, or ``cosine`` along half a wave).
 
     Parameters
     ----------
     step, steps : int
-        Which step, from 0, of how many.
+        Index of the step, from 0, and steps of the run.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
-    done = (step - warmup) / (steps - warmup)
+    progress = (step - warmup) / (steps - warmup)
     if schedule == "linear":
-        return peak * (1 - done)
+        return peak * (1 - progress)
     if schedule == "cosine":
-        return peak * (1 + math.cos(math.pi * done)) / 2
+        return peak * (1 + math.cos(math.pi * progress)) / 2
     return peak
 
 

@@ -1,4 +1,4 @@
-"""What a tuning run is asked to do: everything that decides which weights come out."""
+"""Settings of a tuning run: everything that, with the model and the data, determines the weights."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _CHOICES = {
 }
 _LR = {"sgd": 0.01, "pisgd": 0.01, "adamw": 2e-5}
 _WEIGHT_DECAY = {"sgd": 0.0, "pisgd": 0.0, "adamw": 0.01}
-_ONE_OR_MORE = ("samples", "length", "batch", "accumulate", "steps", "eval_every")
-_POSITIVE = ("lr", "clip", "radius", "epochs")
-_INTEGERS = ("samples", "length", "batch", "accumulate", "steps", "warmup", "seed", "eval_every")
-_NUMBERS = ("lr", "momentum", "weight_decay", "clip", "radius", "epochs", "eval_share")
+_ONE_OR_MORE = ("samples", "max_length", "batch_size", "gradient_accumulation_steps", "steps", "eval_every")
+_POSITIVE = ("lr", "max_grad_norm", "radius", "epochs")
+_INTEGERS = (*_ONE_OR_MORE, "warmup", "seed")
+_NUMBERS = (*_POSITIVE, "momentum", "weight_decay", "eval_share")
 
 
 @dataclass(frozen=True)
@@ -35,41 +35,41 @@ class Settings:
     Parameters
     ----------
     format : str
-        Of weights, gradients and state: ``bf16`` or ``float32``.
+        Format of weights, gradients and state: ``bf16`` or ``float32``.
     rounding : str or None
-        How a bf16 update is rounded: ``stochastic`` (as None) or ``nearest-even``; float32 takes none.
+        Rounding of bf16 weights and state: ``stochastic`` (also None) or ``nearest-even``; float32 takes none.
     optimizer : str
         ``sgd``, ``pisgd`` (perturbed iterates) or ``adamw``.
     lr, momentum, weight_decay : float or None
         None is 0.01 for sgd and pisgd, 2e-5 for adamw; no momentum; a weight decay of 0, for adamw 0.01.
-    clip : float or None
-        Longest gradient: a longer one is shortened to this Euclidean norm, over all trained weights.
+    max_grad_norm : float or None
+        Larger gradients are scaled down to this Euclidean norm, over all trained weights.
     radius, samples : float, int or None
-        Of pisgd: how far iterates are perturbed, all trained weights together (0.5), and gradients averaged a step
+        For pisgd: radius of the perturbation of all trained weights together (0.5), and gradients averaged in a step
         (1), all of the same examples.
-    length, batch, accumulate : int
+    max_length, batch_size, gradient_accumulation_steps : int
         Tokens of a sequence, sequences of a pass, passes of a step.
     steps, epochs : int, float or None
-        How long: one of the two, or one epoch. The last step of an epoch's end takes the examples that are left.
+        Length of the run, by one of the two; None for both is one epoch. The last step takes the examples left.
     schedule, warmup : str, int
         The learning rate after `warmup` steps of rising: ``constant``, or falling to 0 (``linear``, ``cosine``).
     layers : str or None
-        What is trained, such as ``"20-29,embedding,head,norm"``; layers count from 0; None is everything.
+        Trained layers, such as ``"20-29,embedding,head,norm"``; numbers start at 0; None is everything.
     gradient_checkpointing : bool
         Keep only the states between layers, and compute each layer twice.
     seed : int
-        Of the order of examples and of all random rounding and perturbation.
+        Seed of the order of examples and of all random rounding and perturbation.
     eval_share : float or None
-        Share of the examples, the last ones, that is held out (0.05); 0 holds nothing out.
+        Held-out share of the examples, the last ones (0.05); 0 holds nothing out.
     eval_every : int or None
-        Steps between two measurements of the held-out loss; None measures before the first and after the last.
+        Steps between two evaluations of the held-out loss; None evaluates before the first and after the last.
 
     Raises
     ------
     InputError
-        If a value is out of range, or has no effect beside the others.
+        If a value is out of range, or has no effect with the others.
     TypeError
-        If one is of another type than stands here.
+        If a value is of another type.
     """
 
     format: Literal["bf16", "float32"] = "bf16"
@@ -78,12 +78,12 @@ class Settings:
     lr: float | None = None
     momentum: float | None = None
     weight_decay: float | None = None
-    clip: float | None = None
+    max_grad_norm: float | None = None
     radius: float | None = None
     samples: int | None = None
-    length: int = 512
-    batch: int = 1
-    accumulate: int = 8
+    max_length: int = 512
+    batch_size: int = 1
+    gradient_accumulation_steps: int = 8
     steps: int | None = None
     epochs: float | None = None
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -122,26 +122,28 @@ class Settings:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights, gradients and state."""
+        """Dtype of weights, gradients and state."""
         return DTYPES[self.format]
 
     def _check_effects(self) -> None:
-        """Refuse what would do nothing."""
+        """Refuse settings that have no effect with the others."""
         without = [name for name in ("radius", "samples") if self.optimizer != "pisgd"]
         without += ["momentum"] if self.optimizer == "adamw" else []
         for name in without:
             if getattr(self, name) is not None:
-                raise InputError(f"{name} has no effect with the optimiser {self.optimizer}: leave it out")
+                raise InputError(f"{name} has no effect with the optimizer {self.optimizer}: leave it out")
         if self.format == "float32" and self.rounding is not None:
             raise InputError(f"rounding {self.rounding!r} has no effect with the format float32: leave it out")
         if self.steps is not None and self.epochs is not None:
-            raise InputError(f"steps ({self.steps}) and epochs ({self.epochs:g}) both say how long: give one of them")
+            raise InputError(
+                f"steps ({self.steps}) and epochs ({self.epochs:g}) both set the length of the run: give one of them"
+            )
         if self.eval_every is not None and self.eval_share == 0:
             raise InputError(f"eval_every {self.eval_every} has no effect with an eval_share of 0: leave it out")
 
 
 def _checked(name: str, value: Any) -> Any:
-    """A setting that is not left to its default, as Python's own number: NumPy's could not be written as JSON."""
+    """Check a given setting and return it as a Python number: NumPy's cannot be written as JSON."""
     if name in _INTEGERS:
         check_type(f"{name} must be an integer", value, Integral)
         value = int(value)
@@ -158,8 +160,8 @@ def _checked(name: str, value: Any) -> Any:
         raise InputError(f"{name} must be a number, not {value}")
     if name in _ONE_OR_MORE and value < 1:
         raise InputError(f"{name} must be 1 or more, not {value}")
-    if name == "length" and value < 2:
-        raise InputError(f"length must be 2 or more, not {value}: the first token of a sequence is not predicted")
+    if name == "max_length" and value < 2:
+        raise InputError(f"max_length must be 2 or more, not {value}: the first token of a sequence is not predicted")
     if name in _POSITIVE and value <= 0:
         raise InputError(f"{name} must be above 0, not {value:g}")
     if name in ("weight_decay", "warmup", "seed") and value < 0:

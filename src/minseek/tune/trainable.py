@@ -1,4 +1,4 @@
-"""Which weights are trained."""
+"""Selection of the weights to train."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _PARTS = ("embedding", "head", "norm")
 
 
 def select_layers(model: Any, layers: str | None) -> list[nn.Parameter]:
-    """Mark the weights to train by ``requires_grad``, and list them, each once.
+    """Mark the weights to train by ``requires_grad``, and return each once.
 
     Parameters
     ----------
     model
         A transformers causal language model.
     layers : str or None
-        Numbers from 0, ranges with both ends, and ``embedding``, ``head``, ``norm`` (the last one), with commas
-        between; None is everything.
+        Numbers from 0, inclusive ranges, and ``embedding``, ``head``, ``norm`` (the last one), separated by commas;
+        None is everything.
 
     Raises
     ------
     InputError
-        If a part is unknown or there is no such layer.
+        If a name is unknown or there is no such layer.
     """
     body = model.model
     named = {"embedding": body.embed_tokens, "head": model.lm_head, "norm": body.norm}
@@ -47,7 +47,7 @@ def select_layers(model: Any, layers: str | None) -> list[nn.Parameter]:
 
 
 def _parse(layers: str, count: int) -> list[Any]:
-    """Names, and numbers below `count`."""
+    """Names, and layer numbers below `count`."""
     found: list[Any] = []
     for part in layers.split(","):
         part = part.strip()

@@ -1,4 +1,4 @@
-"""One step after the other: gradients of a step's passes, its update, and the held-out loss between steps."""
+"""Training steps: gradients of the passes, the update, and the held-out loss."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from minseek.errors import InputError
-from minseek.tune.batches import Order, collate
+from minseek.tune.batches import BatchSampler, collate
 from minseek.tune.examples import Example
 from minseek.tune.loss import add_gradients, loss_sum
-from minseek.tune.optimizers import clip_gradients, make_optimiser
+from minseek.tune.optimizers import clip_gradients, make_optimizer
 from minseek.tune.schedule import learning_rate
 from minseek.tune.settings import Settings
 
@@ -26,16 +26,16 @@ class Trainer:
     model
         A transformers causal language model.
     trained : sequence of Parameter
-        What of it is trained; their gradients are made here, and stay.
+        Trained weights; their gradients are allocated here and kept.
     examples, held_out : sequence of Example
-        To learn, and to measure the loss of.
-    order : Order
-        Of `examples`.
+        Training examples, and examples for the held-out loss.
+    sampler : BatchSampler
+        Order of `examples`.
 
     Attributes
     ----------
-    optimiser : Optimizer
-        With its state.
+    optimizer : Optimizer
+        The optimizer with its state.
     after_pass : callable
         Called after every pass.
     """
@@ -46,35 +46,35 @@ class Trainer:
         trained: Sequence[nn.Parameter],
         examples: Sequence[Example],
         held_out: Sequence[Example],
-        order: Order,
+        sampler: BatchSampler,
         settings: Settings,
     ) -> None:
         self._model, self._trained, self._settings = model, trained, settings
-        self._examples, self._held_out, self._order = examples, held_out, order
+        self._examples, self._held_out, self._sampler = examples, held_out, sampler
         self.after_pass: Callable[[], None] = lambda: None
         self._device = trained[0].device
-        self.optimiser = make_optimiser(trained, settings)
+        self.optimizer = make_optimizer(trained, settings)
         for weight in trained:
             weight.grad = torch.zeros_like(weight)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, from 0."""
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step; steps count from 0."""
         s = self._settings
         assert s.lr is not None
-        return learning_rate(s.lr, s.schedule, step, self._order.steps, s.warmup)
+        return learning_rate(s.lr, s.schedule, step, self._sampler.steps, s.warmup)
 
     def step(self, step: int) -> tuple[float, int]:
-        """Take a step: mean loss of its targets before it (of all samples of pisgd), and tokens read.
+        """Take a step and return the mean loss of its targets before it, and the tokens read.
 
-        Each perturbed sample of pisgd is a gradient of the same examples.
+        All samples of pisgd are gradients of the same examples; their losses are averaged.
 
         Raises
         ------
         InputError
-            If the loss is not finite; the weights are then of no use.
+            If the loss is not finite; the weights are then useless.
         """
-        passes = [[self._examples[index] for index in chosen] for chosen in self._order.passes(step)]
-        targets = sum(int(example.learn[1:].sum()) for chosen in passes for example in chosen)
+        passes = [[self._examples[index] for index in chosen] for chosen in self._sampler.passes(step)]
+        targets = sum(int(example.loss_mask[1:].sum()) for chosen in passes for example in chosen)
         losses: list[float] = []
 
         def closure() -> Tensor:
@@ -88,13 +88,13 @@ class Trainer:
             losses.append(float(loss))
             if not math.isfinite(losses[-1]):
                 raise InputError(f"the loss of step {step + 1} is not finite: give a smaller learning rate")
-            if self._settings.clip is not None:
-                clip_gradients(self._trained, self._settings.clip)
+            if self._settings.max_grad_norm is not None:
+                clip_gradients(self._trained, self._settings.max_grad_norm)
             return loss
 
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate(step)
-        cast("Any", self.optimiser).step(closure)  # its closure may return a tensor
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        cast("Any", self.optimizer).step(closure)  # its closure may return a tensor
         tokens = sum(len(example.ids) for chosen in passes for example in chosen)
         return sum(losses) / len(losses), tokens
 
@@ -102,7 +102,7 @@ class Trainer:
         """Mean loss of all held-out targets; None if nothing is held out."""
         if not self._held_out:
             return None
-        total, targets, size = 0.0, 0, self._settings.batch
+        total, targets, size = 0.0, 0, self._settings.batch_size
         for start in range(0, len(self._held_out), size):
             batch = collate(self._held_out[start : start + size], self._device)
             total += float(loss_sum(self._model, batch))

@@ -1,4 +1,4 @@
-"""Weights read from safetensors files straight into the tensors that will hold them, with no second copy in memory."""
+"""Reading of safetensors files into existing tensors, without a second copy in memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor
 from minseek.errors import InputError
 
 _KINDS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_BUFFER = 8 * 2**20  # bytes read at once
-_LONGEST_HEADER = 100_000_000  # as the format's own readers have it
+_BUFFER = 8 * 2**20  # bytes read at a time
+_MAX_HEADER = 100_000_000  # the limit of the format's own readers
 
 
 def read_weights(files: Iterable[Path], into: Mapping[str, Tensor], *, optional: Collection[str] = ()) -> None:
-    """Fill tensors by name, converting the dtype on the way.
+    """Fill tensors by name and convert the dtype.
 
-    Mapping a file instead, as is usual, counts its pages as memory of the process until they are let go.
+    Pages of a memory-mapped file, the usual way, would count as memory of the process until they are released.
 
     Parameters
     ----------
@@ -34,17 +34,17 @@ def read_weights(files: Iterable[Path], into: Mapping[str, Tensor], *, optional:
     Raises
     ------
     InputError
-        If a file is damaged, holds a tensor that is not named or does not fit, or if a name is in none of the files.
+        If a file is damaged, holds an unknown tensor or one of another shape, or if no file has one of the names.
     """
     missing = set(into) - set(optional)
     for file in files:
         with file.open("rb") as stream:
             start, header = _header(stream, file)
             for name, entry in header.items():
-                if name.endswith("rotary_emb.inv_freq"):  # old files keep what follows from the configuration
+                if name.endswith("rotary_emb.inv_freq"):  # in old files; the configuration determines it
                     continue
                 if name not in into:
-                    raise InputError(f"the model is not supported: nothing is known of the tensor {name!r} in {file}")
+                    raise InputError(f"the model is not supported: the tensor {name!r} in {file} is unknown")
                 _read(stream, start, entry, into[name], f"the tensor {name!r} in {file}")
                 missing.discard(name)
     if missing:
@@ -54,32 +54,32 @@ def read_weights(files: Iterable[Path], into: Mapping[str, Tensor], *, optional:
 
 
 def _header(stream: BinaryIO, file: Path) -> tuple[int, dict[str, Any]]:
-    """Where the data begins, and what lies there."""
+    """Offset of the data, and the entry of each tensor."""
     try:
         (length,) = struct.unpack("<Q", stream.read(8))
-        if length > _LONGEST_HEADER:
+        if length > _MAX_HEADER:
             raise ValueError
         header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         return 8 + length, dict(header)
     except (ValueError, struct.error, AttributeError):
-        raise InputError(f"{file} is no safetensors file, or is damaged") from None
+        raise InputError(f"{file} is not a safetensors file, or is damaged") from None
 
 
-def _read(stream: BinaryIO, start: int, entry: Mapping[str, Any], target: Tensor, what: str) -> None:
+def _read(stream: BinaryIO, start: int, entry: Mapping[str, Any], target: Tensor, label: str) -> None:
     kind = _KINDS.get(entry["dtype"])
     if kind is None:
-        raise InputError(f"{what} is stored as {entry['dtype']}: only F32, F16 and BF16 can be tuned")
+        raise InputError(f"{label} is stored as {entry['dtype']}: only F32, F16 and BF16 can be tuned")
     begin, end = entry["data_offsets"]
     if list(target.shape) != entry["shape"] or end - begin != math.prod(entry["shape"]) * kind.itemsize:
-        raise InputError(f"{what} has the shape {entry['shape']}, and the configuration says {list(target.shape)}")
+        raise InputError(f"{label} has the shape {entry['shape']}, and the configuration says {list(target.shape)}")
     stream.seek(start + begin)
     flat, done = target.view(-1), 0
     buffer = bytearray(min(_BUFFER, end - begin))
     while done < len(flat):
-        part = memoryview(buffer)[: (len(flat) - done) * kind.itemsize]
-        if stream.readinto(part) != len(part):  # type: ignore[attr-defined]
-            raise InputError(f"{what} is cut off")
-        values = torch.frombuffer(buffer, dtype=kind, count=len(part) // kind.itemsize)
+        chunk = memoryview(buffer)[: (len(flat) - done) * kind.itemsize]
+        if stream.readinto(chunk) != len(chunk):  # type: ignore[attr-defined]
+            raise InputError(f"{label} is cut off")
+        values = torch.frombuffer(buffer, dtype=kind, count=len(chunk) // kind.itemsize)
         flat[done : done + len(values)].copy_(values)
         done += len(values)

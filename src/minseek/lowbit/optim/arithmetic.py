@@ -1,4 +1,4 @@
-"""In which format an optimiser keeps what, and how it rounds."""
+"""In which format an optimizer keeps what, and how it rounds."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@dataclass(frozen=True, eq=False)  # the cache below finds one by its identity: quick, and there is one an optimiser
+@dataclass(frozen=True, eq=False)  # the cache below finds one by its identity: quick, and there is one an optimizer
 class PrecisionSpec:
-    """Formats of an optimiser's quantities; None where they stay in the tensor's own dtype.
+    """Formats of an optimizer's quantities; None where they stay in the tensor's own dtype.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class PrecisionSpec:
 
     @classmethod
     def of(cls, rounding: Rounding, **formats: Format | RoundingSpec | None) -> PrecisionSpec:
-        """From what an optimiser was given.
+        """From what an optimizer was given.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class PrecisionSpec:
         for role in ROLES:
             self.grid(role, dtype)
 
-    @cache  # noqa: B019 (few, small, and as long-lived as their optimiser)
+    @cache  # noqa: B019 (few, small, and as long-lived as their optimizer)
     def grid(self, role: str, dtype: torch.dtype) -> Grid | None:
         """Onto what a quantity of tensors of a dtype is rounded; None where that changes nothing."""
         given: RoundingSpec | None = getattr(self, role)

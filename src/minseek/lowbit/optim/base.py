@@ -1,4 +1,4 @@
-"""What the optimisers share: tensors in their order, seeds, and a state that a run resumes from exactly."""
+"""What the optimizers share: tensors in their order, seeds, and a state that a run resumes from exactly."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ class LowBitOptimizer(torch.optim.Optimizer):
         Raises
         ------
         InputError
-            If the state belongs to another kind of optimiser, or to one with a generator and this has none.
+            If the state belongs to another kind of optimizer, or to one with a generator and this has none.
         """
         if _OWN not in state_dict:
-            raise InputError("this state was not saved by an optimiser of minseek.lowbit")
+            raise InputError("this state was not saved by an optimizer of minseek.lowbit")
         own = dict(state_dict[_OWN])
         state = own.pop("generator")
         if (state is None) != (self.generator is None):
