@@ -131,9 +131,9 @@ class Settings:
         without += ["momentum"] if self.optimizer == "adamw" else []
         for name in without:
             if getattr(self, name) is not None:
-                raise InputError(f"{name} has no effect with the optimizer {self.optimizer}: leave it out")
+                raise InputError(f"{name} has no effect with optimizer {self.optimizer}: leave it out")
         if self.format == "float32" and self.rounding is not None:
-            raise InputError(f"rounding {self.rounding!r} has no effect with the format float32: leave it out")
+            raise InputError(f"rounding {self.rounding!r} has no effect with format float32: leave it out")
         if self.steps is not None and self.epochs is not None:
             raise InputError(
                 f"steps ({self.steps}) and epochs ({self.epochs:g}) both set the length of the run: give one of them"
