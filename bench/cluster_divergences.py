@@ -1,11 +1,11 @@
-"""What the right divergence and what single moves bring, at equal time: counts, spectra and points in space.
+"""Gains from the right divergence and from single moves, at equal time: counts, spectra and points in space.
 
     python bench/cluster_divergences.py [--seconds 20] [--report]
 
 Three data sets with known groups: Poisson counts, Gamma-distributed power spectra, Gaussian points. Each is
 clustered with every divergence that is defined for it, again and again from new k-means++ starts for the same time:
-by Lloyd's alone, and with sweeps. What counts is the lowest loss so far, and how well the clustering of the lowest
-loss agrees with the groups (adjusted Rand index).
+by Lloyd's alone, and with sweeps. Reported are the lowest loss so far and the agreement of that clustering with the
+groups (adjusted Rand index).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def defined(divergence: str, x: Any) -> bool:
 
 
 def race(x: Any, groups: Any, divergence: str, algorithm: str, seconds: float) -> dict[str, Any]:
-    """Starts after starts for so long; the lowest loss so far after each."""
+    """Restart for so many seconds; record the lowest loss so far after each start."""
     curve, best, rand = [], np.inf, 0.0
     began, seed = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:

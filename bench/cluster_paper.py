@@ -1,9 +1,9 @@
-"""The paper's comparison: losses of all algorithms on Iris, yeast and wine_quality, beside its reference code and
+"""The paper's comparison: losses of all algorithms on Iris, yeast and wine_quality, with its reference code and
 scikit-learn.
 
     python bench/cluster_paper.py [--starts 20] [--report]
 
-Every algorithm begins at the same start centres, scikit-learn too; "random" draws them as the reference code does
+Every algorithm begins at the same initial centers, scikit-learn too; "random" draws them as the reference code does
 (by weight, with replacement), "k-means++" as scikit-learn does. Equal rows are merged and have their number as
 weight, as in the reference code.
 """
@@ -27,7 +27,7 @@ PACKAGES = ("scikit-learn", "numpy")
 DATA = Path(__file__).parent / "data" / "kmeans"
 ALGORITHMS = ("lloyd", "c-lo", "d-lo", "min-d-lo", "sweep")
 # Mean and minimum loss of the authors' C++ code (K-means, D-LO, Min-D-LO) from 20 random starts, 10 for wine_quality
-# at K = 50; measured by us on one core of a machine like this one, with other draws of start centres than here.
+# at K = 50; measured by us on one core of a machine like this one, with other draws of initial centers than here.
 # Seconds a run in the last column.
 REFERENCE: dict[
     tuple[str, int], tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, ...]]
@@ -60,13 +60,13 @@ def run(name: str, clusters: int, kind: str, starts: int) -> dict[str, Any]:
     found: dict[str, dict[str, list[float]]] = {}
     refuted = 0
     for seed in range(starts):
-        centres = starts_of(kind, x, weights, clusters, seed)
+        centers = starts_of(kind, x, weights, clusters, seed)
         for algorithm in ("scikit-learn", *ALGORITHMS):
             began = time.perf_counter()
             if algorithm == "scikit-learn":
-                model = KMeans(clusters, init=centres, n_init=1, tol=0, max_iter=10**5)
+                model = KMeans(clusters, init=centers, n_init=1, tol=0, max_iter=10**5)
             else:
-                model = LOKMeans(clusters, init=centres, algorithm=algorithm, max_iter=10**5)
+                model = LOKMeans(clusters, init=centers, algorithm=algorithm, max_iter=10**5)
             model.fit(x, sample_weight=weights)
             seconds = time.perf_counter() - began
             proof = verify(x, model.labels_, sample_weight=weights, n_clusters=clusters)

@@ -2,8 +2,8 @@
 
     python bench/cluster_sklearn_tests.py [pytest options]
 
-`sklearn.cluster.KMeans` is replaced before scikit-learn's test file is imported. The stand-in takes the two
-parameters LOKMeans does not have (`verbose`, `copy_x`) and knows scikit-learn's names of algorithms; nothing else.
+`sklearn.cluster.KMeans` is replaced before scikit-learn's test file is imported. The replacement takes the
+two parameters that LOKMeans does not have (`verbose`, `copy_x`) and scikit-learn's names of algorithms; nothing else.
 EXPLAINED says why a test cannot pass; every other failure makes this script fail.
 """
 
@@ -16,7 +16,7 @@ import pytest
 
 NO_PROGRESS_TEXT = "wants the very words of scikit-learn's progress lines; LOKMeans has its own"
 REFUSED = "fewer different rows than clusters are an error here; scikit-learn warns and leaves clusters empty"
-LIMITED = "stopped by max_iter, scikit-learn assigns once more; LOKMeans keeps the labels of the centres"
+LIMITED = "stopped by max_iter, scikit-learn assigns once more; LOKMeans keeps the labels of the centers"
 PRIVATE = "calls the private method _init_centroids, which LOKMeans does not have"
 EXPLAINED: dict[str, str] = {
     "test_kmeans_verbose": NO_PROGRESS_TEXT,
@@ -30,7 +30,7 @@ EXPLAINED: dict[str, str] = {
 }
 
 
-def stand_in() -> type:
+def replacement() -> type:
     from minseek.cluster import LOKMeans
     from minseek.cluster.search import ALGORITHMS
 
@@ -70,7 +70,7 @@ def stand_in() -> type:
 
 
 class Collect:
-    """Counts what happened, and which failures nobody has explained."""
+    """Counts of passed tests, explained failures and others."""
 
     def __init__(self) -> None:
         self.passed, self.explained, self.others = 0, {}, []
@@ -92,7 +92,7 @@ def main() -> int:
     import sklearn.cluster
     import sklearn.cluster._kmeans as module
 
-    sklearn.cluster.KMeans = module.KMeans = stand_in()
+    sklearn.cluster.KMeans = module.KMeans = replacement()
     collect = Collect()
     pytest.main(
         [

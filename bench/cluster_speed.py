@@ -1,8 +1,8 @@
-"""LOKMeans beside scikit-learn's KMeans: whole fits, a Lloyd iteration, memory.
+"""LOKMeans against scikit-learn's KMeans: whole fits, a Lloyd iteration, memory.
 
     python bench/cluster_speed.py [--only small|large|wide|sparse|memory] [--threads 1 2] [--report]
 
-Both begin at the same start centres, in turns; scikit-learn with tol=0. Ours always ends with the certificate. Run
+Both begin at the same initial centers, in turns; scikit-learn with tol=0. Ours always ends with the certificate. Run
 it with nothing else running.
 """
 
@@ -34,14 +34,14 @@ LIMIT = 10**5
 def blobs(n: int, d: int, groups: int, seed: int = 0) -> Any:
     """Overlapping Gaussian groups of different sizes and widths, float32."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(groups, d)).astype(np.float32)
+    centers = rng.normal(size=(groups, d)).astype(np.float32)
     chance = rng.gamma(1.0, size=groups)
     member = rng.choice(groups, n, p=chance / chance.sum())
     width = rng.uniform(0.2, 0.8, groups).astype(np.float32)
     x = rng.standard_normal((n, d), dtype=np.float32)
     for at in range(0, n, 10**4):  # in pieces, so that memory is never more than the data
         some = slice(at, at + 10**4)
-        x[some] = x[some] * width[member[some], None] + centres[member[some]]
+        x[some] = x[some] * width[member[some], None] + centers[member[some]]
     return x
 
 
@@ -84,7 +84,7 @@ def in_turns(rounds: int, *actions: Callable[[], dict[str, Any]]) -> list[dict[s
     runs: list[list[dict[str, Any]]] = [[] for _ in actions]
     for r in range(rounds + (rounds > 1)):
         for kept_runs, action in zip(runs, actions, strict=True):
-            time.sleep(0.02)  # threads of the one before go on spinning for a while
+            time.sleep(0.02)  # threads of the previous action keep spinning for a while
             found = action()
             if r or rounds == 1:
                 kept_runs.append(found)
@@ -217,7 +217,7 @@ def report(figures: dict[str, Any]) -> str:
         )
         lines.append(
             table(
-                f"Whole fits from the same start centres, {threads} thread(s)", (*head, "loss lower by", "proved"), rows
+                f"Whole fits from the same start centers, {threads} thread(s)", (*head, "loss lower by", "proved"), rows
             )
         )
     if "memory" in figures:

@@ -21,9 +21,9 @@ from minseek.cluster import KL, Divergence, ItakuraSaito, LOKMeans, Mahalanobis,
 from minseek.cluster import divergences as known
 from minseek.errors import InputError
 
-# Rows that are given twice merge into one point of double weight: the same clustering problem, but another draw of
-# start centres.
-DRAWS = "start centres are drawn, and the draw depends on the number of rows; scikit-learn's KMeans expects these too"
+# Rows that are given twice merge into one point of double weight: the same clustering problem, but other initial
+# centers.
+DRAWS = "initial centers are drawn by the number of rows; scikit-learn's KMeans has these expected failures, too"
 EXPECTED = {
     "check_sample_weight_equivalence_on_dense_data": DRAWS,
     "check_sample_weight_equivalence_on_sparse_data": DRAWS,
@@ -42,20 +42,20 @@ OUTSIDE = {
     ],
     expected_failed_checks=lambda model: EXPECTED | (OUTSIDE if model.divergence == "kl" else {}),
 )
-def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
+def test_scikit_learn_estimator_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
 X = np.random.default_rng(0).normal(size=(120, 3))
 
 
-def test_importing_it_imports_no_torch() -> None:
+def test_import_does_not_import_torch() -> None:
     code = "import sys, minseek.cluster; minseek.cluster.LOKMeans(2).fit([[0.], [1.], [3.]]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "gguf"} & set(done.stdout.split())
 
 
-def test_it_is_what_scikit_learn_users_expect() -> None:
+def test_scikit_learn_api() -> None:
     model = LOKMeans(5, random_state=0).fit(X)
     assert model.labels_.dtype == np.int32
     assert model.cluster_centers_.shape == (5, 3)
@@ -76,7 +76,7 @@ def test_it_is_what_scikit_learn_users_expect() -> None:
         LOKMeans().predict(X)
 
 
-def test_set_output_gives_frames() -> None:
+def test_set_output_returns_data_frames() -> None:
     pandas = pytest.importorskip("pandas")
     frame = LOKMeans(4, random_state=0).set_output(transform="pandas").fit_transform(X)
     assert isinstance(frame, pandas.DataFrame)
@@ -85,7 +85,7 @@ def test_set_output_gives_frames() -> None:
 
 @pytest.mark.parametrize("init", ["k-means++", "k-means||", "random", X[:6], lambda x, k, random_state: x[:k]])
 @pytest.mark.parametrize("divergence", ["squared_euclidean", "kl", "itakura_saito", "mahalanobis"])
-def test_every_start_for_every_divergence(init: Any, divergence: str) -> None:
+def test_every_init_with_every_divergence(init: Any, divergence: str) -> None:
     x = np.exp(X)
     given = Mahalanobis(np.diag([1.0, 2.0, 3.0])) if divergence == "mahalanobis" else divergence
     start = np.exp(init) if isinstance(init, np.ndarray) else init
@@ -97,7 +97,7 @@ def test_every_start_for_every_divergence(init: Any, divergence: str) -> None:
     assert one.transform(x).shape == (120, 6)
 
 
-def test_k_means_plus_plus_is_as_good_as_scikit_learns() -> None:
+def test_kmeans_plus_plus_is_as_good_as_scikit_learn() -> None:
     """Loss of the initial centers themselves, mean of 20 draws."""
     from sklearn.cluster import kmeans_plusplus
 
@@ -132,19 +132,19 @@ def test_more_starts_are_never_worse() -> None:
     assert best.certificate_.optimality == "D"
 
 
-def test_given_centres_are_one_start() -> None:
+def test_given_centers_are_one_start() -> None:
     with pytest.warns(RuntimeWarning, match="only one init instead of n_init=5"):
         LOKMeans(3, init=X[:3], n_init=5).fit(X)
 
 
-def test_verbose_says_every_pass(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_prints_every_pass(capsys: pytest.CaptureFixture[str]) -> None:
     LOKMeans(5, init=X[:5], verbose=1).fit(X)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "pass 1 (Lloyd): 120 points change"
     assert lines[-1].endswith("(sweep): 0 points change")
 
 
-def test_a_limit_is_said() -> None:
+def test_max_iter_warns_and_is_recorded() -> None:
     with pytest.warns(ConvergenceWarning, match="max_iter=1 passes ended the search"):
         model = LOKMeans(10, max_iter=1, init=X[:10]).fit(X)
     assert model.certificate_.limit_hit
@@ -152,7 +152,7 @@ def test_a_limit_is_said() -> None:
     assert "max_iter was reached" in str(model.certificate_)
 
 
-def test_a_divergence_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registered_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Squared Euclidean under another name: the generic path of a registered divergence must agree with the
     built-in."""
     monkeypatch.setattr(known, "_REGISTERED", dict(known._REGISTERED))
@@ -214,7 +214,7 @@ def bad(value: float, row: int, column: int) -> Any:
         (LOKMeans(2, tol=-1), X, "The 'tol' parameter"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_sentence(model: Any, x: Any, message: str) -> None:
+def test_invalid_input_gives_one_sentence(model: Any, x: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.fit(x)
 
@@ -227,7 +227,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(model: Any, x: Any, message
         (np.append(np.ones(119), np.nan), "NaN"),
     ],
 )
-def test_weights_that_cannot_be(weights: Any, message: str) -> None:
+def test_invalid_weights(weights: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LOKMeans(2).fit(X, sample_weight=weights)
 
@@ -240,19 +240,19 @@ def test_weights_that_cannot_be(weights: Any, message: str) -> None:
         (np.array([[1.0, 2.0], [2.0, 1.0]]), "not positive definite: its smallest eigenvalue is -1"),
     ],
 )
-def test_matrices_that_cannot_be(matrix: Any, message: str) -> None:
+def test_invalid_matrices(matrix: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Mahalanobis(matrix)
 
 
-def test_predicting_outside_the_domain_is_refused() -> None:
+def test_predict_rejects_data_outside_the_domain() -> None:
     model = LOKMeans(2, divergence=KL()).fit(np.exp(X))
     with pytest.raises(InputError, match="X has -1 in row 0, column 0"):
         model.predict([[-1.0, 1.0, 1.0]])
     assert ItakuraSaito().domain == "numbers > 0"
 
 
-def test_without_a_compiler_it_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_works_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = LOKMeans(8, init=X[:8]).fit(X)
     monkeypatch.setenv("MINSEEK_NATIVE", "0")
     slow = LOKMeans(8, init=X[:8]).fit(X)
@@ -261,7 +261,7 @@ def test_without_a_compiler_it_still_works(monkeypatch: pytest.MonkeyPatch) -> N
     assert KMeans(8, init=X[:8], n_init=1).fit(X).inertia_ >= min(slow.inertia_, fast.inertia_)
 
 
-def test_a_divergence_is_registered_by_its_class_and_name() -> None:
+def test_register_needs_a_class_with_a_name() -> None:
     class Nameless(Divergence):
         pass
 

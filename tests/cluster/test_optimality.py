@@ -13,14 +13,15 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 
 from minseek.cluster import KL, ItakuraSaito, LOKMeans, Mahalanobis, verify
 from minseek.cluster.c_backend import CBackend
-from tests.helpers.cluster_oracles import PHI, best_in_one_dimension, best_of_all, loss_of, single_moves
+from minseek.native import instruction_set
+from tests.helpers.cluster_oracles import PHI, global_optimum, global_optimum_1d, loss_of, single_moves
 
 ALGORITHMS = ("lloyd", "c-lo", "d-lo", "min-d-lo", "sweep")
 
 
 @pytest.fixture(params=["C", "NumPy"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both engines must do the same."""
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test with each backend."""
     if request.param == "NumPy":
         monkeypatch.setenv("MINSEEK_NATIVE", "0")
     return str(request.param)
@@ -34,11 +35,12 @@ def data_for(divergence: str, rng: np.random.Generator, n: int, d: int) -> np.nd
     return rng.normal(size=(n, d))
 
 
-# What Lloyd's misses -------------------------------------------------------------------------------------------------
+# Gains that Lloyd's misses
+# ------------------------------------------------------------------------------------------
 
 
-def test_lloyd_stops_where_a_single_move_still_gains(engine: str) -> None:
-    """The fixture of the method page: Lloyd's ends at 8.5, the best clustering has 5.1667."""
+def test_lloyd_stops_although_a_single_move_gains(backend: str) -> None:
+    """Example of the method page: Lloyd's ends at 8.5, the best clustering has 5.1667."""
     x, start = np.array([-4.0, -2.0, 0.0, 1.5, 2.5])[:, None], [[0.0], [2.5]]
     plain = LOKMeans(2, init=start, algorithm="lloyd").fit(x)
     assert plain.inertia_ == pytest.approx(8.5)
@@ -52,7 +54,7 @@ def test_lloyd_stops_where_a_single_move_still_gains(engine: str) -> None:
         assert better.certificate_.moves == ()
 
 
-def test_a_strict_fixed_point_is_c_local_and_may_not_be_d_local(engine: str) -> None:
+def test_a_strict_fixed_point_is_c_local_but_need_not_be_d_local(backend: str) -> None:
     x, start = np.array([-4.0, -2.0, -0.05, 1.5, 2.5])[:, None], [[0.0], [2.5]]
     plain = LOKMeans(2, init=start, algorithm="lloyd").fit(x)
     assert plain.certificate_.optimality == "C"
@@ -60,7 +62,7 @@ def test_a_strict_fixed_point_is_c_local_and_may_not_be_d_local(engine: str) -> 
     assert LOKMeans(2, init=start, algorithm="d-lo").fit(x).inertia_ < plain.inertia_
 
 
-def test_a_tie_is_no_local_optimum(engine: str) -> None:
+def test_a_tie_is_not_a_local_optimum(backend: str) -> None:
     """0 is as near to -2 as to 2: a fixed point of Lloyd's that c-lo leaves."""
     x, start = np.array([-4.0, -2.0, 0.0, 1.5, 2.5])[:, None], [[0.0], [2.5]]
     assert LOKMeans(2, init=start, algorithm="lloyd").fit(x).certificate_.optimality is None
@@ -75,8 +77,8 @@ def test_a_tie_is_no_local_optimum(engine: str) -> None:
 @pytest.mark.parametrize("divergence", sorted(PHI))
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_certificate_says_what_an_independent_check_of_every_move_finds(
-    engine: str, divergence: str, algorithm: str, weighted: bool
+def test_certificate_agrees_with_an_independent_check_of_every_move(
+    backend: str, divergence: str, algorithm: str, weighted: bool
 ) -> None:
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -98,7 +100,7 @@ def test_the_certificate_says_what_an_independent_check_of_every_move_finds(
             assert proof.optimality == "D"
         if algorithm == "c-lo":
             assert proof.optimality in ("C", "D")
-        for k in range(4):  # the mean is the best centre under every divergence
+        for k in range(4):  # the mean is the best center under every divergence
             np.testing.assert_allclose(
                 model.cluster_centers_[k],
                 np.average(x[found == k], axis=0, weights=weights[found == k]),
@@ -108,23 +110,23 @@ def test_the_certificate_says_what_an_independent_check_of_every_move_finds(
 
 
 @pytest.mark.parametrize("divergence", sorted(PHI))
-def test_enough_starts_find_the_best_of_all_assignments(engine: str, divergence: str) -> None:
+def test_many_starts_find_the_global_optimum(backend: str, divergence: str) -> None:
     for seed in range(3):
         rng = np.random.default_rng(seed)
         x = data_for(divergence, rng, 7, 2)
         weights = rng.integers(1, 4, 7).astype(float)
         model = LOKMeans(3, divergence=divergence, n_init=30, random_state=0).fit(x, sample_weight=weights)
-        assert model.inertia_ == pytest.approx(best_of_all(x, weights, 3, PHI[divergence]), rel=1e-9)
+        assert model.inertia_ == pytest.approx(global_optimum(x, weights, 3, PHI[divergence]), rel=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(-50, 50), min_size=4, max_size=25, unique=True), st.integers(2, 4), st.integers(0, 10**6))
-def test_in_one_dimension_it_is_never_better_than_the_exact_optimum_and_often_as_good(
+def test_one_dimensional_loss_is_close_to_the_exact_optimum_and_never_below(
     numbers: list[int], clusters: int, seed: int
 ) -> None:
     x = np.array(numbers, dtype=float)
     weights = np.random.default_rng(seed).integers(1, 5, len(x)).astype(float)
-    best = best_in_one_dimension(x, weights, clusters)
+    best = global_optimum_1d(x, weights, clusters)
     model = LOKMeans(clusters, n_init=20, random_state=seed).fit(x[:, None], sample_weight=weights)
     assert model.inertia_ >= best * (1 - 1e-9) - 1e-9
     assert model.inertia_ <= best * 1.25 + 1e-9
@@ -167,14 +169,14 @@ def test_every_shape_weight_and_type_ends_with_a_proof(
     assert again.optimality == "D"
 
 
-# The same whichever way it is computed
+# Backends, bounds, threads and containers agree
 # ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("n", "d", "k"), [(3000, 2, 40), (2000, 16, 100), (5000, 7, 13), (700, 40, 600)])
-def test_bounds_and_threads_change_nothing(dtype: Any, n: int, d: int, k: int) -> None:
-    """The kernels with their bounds, on one thread and on two, give what NumPy gives without any."""
+def test_threads_do_not_change_results(dtype: Any, n: int, d: int, k: int) -> None:
+    """The kernels give the same labels and loss with one thread and with two."""
     rng = np.random.default_rng(n)
     x = (rng.normal(size=(n, d)) + 4 * rng.normal(size=(20, d))[rng.integers(0, 20, n)]).astype(dtype)
     start = x[rng.choice(n, k, replace=False)]
@@ -187,10 +189,8 @@ def test_bounds_and_threads_change_nothing(dtype: Any, n: int, d: int, k: int) -
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "CSR", "weighted"])
 @pytest.mark.parametrize(("n", "d", "k"), [(1500, 3, 30), (1500, 20, 100), (1500, 2, 300)])
-def test_what_bounds_leave_out_would_change_nothing(
-    monkeypatch: pytest.MonkeyPatch, kind: str, n: int, d: int, k: int
-) -> None:
-    """Without any bound, every pass over all centres, the search takes the very same way."""
+def test_bounds_do_not_change_results(monkeypatch: pytest.MonkeyPatch, kind: str, n: int, d: int, k: int) -> None:
+    """Without any bound, every pass over all centers, the search takes exactly the same steps."""
     rng = np.random.default_rng(k)
     x: Any = rng.normal(size=(n, d)) + 3 * rng.normal(size=(15, d))[rng.integers(0, 15, n)]
     weights = rng.integers(1, 5, n) * 0.5 if kind == "weighted" else None
@@ -200,19 +200,19 @@ def test_what_bounds_leave_out_would_change_nothing(
     for name in ("assign", "sweep"):
         step = getattr(CBackend, name)
 
-        def forgetful(self: CBackend, *args: Any, step: Any = step) -> Any:
+        def without_bounds(self: CBackend, *args: Any, step: Any = step) -> Any:
             self._reset_bounds()
             self._arrays["point_clock"][:] = -1
             return step(self, *args)
 
-        monkeypatch.setattr(CBackend, name, forgetful)
+        monkeypatch.setattr(CBackend, name, without_bounds)
     plain = LOKMeans(k, init=start, max_iter=1000, n_threads=1).fit(x, sample_weight=weights)
     np.testing.assert_array_equal(bounded.labels_, plain.labels_)
     assert bounded.n_iter_ == plain.n_iter_
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_engines_agree(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
+def test_backends_agree(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(500, 5)).astype(dtype)
     start = x[:20]
@@ -234,7 +234,28 @@ def test_the_engines_agree(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
         assert [m[:3] for m in quick.moves] == [m[:3] for m in slow.moves]
 
 
-def test_lloyd_is_scikit_learns(engine: str) -> None:
+@pytest.mark.parametrize("kind", ["float32", "float64", "CSR"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_instruction_sets_agree(monkeypatch: pytest.MonkeyPatch, isa: str, kind: str) -> None:
+    """Vectors of any width give the same moves, computed in double, and the same clustering but for rounding."""
+    rng = np.random.default_rng(7)
+    x: Any = rng.normal(size=(1200, 11)) + 3 * rng.normal(size=(15, 11))[rng.integers(0, 15, 1200)]
+    start, labels = x[:70], rng.integers(0, 70, 1200)
+    x = x.astype(np.float32) if kind == "float32" else sparse.csr_matrix(x) if kind == "CSR" else x
+    widest, widest_proof = LOKMeans(70, init=start, max_iter=1000).fit(x), verify(x, labels)
+    monkeypatch.setenv("MINSEEK_ISA", isa)
+    if not instruction_set().flags:
+        pytest.skip(instruction_set().reason)
+    model, proof = LOKMeans(70, init=start, max_iter=1000).fit(x), verify(x, labels)
+    assert model.certificate_.optimality == "D"
+    np.testing.assert_array_equal(model.labels_, widest.labels_)
+    assert model.inertia_ == pytest.approx(widest.inertia_, rel=1e-12)
+    assert proof.smallest_gap == pytest.approx(widest_proof.smallest_gap, rel=1e-9)
+    assert [move[:3] for move in proof.moves] == [move[:3] for move in widest_proof.moves]
+    np.testing.assert_allclose([m.change for m in proof.moves], [m.change for m in widest_proof.moves], rtol=1e-9)
+
+
+def test_lloyd_equals_scikit_learn(backend: str) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1000, 6))
     start = x[:30]
@@ -244,7 +265,7 @@ def test_lloyd_is_scikit_learns(engine: str) -> None:
     assert ours.inertia_ == pytest.approx(theirs.inertia_, rel=1e-12)
 
 
-def test_sparse_is_as_dense(engine: str) -> None:
+def test_sparse_equals_dense(backend: str) -> None:
     rng = np.random.default_rng(3)
     x = sparse.random_array((400, 60), density=0.1, rng=rng, format="csr")
     start = x[:12].toarray() + rng.normal(size=(12, 60)) * 0.01
@@ -259,15 +280,15 @@ def test_sparse_is_as_dense(engine: str) -> None:
     np.testing.assert_array_equal(thin.predict(x), thin.labels_)
 
 
-def test_the_score_of_other_rows_is_their_distance_to_the_fitted_centres(engine: str) -> None:
-    """The rows that are scored must not become the centres they are compared with, in CSR no more than dense."""
+def test_score_of_new_rows_uses_the_fitted_centers(backend: str) -> None:
+    """Scored rows must not change the centers they are compared with, in CSR or dense."""
     rng = np.random.default_rng(8)
     x = sparse.random_array((300, 40), density=0.2, rng=rng, format="csr")
     other = sparse.random_array((50, 40), density=0.2, rng=rng, format="csr")
-    for data, asked in ((x, other), (x.toarray(), other.toarray())):
+    for data, new_rows in ((x, other), (x.toarray(), other.toarray())):
         model = LOKMeans(6, random_state=0).fit(data)
         expected = ((other.toarray()[:, None] - model.cluster_centers_) ** 2).sum(axis=2).min(axis=1).sum()
-        assert -model.score(asked) == pytest.approx(expected, rel=1e-9)
+        assert -model.score(new_rows) == pytest.approx(expected, rel=1e-9)
     assert LOKMeans(6, init="k-means||", random_state=0).fit(x).certificate_.optimality == "D"
 
 
@@ -291,7 +312,7 @@ def test_csr_of_every_kind(dtype: Any, wide_index: bool) -> None:
         LOKMeans(5).fit(x)
 
 
-def test_a_memory_mapped_file_gives_the_same(tmp_path: Any) -> None:
+def test_memory_mapped_file_gives_the_same_result(tmp_path: Any) -> None:
     x = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
     file = np.memmap(tmp_path / "x", dtype=np.float32, mode="w+", shape=x.shape)
     file[:] = x
@@ -302,7 +323,7 @@ def test_a_memory_mapped_file_gives_the_same(tmp_path: Any) -> None:
     assert one.certificate_ == other.certificate_
 
 
-def test_mahalanobis_is_euclidean_in_other_coordinates(engine: str) -> None:
+def test_mahalanobis_is_euclidean_in_other_coordinates(backend: str) -> None:
     rng = np.random.default_rng(5)
     x = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 3)) + 100
     matrix = np.linalg.inv(np.cov(x.T))
@@ -324,7 +345,7 @@ def test_mahalanobis_is_euclidean_in_other_coordinates(engine: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scale", [1e-12, 1e-5, 1.0, 1e6, 1e12])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_scaling_the_data_changes_nothing(engine: str, scale: float, dtype: Any, algorithm: str) -> None:
+def test_scaling_the_data_changes_nothing(backend: str, scale: float, dtype: Any, algorithm: str) -> None:
     """By powers of two exactly; the paper's reference code does not end on data times 1e-5."""
     x = np.random.default_rng(2).normal(size=(150, 4)).astype(dtype)
     exact = 2.0 ** round(np.log2(scale))
@@ -338,7 +359,7 @@ def test_scaling_the_data_changes_nothing(engine: str, scale: float, dtype: Any,
 
 
 @pytest.mark.parametrize("shift", [1e3, 1e6, 1e9, 1e12])
-def test_shifting_the_data_changes_nothing_that_its_digits_still_hold(engine: str, shift: float) -> None:
+def test_shifting_the_data_by_whole_numbers_changes_nothing(backend: str, shift: float) -> None:
     x = np.round(np.random.default_rng(2).normal(size=(150, 4)) * 1000)  # whole numbers survive the shift exactly
     one, other = (LOKMeans(10, init=data[:10]).fit(data) for data in (x, x + shift))
     assert other.certificate_.optimality == "D"
@@ -348,8 +369,8 @@ def test_shifting_the_data_changes_nothing_that_its_digits_still_hold(engine: st
 
 @pytest.mark.parametrize("kind", ["dense", "float32", "CSR"])
 @pytest.mark.parametrize("spread", [1e-3, 1e-6, 1e-9, 1e-12])
-def test_tight_groups_far_apart_end_without_a_limit(engine: str, kind: str, spread: float) -> None:
-    """Where rows differ in little more than their last digits, rounding must not keep points moving to and fro."""
+def test_tight_groups_far_apart_end_without_a_limit(backend: str, kind: str, spread: float) -> None:
+    """Rounding must not move points back and forth between rows that differ in little more than their last digits."""
     rng = np.random.default_rng(6)
     x: Any = 1000 * rng.normal(size=(6, 12))[rng.integers(0, 6, 300)] + spread * rng.normal(size=(300, 12))
     x = x.astype(np.float32) if kind == "float32" else sparse.csr_matrix(x) if kind == "CSR" else x
@@ -361,17 +382,17 @@ def test_tight_groups_far_apart_end_without_a_limit(engine: str, kind: str, spre
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_ties_everywhere_end_without_a_limit(engine: str, algorithm: str) -> None:
-    """A grid: every point is as near to one centre as to another, again and again."""
+def test_grid_full_of_ties_ends_without_a_limit(backend: str, algorithm: str) -> None:
+    """On a grid many points are equally near to two centers, again and again."""
     x = np.stack(np.meshgrid(np.arange(8.0), np.arange(8.0)), axis=-1).reshape(-1, 2)
     for seed in range(5):
         model = LOKMeans(7, algorithm=algorithm, init="random", n_init=1, random_state=seed, max_iter=2000).fit(x)
         assert not model.certificate_.limit_hit
 
 
-def test_sweeps_never_raise_the_loss_and_never_end_above_scikit_learn(engine: str) -> None:
-    """From where scikit-learn ends this is a theorem; from the same start centres, too, as long as Lloyd's takes the
-    same way."""
+def test_sweeps_never_end_above_scikit_learn(backend: str) -> None:
+    """From scikit-learn's result this is a theorem; from the same initial centers, too, if Lloyd's takes the same
+    steps."""
     for seed in range(5):
         rng = np.random.default_rng(seed)
         x = rng.normal(size=(400, 3))
@@ -382,7 +403,7 @@ def test_sweeps_never_raise_the_loss_and_never_end_above_scikit_learn(engine: st
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_empty_clusters_are_filled(engine: str, algorithm: str) -> None:
+def test_empty_clusters_are_filled(backend: str, algorithm: str) -> None:
     x = np.random.default_rng(0).normal(size=(50, 2))
     start = np.vstack([x[:2], np.full((3, 2), 100.0), x[:1]])  # three far away, two the same
     for data in (x, sparse.csr_matrix(x)):
@@ -390,7 +411,7 @@ def test_empty_clusters_are_filled(engine: str, algorithm: str) -> None:
         assert len(np.unique(model.labels_)) == 6
 
 
-def test_equal_rows_move_together(engine: str) -> None:
+def test_equal_rows_move_together(backend: str) -> None:
     """Merged or given as weights: the same clustering, and never apart."""
     rng = np.random.default_rng(4)
     x = rng.integers(0, 4, (300, 2)).astype(float)
@@ -403,7 +424,7 @@ def test_equal_rows_move_together(engine: str) -> None:
         assert len(set(one.labels_[group.reshape(-1) == g])) == 1
 
 
-def test_as_many_clusters_as_different_rows(engine: str) -> None:
+def test_as_many_clusters_as_different_rows(backend: str) -> None:
     x = np.array([[0.0], [1.0], [1.0], [-0.0], [5.0]])
     model = LOKMeans(3).fit(x)
     assert model.inertia_ == 0
@@ -412,7 +433,7 @@ def test_as_many_clusters_as_different_rows(engine: str) -> None:
         LOKMeans(4).fit(x)
 
 
-def test_constant_columns_one_cluster_and_one_row(engine: str) -> None:
+def test_constant_columns_one_cluster_and_one_row(backend: str) -> None:
     x = np.column_stack([np.full(30, 7.0), np.random.default_rng(0).normal(size=30), np.zeros(30)])
     assert LOKMeans(4).fit(x).certificate_.optimality == "D"
     single = LOKMeans(1).fit(x)
@@ -422,7 +443,7 @@ def test_constant_columns_one_cluster_and_one_row(engine: str) -> None:
     assert LOKMeans(1).fit(x[:1]).inertia_ == 0
 
 
-def test_rows_of_weight_zero_only_get_a_label(engine: str) -> None:
+def test_rows_of_weight_zero_only_get_a_label(backend: str) -> None:
     x = np.vstack([np.random.default_rng(0).normal(size=(40, 2)), [[50.0, 50.0]]])
     weights = np.append(np.ones(40), 0.0)
     model = LOKMeans(4, init=x[:4]).fit(x, sample_weight=weights)
@@ -430,9 +451,9 @@ def test_rows_of_weight_zero_only_get_a_label(engine: str) -> None:
     assert model.labels_[40] == ((model.cluster_centers_ - 50) ** 2).sum(axis=1).argmin()
 
 
-def test_a_zero_count_is_no_infinite_distance_to_move_across(engine: str) -> None:
-    """A centre that is zero where a point is not is infinitely far in KL, but joining its cluster costs something
-    finite."""
+def test_kl_moves_cross_an_infinite_divergence(backend: str) -> None:
+    """A center that is zero in a coordinate in which a point is not is infinitely far in KL, but joining its cluster
+    has a finite cost."""
     x = np.array([[5.0, 0.0], [6.0, 0.0], [5.5, 0.1], [0.0, 9.0], [0.0, 8.0]])
     model = LOKMeans(2, divergence="kl", init=[[5.5, 0.0], [0.0, 8.5]]).fit(x)
     np.testing.assert_array_equal(model.labels_ == model.labels_[0], [True, True, True, False, False])
@@ -444,7 +465,7 @@ def test_a_zero_count_is_no_infinite_distance_to_move_across(engine: str) -> Non
 # ----------------------------------------------------------------------------------------------------------------
 
 
-def test_verify_refutes_scikit_learn_and_its_moves_really_gain() -> None:
+def test_verify_refutes_scikit_learn_with_moves_that_gain() -> None:
     x = np.random.default_rng(0).normal(size=(500, 3))
     labels = KMeans(30, n_init=1, random_state=0, tol=0).fit(x).labels_
     proof = verify(x, labels)
@@ -458,7 +479,7 @@ def test_verify_refutes_scikit_learn_and_its_moves_really_gain() -> None:
     assert "gain by moving" in str(proof)
 
 
-def test_verify_knows_empty_clusters(engine: str) -> None:
+def test_verify_counts_empty_clusters(backend: str) -> None:
     x = np.array([[0.0], [1.0], [5.0]])
     assert verify(x, [0, 0, 1]).optimality == "D"
     refuted = verify(x, [0, 0, 1], n_clusters=3)
@@ -466,7 +487,7 @@ def test_verify_knows_empty_clusters(engine: str) -> None:
     assert {m.target for m in refuted.moves} == {2}
 
 
-def test_verify_takes_equal_rows_with_different_labels_as_they_are(engine: str) -> None:
+def test_verify_keeps_equal_rows_with_different_labels_apart(backend: str) -> None:
     x = np.array([[0.0], [0.0], [0.0], [1.0], [1.0]])
     assert verify(x, [0, 0, 1, 1, 1]).optimality != "D"
     assert verify(x, [0, 0, 0, 1, 1]).optimality == "D"
@@ -487,7 +508,7 @@ def test_verify_takes_equal_rows_with_different_labels_as_they_are(engine: str) 
         ([0, 1, 1], {"n_clusters": 2.5}, "n_clusters must be an integer, not 2.5"),
     ],
 )
-def test_verify_refuses(labels: list[float], more: dict[str, Any], message: str) -> None:
+def test_verify_rejects_invalid_input(labels: list[float], more: dict[str, Any], message: str) -> None:
     wrong_type = isinstance(more.get("tol"), str) or isinstance(more.get("n_clusters"), float)
     with pytest.raises(TypeError if wrong_type else ValueError, match=message):
         verify([[0.0], [1.0], [2.0]], labels, **more)
@@ -498,7 +519,7 @@ def test_verify_refuses(labels: list[float], more: dict[str, Any], message: str)
 
 
 @pytest.mark.parametrize("divergence", [KL(), ItakuraSaito()])
-def test_divergences_are_their_definition(divergence: Any) -> None:
+def test_divergences_match_their_definition(divergence: Any) -> None:
     rng = np.random.default_rng(0)
     x, c = rng.gamma(2, 1, (20, 5)), rng.gamma(2, 1, (7, 5))
     phi = PHI[divergence.name]
@@ -508,9 +529,9 @@ def test_divergences_are_their_definition(divergence: Any) -> None:
 
 
 @pytest.mark.parametrize("divergence", [KL(), ItakuraSaito()])
-def test_divergences_are_accurate_close_by(divergence: Any) -> None:
-    """Second order: D(c (1 + t), c) ~ t^2 / 2 times c (KL) or 1 (Itakura-Saito), where the plain formula has no
-    digit left."""
+def test_divergences_are_accurate_near_the_center(divergence: Any) -> None:
+    """Second order: D(c (1 + t), c) ~ t^2 / 2 times c (KL) or 1 (Itakura-Saito), for which the plain formula has
+    no digit left."""
     c, t = np.array([[3.0]]), 1e-7
     expected = t**2 / 2 * (3.0 if divergence.name == "kl" else 1.0)
     assert divergence.between(c * (1 + t), c)[0] == pytest.approx(expected, rel=1e-2)

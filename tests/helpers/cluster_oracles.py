@@ -1,4 +1,4 @@
-"""Slow and certain answers to what LOKMeans does fast."""
+"""Slow, exact references for LOKMeans."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def loss_of(x: Array, weights: Array, labels: NDArray[np.integer], phi: Callable
     """The loss by its other definition: weighted phi of the points minus that of the means."""
     total = 0.0
     for label in np.unique(labels):
-        held = labels == label
-        mean = np.average(x[held], axis=0, weights=weights[held])
-        total += (weights[held] * phi(x[held])).sum() - weights[held].sum() * phi(mean)
+        members = labels == label
+        mean = np.average(x[members], axis=0, weights=weights[members])
+        total += (weights[members] * phi(x[members])).sum() - weights[members].sum() * phi(mean)
     return float(total)
 
 
-def best_of_all(x: Array, weights: Array, clusters: int, phi: Callable[[Array], Array]) -> float:
+def global_optimum(x: Array, weights: Array, clusters: int, phi: Callable[[Array], Array]) -> float:
     """The global optimum over all assignments."""
     return min(
         loss_of(x, weights, np.array(labels), phi) for labels in itertools.product(range(clusters), repeat=len(x))
@@ -36,7 +36,7 @@ def best_of_all(x: Array, weights: Array, clusters: int, phi: Callable[[Array], 
 def single_moves(
     x: Array, weights: Array, labels: NDArray[np.integer], clusters: int, phi: Callable[[Array], Array]
 ) -> Array:
-    """What every single move changes, [n, k], each computed from two whole losses."""
+    """Change of the loss by every single move, [n, k], each computed from two whole losses."""
     before = loss_of(x, weights, labels, phi)
     change = np.zeros((len(x), clusters))
     for i, k in itertools.product(range(len(x)), range(clusters)):
@@ -46,8 +46,8 @@ def single_moves(
     return change
 
 
-def best_in_one_dimension(x: Array, weights: Array, clusters: int) -> float:
-    """The global optimum for squared distances of numbers in a row, by dynamic programming."""
+def global_optimum_1d(x: Array, weights: Array, clusters: int) -> float:
+    """The global optimum for squared distances in one dimension, by dynamic programming."""
     order = np.argsort(x)
     x, weights = x[order], weights[order]
     n = len(x)

@@ -27,7 +27,7 @@ class MoveScan:
     gap : float64 [n]
         Divergence to the nearest other center minus divergence to the own one.
     nearest_other : int32 [n]
-        That other center; -1 if there is none.
+        Index of that other center; -1 if there is none.
     """
 
     target: Labels

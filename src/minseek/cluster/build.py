@@ -12,7 +12,7 @@ from pathlib import Path
 from minseek.native import Kernels, loaded
 
 _FOLDER = Path(__file__).with_name("kernels")
-# As fast as -O3 here, and compiled in two thirds of the time. Results stay IEEE, except for contraction.
+# These flags give the speed of -O3 here, compiled in two thirds of the time. Results stay IEEE, except for contraction.
 _FLAGS = (
     *("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-fno-math-errno", "-fno-trapping-math"),
     *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),

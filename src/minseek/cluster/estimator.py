@@ -140,12 +140,11 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
             If the data hold something that is not finite or outside the divergence's domain, or fewer different rows
             than clusters.
         """
-        divergence = divergence_of(self.divergence)
         x = self._checked(X, reset=True)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, x, dtype=np.float64)
         if weights is not None:
             check_weights(weights)
-        problem = merge_equal_rows(prepare(x, divergence, weights))
+        problem = merge_equal_rows(prepare(x, divergence_of(self.divergence), weights))
         if self.n_clusters > problem.points.count:
             raise InputError(
                 f"n_samples={x.shape[0]} should be >= n_clusters={self.n_clusters}, and so should be the different "
@@ -171,8 +170,7 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
             weightless = np.flatnonzero(self.labels_ < 0)
             self.labels_[weightless] = self.predict(x[weightless])
         self.inertia_ = fit.certificate.loss
-        # scikit-learn, too, counts the pass that changes nothing.
-        self.n_iter_ = min(fit.passes + 1, self.max_iter)
+        self.n_iter_ = min(fit.passes + 1, self.max_iter)  # the pass that changes nothing counts, as in scikit-learn
         self._n_features_out = self.n_clusters
         return self
 

@@ -7,7 +7,7 @@
 #include "dense.h"
 #endif
 
-/* Least true square that a packed one can stand for. */
+/* Lower bound on a true squared distance, given the packed one. */
 static inline double least_sq(const kmeans_state *s, double packed_sq) {
     return max_f64(0, packed_sq * (1 - s->error_rel) - s->error_abs);
 }

@@ -126,7 +126,7 @@ static inline real vec_hmin(vec v) {
 #endif
 }
 
-/* The same of a whole pack. */
+/* These operate on a whole pack. */
 static inline unsigned pack_le(const vec v[VECS], real limit) {
     unsigned bits = 0;
     UNROLL for (int e = 0; e < VECS; e++) bits |= vec_le(v[e], limit) << e * LANES;

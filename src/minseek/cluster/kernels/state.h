@@ -89,7 +89,7 @@ static inline int is_singleton(const kmeans_state *s, int32_t k) { return s->clu
 static inline int64_t n_blocks(const kmeans_state *s) { return (s->n_points + BLOCK - 1) / BLOCK; }
 static inline int64_t block_end(const kmeans_state *s, int64_t b) { return min_i64((b + 1) * BLOCK, s->n_points); }
 
-/* Group of a cluster, and the ranges of packs and of clusters of a group. */
+/* Groups: that of a cluster, and the packs and clusters of a group. */
 static inline int64_t group_of(const kmeans_state *s, int64_t k) { return k / PACK / s->packs_per_group; }
 static inline int64_t first_pack(const kmeans_state *s, int64_t g) { return g * s->packs_per_group; }
 static inline int64_t end_pack(const kmeans_state *s, int64_t g) { return min_i64(first_pack(s, g + 1), s->n_packs); }
