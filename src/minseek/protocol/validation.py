@@ -99,7 +99,7 @@ def field_error(errors: Sequence[Mapping[str, Any]], locations: Sequence[Sequenc
     deepest = max(range(len(errors)), key=lambda index: (len(paths[index]), -index))
     error, path = errors[deepest], paths[deepest]
     if not path:
-        return FieldError(f"the body must be {_expected(error['msg'])}", code="invalid_json")
+        return FieldError(f"the body must be {_expected(error)}", code="invalid_json")
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
     if error["type"] == "missing":
         return FieldError(f"the field {param!r} is missing: give it", param=param, code="missing_field")
@@ -107,13 +107,16 @@ def field_error(errors: Sequence[Mapping[str, Any]], locations: Sequence[Sequenc
     if error["type"] == "extra_forbidden" or path[0] in NEUTRAL_FIELDS:
         return unsupported(param, value)
     if error["type"] in ("too_short", "too_long"):
-        return FieldError(f"{param} must be {_expected(error['msg'])}", param=param)
-    expected = dict.fromkeys(_expected(e["msg"]) for e, p in zip(errors, paths, strict=True) if p == path)
+        return FieldError(f"{param} must be {_expected(error)}", param=param)
+    expected = dict.fromkeys(_expected(e) for e, p in zip(errors, paths, strict=True) if p == path)
     return FieldError(f"{param} must be {' or '.join(expected)}, not {preview(value)}", param=param)
 
 
-def _expected(message: str) -> str:
+def _expected(error: Mapping[str, Any]) -> str:
     """Extract the expectation from pydantic's message, such as "Input should be a valid string"."""
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return "a JSON object"
+    message: str = error["msg"]
     for start in ("Input should be ", "String should be ", "Value should be "):
         if message.startswith(start):
             return message.removeprefix(start)
