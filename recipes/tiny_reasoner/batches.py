@@ -1,4 +1,4 @@
-"""Batches of traces, several to a row; made on the way, each from the seed and its number alone."""
+"""Batches of traces, packed several to a row, generated on the fly from the seed and the batch number."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from recipes.tiny_reasoner.tokenizer import ASSISTANT, END, OPEN, USER
 from recipes.tiny_reasoner.traces import make_trace
 
 _SHORT, _LONG = 256, 512  # lengths of rows
-_POOL = 16  # batches that are made together, so that rows fill well
+_POOL = 16  # batches made together, so that rows fill well
 
 
 @dataclass(frozen=True)
 class Batch:
-    """[B, T] each; targets are -100 where nothing is to be learned."""
+    """Tensors [B, T]; targets are -100 for tokens without a loss."""
 
     tokens: Tensor
     positions: Tensor
-    owners: Tensor
+    trace_ids: Tensor
     targets: Tensor
 
 
 def batches(tokenizer: Any, seed: int, tokens: int, start: int = 0) -> Iterator[Batch]:
-    """Batches of so many tokens each without end, from number `start` on."""
+    """Infinite batches of `tokens` tokens each, from batch number `start`."""
     pool, skip = divmod(start, _POOL)
     while True:
         made = _make_pool(tokenizer, Random(f"{seed} {pool}"), tokens)
@@ -37,12 +37,12 @@ def batches(tokenizer: Any, seed: int, tokens: int, start: int = 0) -> Iterator[
         pool, skip = pool + 1, 0
 
 
-def _make_pool(tokenizer: Any, chance: Random, tokens: int) -> list[Batch]:
-    """Exactly `_POOL` batches."""
+def _make_pool(tokenizer: Any, rng: Random, tokens: int) -> list[Batch]:
+    """Make `_POOL` batches."""
     rows: dict[int, list[list[tuple[list[int], list[bool]]]]] = {_SHORT: [], _LONG: []}
     made: list[Batch] = []
     while len(made) < _POOL:
-        example = _example(tokenizer, chance)
+        example = _example(tokenizer, rng)
         if len(example[0]) > _LONG:
             continue
         length = _SHORT if len(example[0]) <= _SHORT else _LONG
@@ -59,11 +59,11 @@ def _make_pool(tokenizer: Any, chance: Random, tokens: int) -> list[Batch]:
     return made
 
 
-def _example(tokenizer: Any, chance: Random) -> tuple[list[int], list[bool]]:
-    """A trace's tokens, and which of them are to be learned."""
-    _, problem = draw(chance, test=False)
+def _example(tokenizer: Any, rng: Random) -> tuple[list[int], list[bool]]:
+    """Tokens of a trace and, for each, True if it has a loss."""
+    _, problem = draw(rng, test=False)
     texts = [(f"{USER}{problem.prompt}{ASSISTANT}{OPEN}\n", False)]
-    texts += [(piece.text, piece.learn) for piece in make_trace(problem, chance)]
+    texts += [(piece.text, piece.learn) for piece in make_trace(problem, rng)]
     texts.append((END, True))
     ids: list[int] = []
     learned: list[bool] = []
@@ -76,16 +76,16 @@ def _example(tokenizer: Any, chance: Random) -> tuple[list[int], list[bool]]:
 
 
 def _packed(rows: list[list[tuple[list[int], list[bool]]]], length: int) -> Batch:
-    tokens, positions, owners = (torch.zeros(len(rows), length, dtype=torch.long) for _ in range(3))
+    tokens, positions, trace_ids = (torch.zeros(len(rows), length, dtype=torch.long) for _ in range(3))
     targets = torch.full((len(rows), length), -100)
-    owners -= 1
+    trace_ids -= 1
     for r, row in enumerate(rows):
-        at = 0
+        offset = 0
         for number, (ids, learned) in enumerate(row):
             n = len(ids)
-            tokens[r, at : at + n] = torch.tensor(ids)
-            positions[r, at : at + n] = torch.arange(n)
-            owners[r, at : at + n] = number
-            targets[r, at : at + n - 1] = torch.tensor(ids[1:]).masked_fill(~torch.tensor(learned[1:]), -100)
-            at += n
-    return Batch(tokens, positions, owners, targets)
+            tokens[r, offset : offset + n] = torch.tensor(ids)
+            positions[r, offset : offset + n] = torch.arange(n)
+            trace_ids[r, offset : offset + n] = number
+            targets[r, offset : offset + n - 1] = torch.tensor(ids[1:]).masked_fill(~torch.tensor(learned[1:]), -100)
+            offset += n
+    return Batch(tokens, positions, trace_ids, targets)

@@ -1,7 +1,7 @@
 """Accuracy without induced thoughts, by kind and difficulty: ``python -m recipes.tiny_reasoner.evaluate MODEL``.
 
-Held-out problems, the paper's sampling (temperature 0.6, top-p 0.95); what thoughts add is measured by
-``minseek eval``.
+Held-out problems, the paper's sampling (temperature 0.6, top-p 0.95); ``minseek eval`` measures the effect of more
+thoughts.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from recipes.tiny_reasoner.problems import DIFFICULTIES, tasks
 
 
 def evaluate(name: str, count: int, seed: int) -> dict[str, object]:
-    """The figures of `count` problems of each difficulty."""
+    """Solve `count` problems of each difficulty; returns the figures."""
     model = minseek.load(name)
     right: dict[tuple[str, int], list[bool]] = {(kind, d): [] for kind in KINDS for d in DIFFICULTIES}
     tokens, began = 0, time.perf_counter()
     for difficulty in DIFFICULTIES:
-        asked = list(tasks("test", count, seed, difficulty))
+        problems = list(tasks("test", count, seed, difficulty))
         done = minseek.generate(
             model,
-            [render_prompt(model.tokenizer, task["prompt"]) for task in asked],
+            [render_prompt(model.tokenizer, task["prompt"]) for task in problems],
             policy=None,
             max_new_tokens=400,
             sampling=[minseek.Sampling(temperature=0.6, top_p=0.95, seed=seed + i) for i in range(count)],
         )
-        for task, one in zip(asked, done, strict=True):
+        for task, one in zip(problems, done, strict=True):
             answer = one.text.rpartition("</think>")[2] if "</think>" in one.text else ""
             right[task["kind"], difficulty].append(final_answer(answer) == task["answer"])
             tokens += len(one.tokens)
@@ -50,7 +50,7 @@ def evaluate(name: str, count: int, seed: int) -> dict[str, object]:
 
 
 def table(figures: dict[str, object]) -> str:
-    """Kinds by difficulty, in per cent."""
+    """Markdown table of kinds by difficulty, in percent."""
     cells = figures["cells"]
     assert isinstance(cells, dict)
     lines = ["| kind | " + " | ".join(f"difficulty {d}" for d in DIFFICULTIES) + " |", "|---" * 6 + "|"]
@@ -60,7 +60,7 @@ def table(figures: dict[str, object]) -> str:
 
 
 def main() -> None:
-    """Print the table; write the figures if asked to."""
+    """Print the table and, with ``--output``, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="tiny")
     parser.add_argument("--count", type=int, default=200, help="problems of each difficulty (%(default)s)")

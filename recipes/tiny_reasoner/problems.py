@@ -14,30 +14,28 @@ from zlib import crc32
 from recipes.tiny_reasoner.kinds import KINDS, Problem
 
 DIFFICULTIES = (1, 2, 3, 4, 5)
-_HELD_OUT = 16  # one prompt in so many is never trained on
+_HELD_OUT = 16  # one in 16 prompts is never trained on
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether a prompt belongs to the test split: by its text, so that no seed can mix the splits."""
+    """True if a prompt belongs to the test split, by a hash of its text, so that no seed can mix the splits."""
     return crc32(prompt.encode()) % _HELD_OUT == 0
 
 
-def draw(chance: Random, *, test: bool, kind: str | None = None, difficulty: int | None = None) -> tuple[str, Problem]:
-    """A kind and a problem of it, from the test split or from the training split."""
+def draw(rng: Random, *, test: bool, kind: str | None = None, difficulty: int | None = None) -> tuple[str, Problem]:
+    """Draw a problem, from the test split or the training split; returns its kind and the problem."""
     while True:
-        name = kind or chance.choice(list(KINDS))
-        problem = KINDS[name](chance, difficulty or chance.choice(DIFFICULTIES))
+        name = kind or rng.choice(list(KINDS))
+        problem = KINDS[name](rng, difficulty or rng.choice(DIFFICULTIES))
         if is_held_out(problem.prompt) == test:
             return name, problem
 
 
 def tasks(split: str, count: int, seed: int, difficulty: int | None = None) -> Iterator[dict[str, str]]:
-    """Tasks without repetition, the kinds in turns."""
-    chance, seen = Random(f"{split} {seed}"), set[str]()
+    """Generate distinct tasks, alternating between the kinds."""
+    rng, seen = Random(f"{split} {seed}"), set[str]()
     while len(seen) < count:
-        kind, problem = draw(
-            chance, test=split == "test", kind=list(KINDS)[len(seen) % len(KINDS)], difficulty=difficulty
-        )
+        kind, problem = draw(rng, test=split == "test", kind=list(KINDS)[len(seen) % len(KINDS)], difficulty=difficulty)
         if problem.prompt not in seen:
             seen.add(problem.prompt)
             yield {"id": f"{split}-{len(seen)}", "prompt": problem.prompt, "answer": problem.answer, "kind": kind}

@@ -1,4 +1,4 @@
-"""A sheet of calculation: numbered steps, one of which may be a slip that the rest then builds on."""
+"""A derivation of numbered steps, one of which may contain a slip that later steps build on."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ class Sheet:
 
     Parameters
     ----------
-    chance : Random
-        Chooses what a slip looks like.
+    rng : Random
+        Random numbers for slips.
     slip : int or None
-        The number of the step that goes wrong, from 0; None for a sound derivation.
+        Index of the wrong step; None for a correct derivation.
     """
 
-    def __init__(self, chance: Random, slip: int | None = None) -> None:
-        self._chance, self._slip = chance, slip
+    def __init__(self, rng: Random, slip: int | None = None) -> None:
+        self._rng, self._slip = rng, slip
         self._steps = 0
         self.lines: list[str] = []
-        self.slipped_at: int | None = None  # line in which the slip is
+        self.slipped_at: int | None = None  # line of the slip
 
     def note(self, text: str) -> None:
-        """A line without a result."""
+        """Add a line without a result."""
         self.lines.append(text)
 
     def number(self, left: str, value: int) -> int:
-        """A line `left=value`; the value that stands there, on which the next steps must build."""
+        """Add a line `left=value`; returns the value as written, which the next steps must use."""
         if self._goes_wrong():
-            value += self._chance.choice((-10, -2, -1, -1, 1, 1, 2, 10))
+            value += self._rng.choice((-10, -2, -1, -1, 1, 1, 2, 10))
         self.lines.append(f"{left}={value}")
         return value
 
     def list(self, left: str, values: list[int]) -> list[int]:
-        """A line `left: values`, likewise."""
+        """Add a line `left: values`; returns the values as written."""
         if self._goes_wrong() and values:
-            at = self._chance.randrange(len(values))
-            if len(values) > 1 and self._chance.random() < 0.5:
+            at = self._rng.randrange(len(values))
+            if len(values) > 1 and self._rng.random() < 0.5:
                 other = (at + 1) % len(values)
                 values = list(values)
                 values[at], values[other] = values[other], values[at]
             else:
-                values = [v + (i == at) * self._chance.choice((-1, 1)) for i, v in enumerate(values)]
+                values = [v + (i == at) * self._rng.choice((-1, 1)) for i, v in enumerate(values)]
         self.lines.append(f"{left}: {shown(values)}")
         return values
 
@@ -55,15 +55,15 @@ class Sheet:
 
     @property
     def steps(self) -> int:
-        """Steps with a result so far."""
+        """Number of steps with a result so far."""
         return self._steps
 
 
 def shown(values: list[int]) -> str:
-    """A list as problems, derivations and answers write it."""
+    """Format a list for problems, derivations and answers."""
     return " ".join(map(str, values)) if values else "empty"
 
 
 def factor(value: int) -> str:
-    """A number behind an operator."""
+    """Format a number after an operator."""
     return f"({value})" if value < 0 else str(value)

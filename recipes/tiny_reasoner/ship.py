@@ -12,7 +12,7 @@ from minseek.models.config import from_transformers
 from minseek.models.loading.aliases import TINY
 from minseek.models.loading.gguf import MODEL_CONFIG_FILE
 
-_MOST = 16_000_000  # bytes
+_MAX_BYTES = 16_000_000  # bytes
 _FILES = (
     *("config.json", "generation_config.json", "model.safetensors"),
     *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
@@ -20,10 +20,10 @@ _FILES = (
 
 
 def ship(folder: Path) -> None:
-    """Copy what is needed, and write the config with which it loads without transformers' modelling code."""
+    """Copy the model's files and write the config that loads it without transformers' modeling code."""
     source = folder / "model"
     size = (source / "model.safetensors").stat().st_size
-    assert size <= _MOST, f"{size} bytes of weights are too many to ship: {_MOST} at most"
+    assert size <= _MAX_BYTES, f"{size} bytes of weights are too many to ship: {_MAX_BYTES} at most"
     TINY.mkdir(exist_ok=True)
     for name in _FILES:
         shutil.copy(source / name, TINY / name)

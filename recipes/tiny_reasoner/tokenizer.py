@@ -1,4 +1,4 @@
-"""The tokenizer: digits and signs one by one, words as merged bytes, so that any text can be written."""
+"""The tokenizer: single digits and signs, words as merged bytes, able to encode any text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ TEMPLATE = (
     "<|end|>{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
 )
-"""Thinking is opened by the template, as R1's does, and earlier turns' thinking is left out."""
+"""The template opens thinking, as R1's does, and omits the thinking of earlier turns."""
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with the words of these texts."""
+    """Train a byte-level tokenizer on texts."""
     tokenizer = Tokenizer(models.BPE())
     pieces = Regex(r"\d|\n| ?[A-Za-z]+|[^A-Za-z0-9\n]")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

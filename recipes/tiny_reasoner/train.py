@@ -1,4 +1,4 @@
-"""Train the tiny reasoner from nothing, or go on: ``python -m recipes.tiny_reasoner.train FOLDER``."""
+"""Train the tiny reasoner from scratch, or resume: ``python -m recipes.tiny_reasoner.train FOLDER``."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from random import Random
 import torch
 
 from recipes.tiny_reasoner.batches import Batch, batches
-from recipes.tiny_reasoner.network import Network, Size
+from recipes.tiny_reasoner.network import LlamaSize, Network
 from recipes.tiny_reasoner.problems import draw
 from recipes.tiny_reasoner.tokenizer import train_tokenizer
 from recipes.tiny_reasoner.traces import make_trace
 
 STEPS, TOKENS, SEED = 3000, 8192, 0
 _RATE, _EMBEDDING_RATE = 3e-3, 6e-3
-_WARM_UP, _DECAY = 100, 0.6  # steps; share of the steps in which the learning rate falls to nothing
+_WARM_UP, _DECAY = 100, 0.6  # steps; share of the steps in which the learning rate falls to 0
 _SHOW_EVERY, _SAVE_EVERY = 50, 250
 
 
 def factor(step: int, steps: int) -> float:
-    """The learning rate's factor: up, level, down to nothing."""
+    """Factor on the learning rate: warm-up, constant, decay to 0."""
     left = (steps - step) / (_DECAY * steps)
     return min(1.0, (step + 1) / _WARM_UP, left)
 
 
-def tokenizer_of(seed: int):  # type: ignore[no-untyped-def]
-    """The tokenizer, with the words of some traces."""
-    chance, texts = Random(f"words {seed}"), []
+def make_tokenizer(seed: int):  # type: ignore[no-untyped-def]
+    """Train the tokenizer on some traces."""
+    rng, texts = Random(f"words {seed}"), []
     for _ in range(4000):
-        _, problem = draw(chance, test=False)
-        texts.append(problem.prompt + "\n" + "".join(piece.text for piece in make_trace(problem, chance)))
+        _, problem = draw(rng, test=False)
+        texts.append(problem.prompt + "\n" + "".join(piece.text for piece in make_trace(problem, rng)))
     return train_tokenizer(texts)
 
 
 def train(folder: Path, *, steps: int, seed: int, compiled: bool) -> None:
-    """Train, saving the state every few minutes, and write the model into the folder."""
+    """Train, saving the state every few minutes, and write the model to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = tokenizer_of(seed)
+    tokenizer = make_tokenizer(seed)
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = Network(Size(len(tokenizer))).to(device)
-    inner, rest = network.groups_of_parameters()
+    network = Network(LlamaSize(len(tokenizer))).to(device)
+    matrices, rest = network.parameter_groups()
     optimizers = [
-        torch.optim.Muon(inner, lr=_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices, lr=_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=_EMBEDDING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
     rates, step, seconds = [o.param_groups[0]["lr"] for o in optimizers], 0, 0.0
@@ -55,7 +55,7 @@ def train(folder: Path, *, steps: int, seed: int, compiled: bool) -> None:
     if state.exists():
         kept = torch.load(state, map_location=device)
         network.load_state_dict(kept["network"])
-        for optimizer, values in zip(optimizers, kept.get("optimizers") or kept["optimisers"], strict=True):
+        for optimizer, values in zip(optimizers, kept["optimizers"], strict=True):
             optimizer.load_state_dict(values)
         step, seconds = kept["step"], kept["seconds"]
     loss_of = torch.compile(network, dynamic=False) if compiled else network
@@ -90,7 +90,7 @@ def train(folder: Path, *, steps: int, seed: int, compiled: bool) -> None:
 
 
 def _on(batch: Batch, device: str) -> list[torch.Tensor]:
-    return [t.to(device) for t in (batch.tokens, batch.positions, batch.owners, batch.targets)]
+    return [t.to(device) for t in (batch.tokens, batch.positions, batch.trace_ids, batch.targets)]
 
 
 def main() -> None:
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--no-compile", action="store_true", help="where there is no C++ compiler; half as fast")
+    parser.add_argument("--no-compile", action="store_true", help="for machines without a C++ compiler; half as fast")
     args = parser.parse_args()
     train(args.folder, steps=args.steps, seed=args.seed, compiled=not args.no_compile)
 

@@ -22,12 +22,12 @@ from minseek.models.loading.aliases import TINY
 from recipes.tiny_reasoner.batches import batches
 from recipes.tiny_reasoner.evaluate import evaluate, table
 from recipes.tiny_reasoner.kinds import KINDS
-from recipes.tiny_reasoner.network import Network, Size
+from recipes.tiny_reasoner.network import LlamaSize, Network
 from recipes.tiny_reasoner.problems import DIFFICULTIES, draw, is_held_out, tasks
 from recipes.tiny_reasoner.sheet import Sheet
 from recipes.tiny_reasoner.tokenizer import ASSISTANT, END, OPEN, USER
 from recipes.tiny_reasoner.traces import make_trace
-from recipes.tiny_reasoner.train import factor, tokenizer_of, train
+from recipes.tiny_reasoner.train import factor, make_tokenizer, train
 
 ROOT = Path(__file__).parents[2]
 seeds = st.integers(0, 2**32)
@@ -35,7 +35,7 @@ seeds = st.integers(0, 2**32)
 
 @pytest.fixture(scope="module")
 def tokenizer():  # type: ignore[no-untyped-def]
-    return tokenizer_of(0)
+    return make_tokenizer(0)
 
 
 def solved(kind: str, prompt: str) -> str:
@@ -204,12 +204,14 @@ def test_batches_are_those_of_a_run_that_was_not_stopped(tokenizer) -> None:  # 
         assert torch.equal(batch.tokens[:, 1:][learned[:, :-1]], batch.targets[:, :-1][learned[:, :-1]])
         begins = batch.tokens == tokenizer.convert_tokens_to_ids(USER)
         assert (batch.positions[begins] == 0).all()
-        assert not (learned & (batch.owners < 0)).any()
+        assert not (learned & (batch.trace_ids < 0)).any()
 
 
 def test_the_saved_model_is_the_trained_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = Network(Size(64, hidden=32, inner=48, layers=2, heads=4, groups=2, context=32))
+    network = Network(
+        LlamaSize(64, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, max_positions=32)
+    )
     for parameter in network.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter)).copy_(parameter.bfloat16().float())
     network.save(tmp_path)
@@ -217,14 +219,14 @@ def test_the_saved_model_is_the_trained_one(tmp_path: Path) -> None:
     rows = torch.randint(0, 64, (1, 12)), torch.randint(0, 64, (1, 7))
     packed = torch.cat(rows, 1)
     positions = torch.cat([torch.arange(12), torch.arange(7)])[None]
-    owners = torch.tensor([[0] * 12 + [1] * 7])
+    trace_ids = torch.tensor([[0] * 12 + [1] * 7])
     for target in (rows[0].shape[1] - 1, packed.shape[1] - 1):  # the last token of each row's trace
         for wanted in (3, 40):
             targets = torch.full_like(packed, -100)
             targets[0, target] = wanted
             row = rows[0] if target < 12 else rows[1]
             expected = -model(row).logits[0, -1].log_softmax(-1)[wanted]
-            assert network(packed, positions, owners, targets).item() == pytest.approx(expected.item(), abs=0.05)
+            assert network(packed, positions, trace_ids, targets).item() == pytest.approx(expected.item(), abs=0.05)
 
 
 def test_training_learns_and_a_stopped_run_goes_on(tmp_path: Path, monkeypatch, capsys, one_thread) -> None:  # type: ignore[no-untyped-def]
@@ -232,7 +234,11 @@ def test_training_learns_and_a_stopped_run_goes_on(tmp_path: Path, monkeypatch, 
 
     for name, value in {"TOKENS": 512, "_SAVE_EVERY": 8, "_SHOW_EVERY": 8, "_WARM_UP": 1}.items():
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(module, "Size", lambda vocabulary: Size(vocabulary, hidden=32, inner=48, layers=1))
+    monkeypatch.setattr(
+        module,
+        "LlamaSize",
+        lambda vocab_size: LlamaSize(vocab_size, hidden_size=32, intermediate_size=48, num_layers=1),
+    )
     with torch.enable_grad():
         train(tmp_path / "whole", steps=24, seed=0, compiled=False)
         losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]

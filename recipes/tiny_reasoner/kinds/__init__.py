@@ -1,4 +1,4 @@
-"""The kinds of problems; each module has one class with the same members as `Problem`."""
+"""Kinds of problems; each module has one class that implements `Problem`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from recipes.tiny_reasoner.sheet import Sheet
 
 
 class Problem(Protocol):
-    """A problem that knows its answer and how it is derived.
+    """A problem with its answer and derivations.
 
     Attributes
     ----------
     ways : tuple of str
-        What introduces each way to derive the result again; the first one is that of the first thought, and is not
+        Phrases that introduce each way to derive the result again; the first is for the first thought and is not
         written.
     """
 
@@ -33,10 +33,10 @@ class Problem(Protocol):
     def answer(self) -> str: ...
 
     def derive(self, sheet: Sheet, way: int, before: str) -> str:
-        """Write the derivation and give its result; `before` is what the thought before it came to."""
+        """Write the derivation and return its result; `before` is the result of the previous thought."""
 
     def carefully(self, sheet: Sheet) -> str:
-        """Write the derivation in small steps and give its result."""
+        """Write the derivation in small steps and return its result."""
 
 
 KINDS: dict[str, Callable[[Random, int], Problem]] = {
@@ -46,4 +46,4 @@ KINDS: dict[str, Callable[[Random, int], Problem]] = {
     "list": Lists,
     "sequence": Sequence,
 }
-"""Problems by kind, made from a source of chance and a difficulty from 1 to 5."""
+"""Constructors of problems by kind, from a random generator and a difficulty of 1 to 5."""

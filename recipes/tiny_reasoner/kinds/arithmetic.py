@@ -16,15 +16,15 @@ class Arithmetic:
 
     ways = ("", "turned round")
 
-    def __init__(self, chance: Random, difficulty: int) -> None:
+    def __init__(self, rng: Random, difficulty: int) -> None:
         while True:
-            self._tree = _grow(chance, difficulty + 1)
+            self._tree = _grow(rng, difficulty + 1)
             if _is_small(self._tree):
                 break
 
     @property
     def prompt(self) -> str:
-        return f"Compute {_written(self._tree)}."
+        return f"Compute {_format(self._tree)}."
 
     @property
     def answer(self) -> str:
@@ -34,19 +34,19 @@ class Arithmetic:
         return str(_work_out(self._tree, sheet, turned=way == 1))
 
     def carefully(self, sheet: Sheet) -> str:
-        """The whole expression anew after every step, products split into tens and ones."""
+        """Write the whole expression after every step, with products split into tens and ones."""
         tree = self._tree
         while not isinstance(tree, int):
-            sheet.note(_written(tree))
-            tree = _reduced(tree, sheet)
+            sheet.note(_format(tree))
+            tree = _reduce(tree, sheet)
         return str(tree)
 
 
-def _grow(chance: Random, operators: int) -> Tree:
+def _grow(rng: Random, operators: int) -> Tree:
     if operators == 0:
-        return chance.randint(1, 20)
-    left = chance.randrange(operators)
-    return chance.choice("+-*"), _grow(chance, left), _grow(chance, operators - 1 - left)
+        return rng.randint(1, 20)
+    left = rng.randrange(operators)
+    return rng.choice("+-*"), _grow(rng, left), _grow(rng, operators - 1 - left)
 
 
 def _apply(operator: str, left: int, right: int) -> int:
@@ -58,7 +58,7 @@ def _value(tree: Tree) -> int:
 
 
 def _is_small(tree: Tree) -> bool:
-    """Whether no step leaves three digits, and every product has a small factor."""
+    """True if no step exceeds three digits and every product has a one-digit factor."""
     if isinstance(tree, int):
         return True
     left, right = _value(tree[1]), _value(tree[2])
@@ -67,24 +67,24 @@ def _is_small(tree: Tree) -> bool:
     return abs(_value(tree)) <= _LARGEST and _is_small(tree[1]) and _is_small(tree[2])
 
 
-def _written(tree: Tree, behind: str = "") -> str:
-    """The expression; `behind` is the operator in front of it."""
+def _format(tree: Tree, operator_before: str = "") -> str:
+    """Format an expression that follows an operator, if any."""
     if isinstance(tree, int):
-        return factor(tree) if behind else str(tree)
+        return factor(tree) if operator_before else str(tree)
     operator, left, right = tree
-    inner = _written_left(left, operator) + operator + _written(right, operator)
+    inner = _format_left(left, operator) + operator + _format(right, operator)
     # Brackets even where they could be left out, so that the order of the steps can be read.
-    return f"({inner})" if behind and _RANK[operator] <= _RANK[behind] else inner
+    return f"({inner})" if operator_before and _RANK[operator] <= _RANK[operator_before] else inner
 
 
-def _written_left(tree: Tree, operator: str) -> str:
+def _format_left(tree: Tree, operator: str) -> str:
     if isinstance(tree, int) or _RANK[tree[0]] >= _RANK[operator]:
-        return _written(tree)
-    return f"({_written(tree)})"
+        return _format(tree)
+    return f"({_format(tree)})"
 
 
 def _work_out(tree: Tree, sheet: Sheet, *, turned: bool) -> int:
-    """From the left; or from the right with the operands in the other order, so that no line is there already."""
+    """Evaluate from the left, or from the right with exchanged operands, so that no line repeats an earlier one."""
     if isinstance(tree, int):
         return tree
     operator, left, right = tree
@@ -97,13 +97,13 @@ def _work_out(tree: Tree, sheet: Sheet, *, turned: bool) -> int:
     return sheet.number(written, _apply(operator, a, b))
 
 
-def _reduced(tree: tuple[str, Tree, Tree], sheet: Sheet) -> Tree:
-    """The tree with its first step done."""
+def _reduce(tree: tuple[str, Tree, Tree], sheet: Sheet) -> Tree:
+    """Evaluate the first step of a tree."""
     operator, left, right = tree
     if not isinstance(left, int):
-        return operator, _reduced(left, sheet), right
+        return operator, _reduce(left, sheet), right
     if not isinstance(right, int):
-        return operator, left, _reduced(right, sheet)
+        return operator, left, _reduce(right, sheet)
     if operator == "*" and max(abs(left), abs(right)) > 9:
         large, small = (left, right) if abs(left) >= abs(right) else (right, left)
         tens = int(large / 10) * 10

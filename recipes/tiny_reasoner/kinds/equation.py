@@ -8,17 +8,17 @@ from recipes.tiny_reasoner.sheet import Sheet, factor
 
 
 class Equation:
-    """a(x+b)+c = d(x+e)+f; an easy one has fewer of the terms, and the hardest have three-digit numbers in between."""
+    """a(x+b)+c = d(x+e)+f; easy ones have fewer terms, the hardest have three-digit intermediate results."""
 
     ways = ("", "put it in")
 
-    def __init__(self, chance: Random, difficulty: int) -> None:
+    def __init__(self, rng: Random, difficulty: int) -> None:
         while True:
-            self._x = chance.randint(-9, 9 + 3 * difficulty)
-            a, d = chance.randint(2, 4 + 2 * difficulty), chance.randint(1, 9) if difficulty > 1 else 0
-            b = chance.randint(1, 9) if difficulty > 2 else 0
-            e = chance.randint(1, 9) if difficulty > 3 else 0
-            c = chance.randint(1, 20) if difficulty < 3 or difficulty > 4 else 0
+            self._x = rng.randint(-9, 9 + 3 * difficulty)
+            a, d = rng.randint(2, 4 + 2 * difficulty), rng.randint(1, 9) if difficulty > 1 else 0
+            b = rng.randint(1, 9) if difficulty > 2 else 0
+            e = rng.randint(1, 9) if difficulty > 3 else 0
+            c = rng.randint(1, 20) if difficulty < 3 or difficulty > 4 else 0
             f = a * (self._x + b) + c - d * (self._x + e)
             if a != d:
                 break
@@ -44,7 +44,7 @@ class Equation:
         return str(sheet.number(f"{m}/{factor(k)}", round(m / k) if k else 0))
 
     def carefully(self, sheet: Sheet) -> str:
-        """With the equation anew after every step, and what is taken away in front."""
+        """Write the equation after every step, with subtracted terms first."""
         sheet.note(f"{_side(*self._left)}={_side(*self._right)}")
         a, left = self._expanded(sheet, self._left, turned=True)
         d, right = self._expanded(sheet, self._right, turned=True)
@@ -65,7 +65,7 @@ class Equation:
         return str(x)
 
     def _expanded(self, sheet: Sheet, side: tuple[int, int, int], *, turned: bool = False) -> tuple[int, int]:
-        """A side as ax+c."""
+        """Expand a side to ax+c."""
         a, b, c = side
         if not b or not a:
             return a, c
@@ -84,7 +84,7 @@ class Equation:
 
 
 def _side(a: int, b: int, c: int) -> str:
-    """a(x+b)+c with no more than there is."""
+    """Format a(x+b)+c without terms that are 0."""
     if not a:
         return str(c)
     x = f"{'-' if a == -1 else '' if a == 1 else a}" + (f"(x+{b})" if b and a != 1 else f"x+{b}" if b else "x")

@@ -1,4 +1,4 @@
-"""Lists that are changed step by step: Take 5 2 9 1. Sort it, reverse it, add 2 to each. What is the list?"""
+"""Lists changed step by step: Take 5 2 9 1. Sort it, reverse it, add 2 to each. What is the list?"""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _PLAIN = ("sort", "reverse", "drop the first", "drop the last", "swap the ends",
 
 
 class Lists:
-    """A list of `difficulty + 2` numbers and 2 to 4 changes; every other time its sum is asked for."""
+    """A list of `difficulty + 2` numbers and 2 to 4 changes; half of the questions ask for the sum."""
 
     ways = ("", "from the back")
 
-    def __init__(self, chance: Random, difficulty: int) -> None:
+    def __init__(self, rng: Random, difficulty: int) -> None:
         while True:
-            self._list = [chance.randint(0, 20) for _ in range(difficulty + 2)]
-            self._changes = [_pick(chance) for _ in range(2 + difficulty // 2)]
-            self._sum = chance.random() < 0.5
+            self._list = [rng.randint(0, 20) for _ in range(difficulty + 2)]
+            self._changes = [_pick(rng) for _ in range(2 + difficulty // 2)]
+            self._sum = rng.random() < 0.5
             names = [name for name, _ in self._changes]
             repeated = any(a == b and a in _PLAIN for a, b in pairwise(names))
             if self._result() and not repeated:
@@ -33,9 +33,9 @@ class Lists:
 
     @property
     def prompt(self) -> str:
-        changes = ", ".join(_told(*change) for change in self._changes)
-        asked = "What is the sum?" if self._sum else "What is the list?"
-        return f"Take {shown(self._list)}: {changes}. {asked}"
+        changes = ", ".join(_describe(*change) for change in self._changes)
+        question = "What is the sum?" if self._sum else "What is the list?"
+        return f"Take {shown(self._list)}: {changes}. {question}"
 
     @property
     def answer(self) -> str:
@@ -49,14 +49,14 @@ class Lists:
             return self._ended(sheet, values)
         sheet.note(shown(values[::-1]))
         for change in self._changes:
-            values = sheet.list(_told(*change), _changed(values, *change)[::-1])[::-1]
+            values = sheet.list(_describe(*change), _changed(values, *change)[::-1])[::-1]
         return self._ended(sheet, values, backwards=True)
 
     def carefully(self, sheet: Sheet) -> str:
-        """Each change from the list that it is made to."""
+        """Write each change after the list that it changes."""
         values = self._list
         for change in self._changes:
-            sheet.note(f"{_told(*change)} of {shown(values)}")
+            sheet.note(f"{_describe(*change)} of {shown(values)}")
             values = sheet.list("gives", _changed(values, *change))
         return self._ended(sheet, values)
 
@@ -70,12 +70,12 @@ class Lists:
         return str(total)
 
 
-def _pick(chance: Random) -> tuple[str, int]:
-    name = chance.choice((*_PLAIN, "rotate", "add", "times"))
-    return name, chance.randint(1, 3) if name == "rotate" else chance.randint(2, 9) if name == "add" else 2
+def _pick(rng: Random) -> tuple[str, int]:
+    name = rng.choice((*_PLAIN, "rotate", "add", "times"))
+    return name, rng.randint(1, 3) if name == "rotate" else rng.randint(2, 9) if name == "add" else 2
 
 
-def _told(name: str, count: int) -> str:
+def _describe(name: str, count: int) -> str:
     if name == "rotate":
         return f"rotate left by {count}"
     return f"add {count} to each" if name == "add" else "double each" if name == "times" else name

@@ -12,10 +12,10 @@ class Modular:
 
     ways = ("", "with smaller numbers")
 
-    def __init__(self, chance: Random, difficulty: int) -> None:
-        self._modulus = chance.randint(5, 29)
-        self._start = chance.randrange(self._modulus)
-        self._steps = [(chance.randint(2, 9), chance.randint(1, 9)) for _ in range(2 + difficulty // 2)]
+    def __init__(self, rng: Random, difficulty: int) -> None:
+        self._modulus = rng.randint(5, 29)
+        self._start = rng.randrange(self._modulus)
+        self._steps = [(rng.randint(2, 9), rng.randint(1, 9)) for _ in range(2 + difficulty // 2)]
 
     @property
     def prompt(self) -> str:
@@ -37,11 +37,11 @@ class Modular:
             else:
                 x = self._rest(sheet, sheet.number(f"{a}*{x}", a * x))
                 x = self._rest(sheet, sheet.number(f"{x}+{b}", x + b))
-            x %= m  # a slip may have left the range
+            x %= m  # a slip may leave the range
         return str(x)
 
     def carefully(self, sheet: Sheet) -> str:
-        """Every remainder through its multiple."""
+        """Compute every remainder by subtracting a multiple."""
         x, m = self._start, self._modulus
         for a, b in self._steps:
             sheet.note(f"x={a}x+{b}")

@@ -9,17 +9,17 @@ from recipes.tiny_reasoner.sheet import Sheet, factor, shown
 
 
 class Sequence:
-    """Differences that stay, grow by a number or double; harder ones ask for a later term."""
+    """Constant, linearly growing or doubling differences; harder problems ask for a later term."""
 
     ways = ("", "from the first at once")
 
-    def __init__(self, chance: Random, difficulty: int) -> None:
-        rule = chance.choice(("same", "grow", "double")) if difficulty > 1 else "same"
+    def __init__(self, rng: Random, difficulty: int) -> None:
+        rule = rng.choice(("same", "grow", "double")) if difficulty > 1 else "same"
         self._double = rule == "double"
-        self._growth = chance.choice((-7, -5, -3, -2, -1, 1, 2, 3, 4, 5, 6, 8)) if rule == "grow" else 0
-        self._step = chance.randint(1, 6) if self._double else chance.randint(-15, 25)
-        self._first = chance.randint(-20, 60)
-        self._ahead = 1 + difficulty // 2 - (rule == "double" and difficulty > 3)
+        self._growth = rng.choice((-7, -5, -3, -2, -1, 1, 2, 3, 4, 5, 6, 8)) if rule == "grow" else 0
+        self._step = rng.randint(1, 6) if self._double else rng.randint(-15, 25)
+        self._first = rng.randint(-20, 60)
+        self._terms_later = 1 + difficulty // 2 - (rule == "double" and difficulty > 3)
         self._terms = self._until(4)
 
     def _until(self, steps: int) -> list[int]:
@@ -31,21 +31,21 @@ class Sequence:
 
     @property
     def prompt(self) -> str:
-        later = "next" if self._ahead == 1 else f"{self._ahead} terms later"
+        later = "next" if self._terms_later == 1 else f"{self._terms_later} terms later"
         return f"Go on with {shown(self._terms)}. What comes {later}?"
 
     @property
     def answer(self) -> str:
-        return str(self._until(4 + self._ahead)[-1])
+        return str(self._until(4 + self._terms_later)[-1])
 
     def derive(self, sheet: Sheet, way: int, before: str) -> str:
         if way == 0:
             steps = [sheet.number(f"{b}-{factor(a)}", b - a) for a, b in pairwise(self._terms)]
             sheet.note(self._rule())
-            return str(self._go_on(sheet, self._terms[-1], steps[-1], self._ahead))
+            return str(self._go_on(sheet, self._terms[-1], steps[-1], self._terms_later))
         step = sheet.number(f"{self._terms[1]}-{factor(self._first)}", self._terms[1] - self._first)
         sheet.note(self._rule())
-        steps = 4 + self._ahead
+        steps = 4 + self._terms_later
         times = 2**steps - 1 if self._double else steps
         way = sheet.number(f"{times}*{factor(step)}", times * step)
         if self._growth:
@@ -55,7 +55,7 @@ class Sequence:
         return str(sheet.number(f"{self._first}+{factor(way)}", self._first + way))
 
     def carefully(self, sheet: Sheet) -> str:
-        """Differences of the differences as well, and every sum the other way round."""
+        """Also compute second differences, and exchange the operands of every sum."""
         steps = []
         for a, b in pairwise(self._terms):
             sheet.note(f"from {a} to {b}")
@@ -63,7 +63,7 @@ class Sequence:
         for a, b in pairwise(steps):
             sheet.number(f"{-a}+{factor(b)}", b - a)
         sheet.note(self._rule())
-        return str(self._go_on(sheet, self._terms[-1], steps[-1], self._ahead, turned=True))
+        return str(self._go_on(sheet, self._terms[-1], steps[-1], self._terms_later, turned=True))
 
     def _rule(self) -> str:
         return "doubles" if self._double else f"grows by {self._growth}" if self._growth else "stays"
