@@ -26,9 +26,11 @@ NUM_FIXED = 7  # columns of an input row before the lengths of the layer groups
 def input_row(token: int, cache: KVCache) -> list[int]:
     """Row of `DecodeBatch` for a token and the sequence in a slot that it is appended to."""
     if isinstance(cache, Slot):
-        lengths, seen = [group.length for group in cache.layer_groups], cache.observer
-        observed = (0, 0, 0) if seen is None else (seen.num_since_eviction, seen.query_index, seen.num_in_window(1))
-        return [token, cache.index, cache.position, cache.num_tokens, *observed, *lengths]
+        statistics, observer = [0, 0, 0], cache.observer
+        if observer is not None:
+            statistics = [observer.num_since_eviction, observer.query_index, observer.num_in_window(1)]
+        lengths = [group.length for group in cache.layer_groups]
+        return [token, cache.index, cache.position, cache.num_tokens, *statistics, *lengths]
     slot, length = slot_of(cache), cache.length
     assert slot is not None
     return [token, slot.index, length, length, 0, 0, 0, *[length] * len(slot.layer_groups)]

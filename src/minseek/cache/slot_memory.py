@@ -30,12 +30,12 @@ class SlotMemory:
         [slots, cap + block] and [slots, hidden size], float32.
     """
 
-    def __init__(self, shape: SlotShape, rotary: Rotary, slots: int, *, device: torch.device | str = "cpu") -> None:
-        self.shape, self.rotary, self.num_slots = shape, rotary, slots
+    def __init__(self, shape: SlotShape, rotary: Rotary, num_slots: int, *, device: torch.device | str = "cpu") -> None:
+        self.shape, self.rotary, self.num_slots = shape, rotary, num_slots
         sizes = shape.cache_shape
         layers, dim = sizes.num_layers, sizes.head_dim
         rows = layers * sizes.num_kv_heads * shape.capacity
-        pairs, observed = (slots, rows), (slots, rows if shape.evicts else 0)
+        pairs, observed = (num_slots, rows), (num_slots, rows if shape.evicts else 0)
         # Zeros, because a masked product with an uninitialized NaN would be NaN.
         self.keys = huge_zeros((*pairs, dim), sizes.dtype, device)
         self.values = huge_zeros((*pairs, dim), sizes.dtype, device)
@@ -44,10 +44,10 @@ class SlotMemory:
         self.attn_sum = huge_zeros(observed, torch.float32, device)
         self.attn_window_sum = huge_zeros(observed, torch.float32, device)
         self.policy_scores = huge_zeros(observed, torch.float32, device)
-        self.queries = huge_zeros((layers, slots, shape.num_heads, shape.block, dim), torch.float32, device)
+        self.queries = huge_zeros((layers, num_slots, shape.num_heads, shape.block, dim), torch.float32, device)
         surprise_len = shape.capacity if shape.hidden_size else 0
-        self.surprise = torch.zeros(slots, surprise_len, dtype=torch.float32, device=device)
-        self.last_hidden = torch.zeros(slots, shape.hidden_size, dtype=torch.float32, device=device)
+        self.surprise = torch.zeros(num_slots, surprise_len, dtype=torch.float32, device=device)
+        self.last_hidden = torch.zeros(num_slots, shape.hidden_size, dtype=torch.float32, device=device)
 
     def clear(self, index: int) -> None:
         """Zero what the next sequence in a slot would read before writing it."""

@@ -120,8 +120,8 @@ def caps_by_layer(
     if not favored or not others:
         return ()
     spare = max(cap - min_cap, 0) * others // len(favored)
-    more = min(int((factor - 1) * cap), max_cap - cap, spare) // block * block
-    if more <= 0:
+    extra = min(int((factor - 1) * cap), max_cap - cap, spare) // block * block
+    if extra <= 0:
         return ()
-    less = -(-len(favored) * more // others)
-    return tuple(cap + more if layer in favored else cap - less for layer in range(num_layers))
+    reduction = -(-len(favored) * extra // others)
+    return tuple(cap + extra if layer in favored else cap - reduction for layer in range(num_layers))

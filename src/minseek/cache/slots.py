@@ -23,8 +23,7 @@ class SlotPool:
     ----------
     shape : SlotShape
     rotary : Rotary
-    slots : int
-        Number of slots.
+    num_slots : int
     window : int
         The policy's `window`: queries before an eviction that each slot's observer counts apart.
 
@@ -36,10 +35,10 @@ class SlotPool:
     """
 
     def __init__(
-        self, shape: SlotShape, rotary: Rotary, slots: int, *, window: int = 0, device: torch.device | str = "cpu"
+        self, shape: SlotShape, rotary: Rotary, num_slots: int, *, window: int = 0, device: torch.device | str = "cpu"
     ) -> None:
-        self.memory = SlotMemory(shape, rotary, slots, device=device)
-        self.slots = [Slot(self.memory, index, window) for index in range(slots)]
+        self.memory = SlotMemory(shape, rotary, num_slots, device=device)
+        self.slots = [Slot(self.memory, index, window) for index in range(num_slots)]
 
 
 class Slot:

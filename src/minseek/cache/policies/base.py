@@ -39,8 +39,8 @@ class Policy(ABC):
     needs_surprise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_count("sinks", self.sinks, least=0)
-        check_count("recent", self.recent, least=0)
+        check_count("sinks", self.sinks, minimum=0)
+        check_count("recent", self.recent, minimum=0)
 
     @property
     def window(self) -> int:
@@ -75,11 +75,11 @@ class Policy(ABC):
         )
 
 
-def check_count(name: str, value: int, least: int = 1) -> None:
-    """Raise unless the value is an integer of at least `least`."""
+def check_count(name: str, value: int, minimum: int = 1) -> None:
+    """Raise unless the value is an integer of at least `minimum`."""
     check_type(f"{name} must be an integer", value, int)
-    if not least <= value < 2**31:
-        raise InputError(f"{name} must be {least} or more, and below 2^31, not {value}")
+    if not minimum <= value < 2**31:
+        raise InputError(f"{name} must be {minimum} or more, and below 2^31, not {value}")
 
 
 def check_odd(name: str, value: int) -> None:
@@ -89,8 +89,8 @@ def check_odd(name: str, value: int) -> None:
         raise InputError(f"{name} must be odd, so that a pair is in the middle of its neighbors, not {value}")
 
 
-def check_share(name: str, value: float, most: float = 1.0) -> None:
-    """Raise unless the value is a number between 0 and `most`."""
+def check_range(name: str, value: float, maximum: float = 1.0) -> None:
+    """Raise unless the value is a number between 0 and `maximum`."""
     check_type(f"{name} must be a number", value, (int, float))
-    if not 0 <= value <= most:
-        raise InputError(f"{name} must be between 0 and {most:g}, not {value}")
+    if not 0 <= value <= maximum:
+        raise InputError(f"{name} must be between 0 and {maximum:g}, not {value}")

@@ -43,7 +43,7 @@ class Random(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("seed", self.seed, least=0)
+        check_count("seed", self.seed, minimum=0)
 
     def score(self, pairs: Candidates) -> Tensor:
         """The number drawn; it depends on the seed and the place in the sequence, not on the rest of the batch."""

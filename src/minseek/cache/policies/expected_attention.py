@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
-from minseek.cache.policies.base import Policy, check_count, check_share
+from minseek.cache.policies.base import Policy, check_count, check_range
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ExpectedAttention(Policy):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("horizon", self.horizon)
-        check_share("epsilon", self.epsilon, most=torch.inf)
+        check_range("epsilon", self.epsilon, maximum=torch.inf)
 
     def score(self, pairs: Candidates) -> Tensor:
         """E[exp(q k / sqrt(D))] normalized over keys, plus epsilon, times the value's norm; mean over the group."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
-from minseek.cache.policies.base import Policy, check_share
+from minseek.cache.policies.base import Policy, check_range
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class H2O(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("recent_share", self.recent_share)
+        check_range("recent_share", self.recent_share)
 
     def score(self, pairs: Candidates) -> Tensor:
         """Attention received, raised above every such sum for the recent share."""

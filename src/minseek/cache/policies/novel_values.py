@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minseek.cache.candidates import Candidates
 from minseek.cache.kernels import boost_topk, cosine_to_running_mean, ranks, value_error
-from minseek.cache.policies.base import Policy, check_odd, check_share
+from minseek.cache.policies.base import Policy, check_odd, check_range
 from minseek.errors import InputError
 
 
@@ -76,12 +76,12 @@ class NovelValues(Policy):
     def __post_init__(self) -> None:
         super().__post_init__()
         for field in ("share", "layer_fraction", "recent_share"):
-            check_share(field, getattr(self, field))
+            check_range(field, getattr(self, field))
         for field in ("span_limit", "threshold_sd", "surprise", "weight"):
-            check_share(field, getattr(self, field), most=torch.inf)
+            check_range(field, getattr(self, field), maximum=torch.inf)
         for field in ("neighbors", "dilation"):
             check_odd(field, getattr(self, field))
-        check_share("induction_cap_factor", self.induction_cap_factor, most=torch.inf)
+        check_range("induction_cap_factor", self.induction_cap_factor, maximum=torch.inf)
         if self.induction_cap_factor < 1:
             raise InputError(f"induction_cap_factor must be 1 or more, not {self.induction_cap_factor}")
 

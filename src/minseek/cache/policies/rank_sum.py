@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minseek.cache.candidates import Candidates
 from minseek.cache.kernels import ranks
-from minseek.cache.policies.base import Policy, check_share
+from minseek.cache.policies.base import Policy, check_range
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RankSum(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("weight", self.weight, most=torch.inf)
+        check_range("weight", self.weight, maximum=torch.inf)
 
     def score(self, pairs: Candidates) -> Tensor:
         """Rank of attention received per query, plus the weighted rank of key difference."""

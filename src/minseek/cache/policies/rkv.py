@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minseek.cache.candidates import Candidates
-from minseek.cache.policies.base import Policy, check_count, check_share
+from minseek.cache.policies.base import Policy, check_count, check_range
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RKV(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("weight", self.weight)
+        check_range("weight", self.weight)
         check_count("window_size", self.window_size)
 
     @property
