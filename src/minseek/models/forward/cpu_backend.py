@@ -25,31 +25,31 @@ class NativeForward:
     take `forward`, where tokens are the columns of matrix products and no column depends on another.
     """
 
-    def __init__(self, library: ctypes.CDLL, parts: DecoderWeights, threads: int) -> None:
+    def __init__(self, library: ctypes.CDLL, weights: DecoderWeights, threads: int) -> None:
         self._library = library
-        self._parts = parts  # keeps the weights alive
-        layers = (structs.LayerWeights * len(parts.layers))()
-        for target, layer in zip(layers, parts.layers, strict=True):
+        self._weights = weights  # keeps the weights alive
+        layers = (structs.LayerWeights * len(weights.layers))()
+        for target, layer in zip(layers, weights.layers, strict=True):
             for name in structs.LAYER_TENSORS:
                 weight: Tensor | None = getattr(layer, name)
                 setattr(target, name, None if weight is None else weight.data_ptr())
             target.window = layer.window or 0
-        config = parts.config
+        config = weights.config
         self._decoder = structs.Decoder(
             num_layers=config.num_layers,
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
-            hidden_size=parts.hidden_size,
-            intermediate_size=parts.intermediate_size,
-            vocab_size=parts.vocab_size,
+            hidden_size=weights.hidden_size,
+            intermediate_size=weights.intermediate_size,
+            vocab_size=weights.vocab_size,
             num_threads=threads,
             rms_norm_eps=config.rms_norm_eps,
             attention_scale=config.attention_scale,
-            embedding=parts.embedding.data_ptr(),
-            norm=parts.norm.data_ptr(),
-            lm_head=parts.lm_head.data_ptr(),
-            lm_head_bias=None if parts.lm_head_bias is None else parts.lm_head_bias.data_ptr(),
+            embedding=weights.embedding.data_ptr(),
+            norm=weights.norm.data_ptr(),
+            lm_head=weights.lm_head.data_ptr(),
+            lm_head_bias=None if weights.lm_head_bias is None else weights.lm_head_bias.data_ptr(),
             layers=layers,
         )
         self._scratch = _floats(library.scratch_floats(byref(self._decoder)))
@@ -68,7 +68,7 @@ class NativeForward:
         with self._lock:
             cache.reserve(1)  # C writes without checking
             cos, sin = cache.rotary.at(cache.position, 1)
-            out = _floats(self._parts.vocab_size) if logits else None
+            out = _floats(self._weights.vocab_size) if logits else None
             bound = self._bind(cache)
             args = structs.StepArgs(
                 *(token, cache.length, cache.capacities[0], 0, bound.keys, bound.values, bound.raw_keys),
@@ -83,13 +83,13 @@ class NativeForward:
         return int(self._library.forward_bytes(byref(self._decoder), c_int64(columns), c_int64(longest)))
 
     def forward(
-        self, feeds: Sequence[SequenceChunk], logit_columns: Sequence[int], hidden_columns: Sequence[int]
+        self, chunks: Sequence[SequenceChunk], logit_columns: Sequence[int], hidden_columns: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """Append the tokens of each chunk to its cache.
 
         Parameters
         ----------
-        feeds : sequence of SequenceChunk
+        chunks : sequence of SequenceChunk
             Their tokens, one chunk's after the other's, are the columns.
         logit_columns, hidden_columns : sequence of int
             Columns whose logits are wanted, and others whose last hidden states are wanted.
@@ -107,17 +107,17 @@ class NativeForward:
             If there is no memory for the activations.
         """
         with self._lock:
-            return self._forward(feeds, logit_columns, hidden_columns)
+            return self._forward(chunks, logit_columns, hidden_columns)
 
     def _forward(
-        self, feeds: Sequence[SequenceChunk], logit_columns: Sequence[int], hidden_columns: Sequence[int]
+        self, chunks: Sequence[SequenceChunk], logit_columns: Sequence[int], hidden_columns: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        sequences = (structs.Sequence * len(feeds))()
+        sequences = (structs.Sequence * len(chunks))()
         columns, longest = 0, 0
         tokens: list[int] = []
         angles: list[tuple[Tensor, Tensor]] = []
-        for target, feed in zip(sequences, feeds, strict=True):
-            cache, count = feed.cache, len(feed.tokens)
+        for target, chunk in zip(sequences, chunks, strict=True):
+            cache, count = chunk.cache, len(chunk.tokens)
             cache.reserve(count)
             ctypes.memmove(byref(target), byref(self._bind(cache)), ctypes.sizeof(structs.Sequence))
             target.num_tokens, target.first_column = count, columns
@@ -128,17 +128,17 @@ class NativeForward:
                 target.query_index = cache.observer.query_index
                 target.window_start = count - cache.observer.num_in_window(count)
             angles.append(cache.rotary.at(cache.position, count))
-            tokens += feed.tokens
+            tokens += chunk.tokens
             columns += count
             longest = max(longest, cache.length + count)
         needed = self.memory(columns, longest)
         if needed > self._workspace.nbytes:
             self._workspace = _floats(0)  # frees the old one first
             self._workspace = _floats(needed // 4 + 16)
-        cos, sin = (torch.cat(parts).contiguous() for parts in zip(*angles, strict=True))
+        cos, sin = (torch.cat(each).contiguous() for each in zip(*angles, strict=True))
         outputs = (*logit_columns, *hidden_columns)
-        logits = _floats(len(logit_columns), self._parts.vocab_size)
-        hidden = _floats(len(outputs), self._parts.hidden_size)
+        logits = _floats(len(logit_columns), self._weights.vocab_size)
+        hidden = _floats(len(outputs), self._weights.hidden_size)
         args = structs.ForwardArgs(
             tokens=(c_int32 * columns)(*tokens),
             sequences=sequences,
@@ -149,14 +149,14 @@ class NativeForward:
             logits=logits.data_ptr(),
             hidden=hidden.data_ptr(),
             num_columns=columns,
-            num_sequences=len(feeds),
+            num_sequences=len(chunks),
             max_kv_len=longest,
             num_outputs=len(outputs),
             num_logits=len(logit_columns),
         )
         self._library.forward(byref(self._decoder), byref(args))
-        for feed in feeds:
-            feed.cache.advance(len(feed.tokens))
+        for chunk in chunks:
+            chunk.cache.advance(len(chunk.tokens))
         return logits, hidden
 
     def _bind(self, cache: KVCache) -> structs.Sequence:

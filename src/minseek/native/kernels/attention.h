@@ -113,9 +113,9 @@ static void attention_scores(const thread_ctx *ctx, const visible_pairs *pairs, 
     for (int j = 0; j < pairs->num_visible; j += 2 * LANES) {
         row_panel keys = {{NULL, NULL}, {LANES, LANES}, (size_t)dim, UNPACKED};
         for (int h = 0; h < 2; h++) {
-            int from = j + h * LANES;
-            if (from < pairs->num_visible)
-                keys.half[h] = from == pairs->num_whole ? d->last_keys : pairs->keys + (size_t)from * dim;
+            int start = j + h * LANES;
+            if (start < pairs->num_visible)
+                keys.half[h] = start == pairs->num_whole ? d->last_keys : pairs->keys + (size_t)start * dim;
         }
         float *c[4] = {d->scores[0] + (size_t)j * LANES, d->scores[1] + (size_t)j * LANES,
                        d->scores[0] + (size_t)(j + LANES) * LANES, d->scores[1] + (size_t)(j + LANES) * LANES};

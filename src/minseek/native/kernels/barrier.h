@@ -51,7 +51,7 @@ static void barrier_wait(barrier *b, int num_threads) {
     atomic_fetch_sub(&b->asleep, 1);
 }
 
-/* Where the part of `thread` begins in a range that is split in multiples of 4; it ends where the next one begins. */
+/* First index of a thread's part of a range that is split in multiples of 4; the next thread's is its end. */
 static inline int split_range(int size, int thread, int num_threads) {
     int64_t units = (size + 3) / 4;
     int64_t start = units * thread / num_threads * 4;

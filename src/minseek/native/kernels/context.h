@@ -1,4 +1,4 @@
-/* What the functions of one pass work with: sequences, a thread's scratch, and the context that is passed down. */
+/* Structures of a pass: sequences, a thread's scratch, and the context that functions pass on. */
 #ifndef MINSEEK_CONTEXT_H
 #define MINSEEK_CONTEXT_H
 #include "barrier.h"

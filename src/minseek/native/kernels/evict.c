@@ -133,13 +133,13 @@ void keep_pairs(const cache_view *v, char *const *tensors, const int64_t *bytes,
                 int32_t kept) {
 #pragma omp parallel for num_threads(v->num_threads) schedule(static)
     for (int task = 0; task < v->layers * v->heads; task++) {
-        const int64_t *from = chosen + (int64_t)task * kept;
+        const int64_t *source = chosen + (int64_t)task * kept;
         int in_place = 0;
-        while (in_place < kept && from[in_place] == in_place) in_place++;
+        while (in_place < kept && source[in_place] == in_place) in_place++;
         for (int i = 0; i < count; i++) {
             char *pairs = tensors[i] + first_pair(v, task) * bytes[i];
             for (int64_t j = in_place; j < kept; j++)
-                memcpy(pairs + j * bytes[i], pairs + from[j] * bytes[i], bytes[i]);
+                memcpy(pairs + j * bytes[i], pairs + source[j] * bytes[i], bytes[i]);
         }
     }
 }

@@ -124,8 +124,9 @@ static void attention(const thread_ctx *ctx, const layer_io *io, const forward_a
         const int following = task + ctx->num_threads; /* most likely, threads being equally fast */
         const weight *next = after;
         if (following < num_tasks) {
-            const sequence *other = args->sequences + following / heads;
-            next = other->keys[io->layer] + (size_t)(following % heads) * other->capacities[io->layer] * m->head_dim;
+            const sequence *following_sequence = args->sequences + following / heads;
+            const size_t offset = (size_t)(following % heads) * following_sequence->capacities[io->layer] * m->head_dim;
+            next = following_sequence->keys[io->layer] + offset;
         }
         decode_attention(ctx, io, task % heads, s, next);
     }
@@ -200,11 +201,11 @@ static void lm_head(const thread_ctx *ctx, const workspace *ws, const forward_ar
             gemm_tile(ctx->amx, &rows, columns.block, k, 0, c,
                       b ? NO_PREFETCH : prefetch_rows(next, next + (size_t)LANES * k, k, k / 32, 0, 1));
             for (int j = 0; j < 4; j++) {
-                const int from = first + j / 2 * LANES, column = (b + j % 2) * LANES;
+                const int row = first + j / 2 * LANES, column = (b + j % 2) * LANES;
                 for (int l = 0; l < LANES && column + l < args->num_logits; l++)
-                    for (int i = 0; i < LANES && from + i < vocab; i++)
-                        args->logits[(size_t)(column + l) * vocab + from + i] =
-                            tile[j][i * LANES + l] + (bias ? weight_to_f32(bias[from + i]) : 0.0f);
+                    for (int i = 0; i < LANES && row + i < vocab; i++)
+                        args->logits[(size_t)(column + l) * vocab + row + i] =
+                            tile[j][i * LANES + l] + (bias ? weight_to_f32(bias[row + i]) : 0.0f);
             }
         }
     }

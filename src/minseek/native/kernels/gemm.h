@@ -82,7 +82,7 @@ static inline __attribute__((always_inline)) void gemm_kernel(operand_rows a, co
     }
 }
 
-/* The same for one block or two; b[1] may be NULL. */
+/* gemm_kernel for one block or two; b[1] may be NULL. */
 static void gemm_vectors(operand_rows a, const packed *const *b, int k, int accumulate, float *const *c,
                          prefetch_stream *next) {
     if (NR_BLOCKS > 1 && b[1]) {
@@ -103,11 +103,11 @@ static void gemm_vectors(operand_rows a, const packed *const *b, int k, int accu
 /* k operands of each of `rows` rows, k even. */
 static void convert_rows(const weight *a, size_t stride, int rows, int k, float *out, size_t out_stride) {
     for (int r = 0; r < rows; r++) {
-        const weight *from = a + (size_t)r * stride;
-        float *to = out + (size_t)r * out_stride;
+        const weight *source = a + (size_t)r * stride;
+        float *target = out + (size_t)r * out_stride;
         int i = 0;
-        for (; i + LANES <= k; i += LANES) storef(to + i, load(from + i));
-        for (; i < k; i++) to[i] = weight_to_f32(from[i]);
+        for (; i + LANES <= k; i += LANES) storef(target + i, load(source + i));
+        for (; i < k; i++) target[i] = weight_to_f32(source[i]);
     }
 }
 #endif
@@ -173,13 +173,13 @@ static void gemm_tile(int amx, const row_panel *a, const packed *const *b, int k
     if (!a->packed.operands) {
         float operands[LANES * CONVERTED_K];
         prefetch_stream nothing = NO_PREFETCH;
-        for (int from = 0; from < k; from += CONVERTED_K) {
-            const int length = k - from < CONVERTED_K ? k - from : CONVERTED_K;
-            const packed *piece[2] = {b[0] + packed_offset(from), b[1] ? b[1] + packed_offset(from) : NULL};
+        for (int start = 0; start < k; start += CONVERTED_K) {
+            const int length = k - start < CONVERTED_K ? k - start : CONVERTED_K;
+            const packed *piece[2] = {b[0] + packed_offset(start), b[1] ? b[1] + packed_offset(start) : NULL};
             for (int h = 0; h < halves; h++) {
-                convert_rows(a->half[h] + from, a->stride, a->rows[h], length, operands, CONVERTED_K);
+                convert_rows(a->half[h] + start, a->stride, a->rows[h], length, operands, CONVERTED_K);
                 const operand_rows rows = {operands, CONVERTED_K, a->rows[h]};
-                gemm_vectors(rows, piece, length, accumulate || from, c + 2 * h, &nothing);
+                gemm_vectors(rows, piece, length, accumulate || start, c + 2 * h, &nothing);
             }
         }
         return;

@@ -104,8 +104,8 @@ static inline __attribute__((always_inline)) void gemm_narrow_kernel(const row_p
             if (accumulate && g < count) {
                 vec row[4];
                 for (int j = 0; j < interleave; j++) {
-                    const float *from = output_row(a, c, (first + g) * interleave + j);
-                    row[j] = from ? loadf(from) : broadcast(0);
+                    const float *source = output_row(a, c, (first + g) * interleave + j);
+                    row[j] = source ? loadf(source) : broadcast(0);
                 }
                 start = interleave == 2
                             ? interleave_low(row[0], row[1])
@@ -133,8 +133,8 @@ static inline __attribute__((always_inline)) void gemm_narrow_kernel(const row_p
             const vec row[4] = {interleave == 2 ? even : even_lanes(even), interleave == 2 ? odd : even_lanes(odd),
                                 odd_lanes(even), odd_lanes(odd)};
             for (int j = 0; j < interleave; j++) {
-                float *to = output_row(a, c, (first + g) * interleave + j);
-                if (to) storef(to, row[j]);
+                float *target = output_row(a, c, (first + g) * interleave + j);
+                if (target) storef(target, row[j]);
             }
         }
     }

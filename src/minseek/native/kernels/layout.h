@@ -69,24 +69,24 @@ static inline void transpose(ivec *v) {
 
 /* The first `count` of 16 columns [D][16], each as a row of weights: out [count][D]. */
 static void store_rows(const float *x, int dim, int count, weight *out) {
-    int from = 0;
-    for (; from + LANES <= dim; from += LANES) {
+    int start = 0;
+    for (; start + LANES <= dim; start += LANES) {
         ivec v[LANES];
-        for (int i = 0; i < LANES; i++) v[i] = (ivec)loadf(x + (from + i) * LANES);
+        for (int i = 0; i < LANES; i++) v[i] = (ivec)loadf(x + (start + i) * LANES);
         transpose(v);
-        for (int l = 0; l < count; l++) store(out + (size_t)l * dim + from, (vec)v[l]);
+        for (int l = 0; l < count; l++) store(out + (size_t)l * dim + start, (vec)v[l]);
     }
-    for (; from < dim; from++)
-        for (int l = 0; l < count; l++) out[(size_t)l * dim + from] = f32_to_weight(x[from * LANES + l]);
+    for (; start < dim; start++)
+        for (int l = 0; l < count; l++) out[(size_t)l * dim + start] = f32_to_weight(x[start * LANES + l]);
 }
 
 /* Values [n][D] as [D][padded], zero from n on; padded is a multiple of 32. */
 static void transpose_values(const weight *values, int n, int padded, int dim, weight *out) {
     const int whole = n / 32 * 32, even = dim / LANES * LANES;
-    for (int from = 0; from < whole; from += 32)
+    for (int start = 0; start < whole; start += 32)
         for (int i = 0; i < even; i += LANES) {
-            const weight *r = values + (size_t)from * dim + i;
-            weight *o = out + (size_t)i * padded + from;
+            const weight *r = values + (size_t)start * dim + i;
+            weight *o = out + (size_t)i * padded + start;
             ivec v[LANES];
 #ifdef WEIGHT_BF16
             for (int j = 0; j < LANES; j++) { /* rows 2 j and 2 j + 1 move as one */

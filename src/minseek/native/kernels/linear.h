@@ -33,7 +33,7 @@ static inline int end_panel(const thread_ctx *ctx, int panels) {
     return (int)((int64_t)panels * (ctx->thread + 1) / ctx->num_threads);
 }
 
-/* Where this thread begins in a matrix of so many rows that is multiplied by panels. */
+/* This thread's first row of a matrix that is multiplied by panels. */
 static const weight *thread_weight_begin(const thread_ctx *ctx, const weight *w, int rows, int panel, int k) {
     return w + (size_t)first_panel(ctx, num_panels(rows, panel)) * panel * k;
 }
@@ -48,12 +48,12 @@ static int k_block(int amx, int blocks, int k) {
     return (int)round_up((k + pieces - 1) / pieces, 32);
 }
 
-/* Blocks b and b + 1 of x, from operand k_from of k on; NULL for one that is not there. */
+/* Blocks b and b + 1 of x, from operand k_start of k on; NULL for one that is not there. */
 typedef struct {
     const packed *block[2];
 } block_pair;
-static inline block_pair blocks_at(const packed *x, int b, int blocks, int k, int k_from) {
-    const packed *first = x + b * packed_offset(k) + packed_offset(k_from);
+static inline block_pair blocks_at(const packed *x, int b, int blocks, int k, int k_start) {
+    const packed *first = x + b * packed_offset(k) + packed_offset(k_start);
     return (block_pair){{first, b + 1 < blocks ? first + packed_offset(k) : NULL}};
 }
 
@@ -85,19 +85,20 @@ static void linear(const thread_ctx *ctx, const linear_args *args) {
             p + 1 == end ? args->next : matrix_continues ? rows.half[0] + (size_t)32 * k : ms[i + 1].w;
         pack_panel(&rows, k, interleave, ctx->panel);
         for (int part = 0; part < pieces * pairs; part++) {
-            const int from = part / pairs * piece, length = k - from < piece ? k - from : piece, b = part % pairs * 2;
-            const block_pair columns = blocks_at(x, b, blocks, k, from);
-            row_panel some = rows;
-            some.half[0] += from;
-            if (some.half[1]) some.half[1] += from;
+            const int k_start = part / pairs * piece, b = part % pairs * 2;
+            const int length = k - k_start < piece ? k - k_start : piece;
+            const block_pair columns = blocks_at(x, b, blocks, k, k_start);
+            row_panel rows_from_k = rows;
+            rows_from_k.half[0] += k_start;
+            if (rows_from_k.half[1]) rows_from_k.half[1] += k_start;
             float *c[4];
             for (int j = 0; j < 4; j++) {
                 const int feature = ms[i].offset + first + j / 2 * LANES;
                 c[j] = args->out + ((size_t)(b + j % 2) * args->features + feature) * LANES;
             }
-            gemm_tile(ctx->amx, &some, columns.block, length, args->accumulate || from, c,
+            gemm_tile(ctx->amx, &rows_from_k, columns.block, length, args->accumulate || k_start, c,
                       prefetch_rows(next, next + (size_t)LANES * k, k, length / 32, part, pieces * pairs));
-            if (ms[i].bias && from + length == k) add_bias(&ms[i], first, b, args);
+            if (ms[i].bias && k_start + length == k) add_bias(&ms[i], first, b, args);
         }
     }
 }

@@ -39,18 +39,18 @@ static void linear_rows(const weight *w, const weight *bias, const float *x, int
 }
 
 /* Keys or values as float32, once for all query heads that share them. */
-static const float *as_f32(const weight *from, int count, float *buffer) {
+static const float *as_f32(const weight *source, int count, float *buffer) {
 #ifdef WEIGHT_BF16
     int i = 0;
     for (; i + LANES <= count; i += LANES) {
-        __builtin_prefetch((const char *)(from + i) + 2048);
-        storef(buffer + i, load(from + i));
+        __builtin_prefetch((const char *)(source + i) + 2048);
+        storef(buffer + i, load(source + i));
     }
-    for (; i < count; i++) buffer[i] = weight_to_f32(from[i]);
+    for (; i < count; i++) buffer[i] = weight_to_f32(source[i]);
     return buffer;
 #else
     (void)count, (void)buffer;
-    return from;
+    return source;
 #endif
 }
 
@@ -65,9 +65,9 @@ static void attend(const float *q, const weight *keys, const weight *values, int
         p[0] = -INFINITY;
         memset(p + 1, 0, sizeof(float) * (1 + dim));
     }
-    for (int from = first; from < last; from += TILE) {
-        int n = last - from < TILE ? last - from : TILE;
-        const float *k = as_f32(keys + (size_t)from * dim, n * dim, buffer);
+    for (int start = first; start < last; start += TILE) {
+        int n = last - start < TILE ? last - start : TILE;
+        const float *k = as_f32(keys + (size_t)start * dim, n * dim, buffer);
         for (int g = 0; g < group; g++) {
             float *p = partial + (size_t)g * (2 + dim), max = p[0];
             for (int t = 0; t < n; t++) {
@@ -85,7 +85,7 @@ static void attend(const float *q, const weight *keys, const weight *values, int
             p[0] = max;
             p[1] = p[1] * rescale[g] + sum(total);
         }
-        const float *v = as_f32(values + (size_t)from * dim, n * dim, buffer);
+        const float *v = as_f32(values + (size_t)start * dim, n * dim, buffer);
         for (int g = 0; g < group; g++) {
             float *acc = partial + (size_t)g * (2 + dim) + 2;
             int d = 0;
