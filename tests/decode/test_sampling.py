@@ -90,12 +90,12 @@ def test_the_filters_keep_what_those_of_transformers_keep(
 @pytest.mark.parametrize(
     ("size", "top_p"), [(257, 0.999), (1000, 0.5), (1000, 0.95), (2000, 0.2), (2000, 0.9), (9000, 0.7)]
 )
-def test_top_p_reaches_behind_the_first_256_candidates_of_a_flat_distribution(size: int, top_p: float) -> None:
+def test_top_p_reaches_beyond_the_first_256_candidates_of_a_flat_distribution(size: int, top_p: float) -> None:
     _, ids = Sampler(Sampling(temperature=1, top_p=top_p)).candidates(torch.zeros(size))
     assert len(set(ids.tolist())) == len(ids) == pytest.approx(size * top_p, abs=1.01)
 
 
-def test_min_p_reaches_behind_the_first_256_candidates() -> None:
+def test_min_p_reaches_beyond_the_first_256_candidates() -> None:
     logits = torch.cat([torch.zeros(700), torch.full((300,), -3.0)])
     _, ids = Sampler(Sampling(temperature=1, top_p=1, min_p=0.1)).candidates(logits)
     assert sorted(ids.tolist()) == list(range(700))

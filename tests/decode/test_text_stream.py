@@ -155,12 +155,12 @@ def test_runs_of_byte_tokens_come_out_whole(before: str, text: str) -> None:
 @example("", " a")
 @example(" a", " b")
 @settings(deadline=None, max_examples=50)
-def test_text_behind_other_text_is_that_of_a_stream(before: str, text: str) -> None:
+def test_decode_after_equals_a_stream(before: str, text: str) -> None:
     first, tokens = byte_fallback_tokens(before), byte_fallback_tokens(text)
     assert decode_after(FALLBACK, first, tokens) == "".join(streamed(tokens, FALLBACK, before=first))
 
 
-def test_text_behind_half_a_character_is_its_own() -> None:
+def test_text_after_half_a_character_has_no_context() -> None:
     half = tokens_of("a中".encode())
     assert decode_after(decode, half[:-1], half[-1:]) == decode(half[-1:])
     assert decode_after(decode, [], half) == "a中"
@@ -225,18 +225,18 @@ def test_a_tag_is_found_wherever_the_text_is_cut(tag: str, fragments: list[str],
         released += watcher.push(piece)
         pushed += piece
         assert watcher.found == (tag in pushed)
-        before, _, behind = pushed.partition(tag)
+        before, _, after = pushed.partition(tag)
         if watcher.found:
-            assert (released, watcher.rest) == (before, behind)
+            assert (released, watcher.rest) == (before, after)
         else:
             assert released == pushed[: len(pushed) - held(tag, pushed)], (
                 "held back more or less than a tag's beginning"
             )
             assert watcher.rest == ""
     released += watcher.flush()
-    before, found, behind = text.partition(tag)
+    before, found, after = text.partition(tag)
     assert released == before
-    assert watcher.rest == behind
+    assert watcher.rest == after
     assert watcher.flush() == ""
     ends = accumulate(len(piece) for piece in pieces)
     assert watcher.pieces_before() == sum(not found or end <= len(before) for end in ends)

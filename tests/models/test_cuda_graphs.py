@@ -1,6 +1,6 @@
-"""Recorded passes: the same tokens as without, whatever the slots hold; what is recorded, when, and for how long.
+"""CUDA graphs: the same tokens as without, and when passes are captured, replayed and dropped.
 
-On a GPU they are CUDA graphs. Elsewhere a tape stands in, which repeats the recorded operations and nothing else.
+Without a GPU, a tape that repeats the recorded operations replaces the graphs.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def run(model: Model, plan: minseek.BatchPlan, jobs: Sequence[Job]) -> SlotMemor
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_fits_is_what_transformers_writes(variant: str, device: str, load: Any, tmp_path: Path) -> None:
+def test_without_eviction_tokens_equal_transformers(variant: str, device: str, load: Any, tmp_path: Path) -> None:
     """Sequences come and go in slots that are taken again; nothing is evicted."""
     counted, reference = Counted(device), make_reference(variant)
     wanted = [continued(reference, prompt, 20) for prompt in PROMPTS]
@@ -109,7 +109,7 @@ def test_what_fits_is_what_transformers_writes(variant: str, device: str, load: 
         *(("llama", "tova"), ("qwen3-yarn", "expected-attention"), ("mistral-window", "snapkv")),
     ],
 )
-def test_what_is_evicted_is_the_same(
+def test_evictions_are_the_same_with_graphs(
     variant: str, policy: str, device: str, load: Any, copies: None, tmp_path: Path
 ) -> None:
     """Tokens and all that is noted for the policy, also in divided slots, and in sequences longer than the context."""
@@ -134,7 +134,7 @@ def test_what_is_evicted_is_the_same(
 
 
 @pytest.mark.parametrize("variant", ["llama", "mistral-window"])
-def test_thoughts_are_recorded_beside_plain_text(variant: str, device: str, load: Any, tmp_path: Path) -> None:
+def test_thinking_and_plain_jobs_share_graphs(variant: str, device: str, load: Any, tmp_path: Path) -> None:
     counted = Counted(device)
     model = load(save(tmp_path, variant), counted)
     plan = minseek.plan(model, kv_budget="10MB", cap=200, block=40, sequences=4)
@@ -145,20 +145,20 @@ def test_thoughts_are_recorded_beside_plain_text(variant: str, device: str, load
         ThinkingJob(model, question, RunOptions(strategy=strategy, sampling=GREEDY, limits=limits), plan=plan)
         for question, strategy in zip(questions, strategies, strict=True)
     ]
-    beside = generations(model, PROMPTS, 30, ignore_eos=True)
-    run(model, plan, [*thinking, *beside])
+    plain_jobs = generations(model, PROMPTS, 30, ignore_eos=True)
+    run(model, plan, [*thinking, *plain_jobs])
     room = replace(limits, kv_budget=plan.slot.capacity * model.token_bytes())
     for job, question, strategy in zip(thinking, questions, strategies, strict=True):
         alone = minseek.reason(model, question, strategy=strategy, sampling=GREEDY, limits=room)
         assert (job.result().tokens, job.result().answer) == (alone.tokens, alone.answer)
     alone = generations(model, PROMPTS, 30, ignore_eos=True)
     run(model, minseek.plan(model, kv_budget="10MB", cap=200, block=40, sequences=1), alone)
-    assert [job.tokens for job in beside] == [job.tokens for job in alone]
+    assert [job.tokens for job in plain_jobs] == [job.tokens for job in alone]
     assert counted.replayed > counted.recorded > 0
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_within_a_budget_is_recorded(variant: str, device: str, load: Any, tmp_path: Path) -> None:
+def test_a_run_within_a_budget_uses_graphs(variant: str, device: str, load: Any, tmp_path: Path) -> None:
     """Alone in one slot: the thoughts, the answer and the bytes of a cache of its own."""
     save(tmp_path, variant, closes=6.0)
     given = []
@@ -176,7 +176,7 @@ def test_a_run_within_a_budget_is_recorded(variant: str, device: str, load: Any,
     assert counted.replayed >= counted.recorded > 0
 
 
-def test_few_kinds_are_remembered(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_graph_is_dropped(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that were taken last; one that comes again is recorded again. The first recording is only of memory."""
     monkeypatch.setattr(cuda_graphs_module, "_MAX_GRAPHS", 2)
     counted, carried = Counted(device), list[int]()
@@ -206,11 +206,11 @@ def test_few_kinds_are_remembered(device: str, monkeypatch: pytest.MonkeyPatch) 
         assert (counted.recorded, counted.replayed) == (recorded, replayed)
 
 
-def test_who_cannot_record_is_told_once_and_goes_on(device: str, load: Any, tmp_path: Path) -> None:
-    asked = []
+def test_a_failed_capture_warns_once_and_decoding_continues(device: str, load: Any, tmp_path: Path) -> None:
+    attempts = []
 
     def failing(run: Callable[[], None]) -> Callable[[], None]:
-        asked.append(run)
+        attempts.append(run)
         try:
             raise RuntimeError("no such operation\nand many words more")
         finally:  # as CUDA does when the recording is ended
@@ -222,20 +222,20 @@ def test_who_cannot_record_is_told_once_and_goes_on(device: str, load: Any, tmp_
         model = load(tmp_path, record)
         plan = minseek.plan(model, kv_budget="10MB", cap=40, block=16, sequences=3, policy="rank-sum")
         jobs = generations(model, PROMPTS, 40)
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             run(model, plan, jobs)
             run(model, plan, generations(model, PROMPTS[:2], 5))
-        mine = [str(w.message) for w in told if w.category is MinseekWarning]
+        mine = [str(w.message) for w in caught if w.category is MinseekWarning]
         assert mine == (
             [] if record is None else [f"decoding will be slow: its CUDA graphs could not be captured {REASON}"]
         )
         given.append([job.tokens for job in jobs])
     assert given[0] == given[1]
-    assert len(asked) == 1
+    assert len(attempts) == 1
 
 
-def test_recordings_end_with_their_slots(device: str, load: Any, tmp_path: Path) -> None:
+def test_graphs_are_freed_with_their_slots(device: str, load: Any, tmp_path: Path) -> None:
     model = load(save(tmp_path, "llama"), graph_capturer(torch.device(device)) or tape)
     plan = minseek.plan(model, kv_budget="10MB", cap=60, block=16, sequences=2)
     engine = Engine(model, plan)
@@ -255,7 +255,7 @@ def test_recordings_end_with_their_slots(device: str, load: Any, tmp_path: Path)
             gc.enable()
 
 
-def test_slots_of_two_pools_share_a_pass_that_is_not_recorded(device: str, load: Any, tmp_path: Path) -> None:
+def test_slots_of_two_pools_share_a_pass_without_a_graph(device: str, load: Any, tmp_path: Path) -> None:
     counted = Counted(device)
     model = load(save(tmp_path, "llama"), counted)
     plan = minseek.plan(model, kv_budget="10MB", cap=60, block=16, sequences=1)
@@ -362,15 +362,15 @@ def test_the_plan_counts_what_a_pass_makes(
     weights = on_meta(model.weights)
     decoder, pool = Decoder(weights), SlotPool(plan.slot, weights.rotary, plan.slots, device="meta")
     held = [*weights_of(weights), *(t for t in vars(pool.memory).values() if isinstance(t, torch.Tensor))]
-    for feeds in (
+    for chunks in (
         [SequenceChunk([1] * 128, slot, 1) for slot in pool.slots[:4]],
         [SequenceChunk([1], slot, 1) for slot in pool.slots],
         [SequenceChunk([1], slot, 1) for slot in pool.slots[1:]],
     ):
-        for feed in feeds:
-            slot = cast("Slot", feed.cache)
+        for chunk in chunks:
+            slot = cast("Slot", chunk.cache)
             for group in slot.layer_groups:
-                group.length = group.capacity - len(feed.tokens)
+                group.length = group.capacity - len(chunk.tokens)
             slot.num_tokens = slot.position = slot.length
             if slot.observer is not None:
                 slot.observer.num_since_eviction = slot.length
@@ -378,8 +378,8 @@ def test_the_plan_counts_what_a_pass_makes(
             for tensor in held:
                 live.note(tensor)
             before = live.live
-            decoder.forward_batch(feeds)
-        needed = decoder.activation_bytes(sum(len(f.tokens) for f in feeds), plan.slot.max_capacity, len(feeds))
+            decoder.forward_batch(chunks)
+        needed = decoder.activation_bytes(sum(len(f.tokens) for f in chunks), plan.slot.max_capacity, len(chunks))
         assert 0 < live.peak - before <= needed
 
 
@@ -387,7 +387,7 @@ def test_the_plan_counts_what_a_pass_makes(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (lambda x: x[0].item(), "reads a number"),
         (lambda x: x + float(x[0]), "reads a number"),
@@ -397,9 +397,9 @@ def test_the_plan_counts_what_a_pass_makes(
         (lambda x: x + torch.tensor([1.0, 2.0, 3.0]), "copies a Python list"),
     ],
 )
-def test_the_tape_refuses_what_a_capture_refuses(wrong: Callable[[torch.Tensor], Any], told: str) -> None:
+def test_the_tape_refuses_what_a_capture_refuses(wrong: Callable[[torch.Tensor], Any], message: str) -> None:
     x = torch.arange(3.0)
-    with pytest.raises(RuntimeError, match=told):
+    with pytest.raises(RuntimeError, match=message):
         tape(lambda: wrong(x))
 
 

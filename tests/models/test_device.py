@@ -26,7 +26,7 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.usefixtures("no_cuda")
-def test_a_processor_gets_bfloat16_where_it_multiplies_it(
+def test_bfloat16_is_used_if_the_processor_multiplies_it(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], dtype: torch.dtype, why: str
 ) -> None:
     """And where the C kernels take it apart themselves; in PyTorch alone it would be slow."""
@@ -41,9 +41,7 @@ def test_a_processor_gets_bfloat16_where_it_multiplies_it(
 
 
 @pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_gpu_is_taken_where_there_is_one(
-    monkeypatch: pytest.MonkeyPatch, supported: bool, dtype: torch.dtype
-) -> None:
+def test_a_gpu_is_used_if_available(monkeypatch: pytest.MonkeyPatch, supported: bool, dtype: torch.dtype) -> None:
     for name, value in {"is_available": True, "current_device": 0, "get_device_name": "A GPU"}.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
@@ -53,7 +51,7 @@ def test_a_gpu_is_taken_where_there_is_one(
     assert "this GPU" in placed.dtype_reason
 
 
-def test_what_is_asked_for_is_taken() -> None:
+def test_requested_device_and_dtype_are_used() -> None:
     placed = device_module.resolve_device("cpu", "fp16")
     assert (placed.device.type, placed.dtype) == ("cpu", torch.float16)
     assert placed.device_reason == placed.dtype_reason == "requested"

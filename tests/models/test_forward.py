@@ -137,6 +137,6 @@ def test_attention_equals_its_definition(count: int, total: int, window: int | N
     torch.testing.assert_close(attend(q, keys, values, scale=0.25, window=window), wanted)
 
 
-def test_feeding_nothing_is_an_error(tiny: minseek.Model) -> None:
+def test_a_forward_pass_needs_tokens(tiny: minseek.Model) -> None:
     with pytest.raises(ValueError, match="at least one token"):
         tiny.session().forward([])

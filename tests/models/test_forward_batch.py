@@ -1,4 +1,4 @@
-"""One pass over many sequences: logits, independence of the company, and the attention that is counted."""
+"""Passes over many sequences: logits, batch invariance, and attention statistics."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def test_logits_of_mixed_sequences_equal_transformers(
         at = [0] * len(prompts)
         held = slots(model, len(prompts), evicts=evicts)
         while any(a < len(p) for a, p in zip(at, prompts, strict=True)):
-            feeds, expected = [], []
+            chunks, expected = [], []
             for index, ids in enumerate(prompts):
                 count = min(len(ids) - at[index], chance.choice([0, 1, 1, 2, 15, 16, 31]))
                 if count:
-                    asked = chance.randint(0, count)
-                    feeds.append(SequenceChunk(ids[at[index] : at[index] + count], held[index], asked))
+                    num_logits = chance.randint(0, count)
+                    chunks.append(SequenceChunk(ids[at[index] : at[index] + count], held[index], num_logits))
                     at[index] += count
-                    expected.append(wanted[index][at[index] - asked : at[index]])
-            if feeds:
-                logits, hidden = model.forward_batch(feeds)
+                    expected.append(wanted[index][at[index] - num_logits : at[index]])
+            if chunks:
+                logits, hidden = model.forward_batch(chunks)
                 torch.testing.assert_close(logits.cpu(), torch.cat(expected), atol=3e-4, rtol=3e-4)
                 assert hidden.shape == (len(logits), model.hidden_size)
 
@@ -81,38 +81,36 @@ def test_passes_of_few_tokens_give_the_same_bits(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_a_sequence_gives_does_not_depend_on_its_company(dtype: str, tmp_path: Path) -> None:
+def test_results_are_batch_invariant(dtype: str, tmp_path: Path) -> None:
     model = minseek.load(str(save(tmp_path, "qwen3")), device="cpu", dtype=dtype)
     assert model.backend == "C"
     ids = tokens(60, 1)
 
-    def logits(company: int) -> torch.Tensor:
-        held = slots(model, company + 1, hidden=model.hidden_size)
+    def logits(num_others: int) -> torch.Tensor:
+        held = slots(model, num_others + 1, hidden=model.hidden_size)
         mine, others = held[0], held[1:]
         got = []
         for start, stop in ((0, 32), (32, 33), (33, 60)):
-            feeds = [SequenceChunk(tokens(7, i), other) for i, other in enumerate(others) if other.length < 70]
-            feeds.insert(company // 2, SequenceChunk(ids[start:stop], mine, stop - start))
-            got.append(model.forward_batch(feeds)[0])
+            chunks = [SequenceChunk(tokens(7, i), other) for i, other in enumerate(others) if other.length < 70]
+            chunks.insert(num_others // 2, SequenceChunk(ids[start:stop], mine, stop - start))
+            got.append(model.forward_batch(chunks)[0])
         counted = torch.stack([*observer_of(mine).attn_sum, *observer_of(mine).attn_window_sum])[..., :60].flatten()
         return torch.cat(
             [*(g.flatten() for g in got), counted, mine.memory.surprise[0, :60], mine.memory.last_hidden[0]]
         )
 
     alone = logits(0)
-    for company in (1, 5, 17):
-        assert torch.equal(logits(company), alone)  # to the last bit
+    for num_others in (1, 5, 17):
+        assert torch.equal(logits(num_others), alone)  # to the last bit
 
 
 @pytest.mark.parametrize("step", ["C", "PyTorch"])
-def test_numbers_that_are_none_stay_with_the_sequence_that_had_them(
-    step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nans_stay_in_their_sequence(step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(save(tmp_path, "llama"), device, step, monkeypatch)
 
     def given(held: list[Slot]) -> torch.Tensor:
-        feeds = [SequenceChunk(tokens(5, 1), held[0]), SequenceChunk(tokens(60, 2), held[1])]
-        model.forward_batch(feeds)
+        chunks = [SequenceChunk(tokens(5, 1), held[0]), SequenceChunk(tokens(60, 2), held[1])]
+        model.forward_batch(chunks)
         return model.forward_batch([SequenceChunk([7], held[0], 1), SequenceChunk([8], held[1], 1)])[0]
 
     used = slots(model, 2)
@@ -138,7 +136,7 @@ def test_single_tokens_of_two_pools_and_of_a_thought_cache(
 
 @pytest.mark.parametrize("step", ["C", "PyTorch"])
 @pytest.mark.parametrize("variant", ["llama", "qwen3", "mistral-window"])
-def test_attention_received_is_what_transformers_pays(
+def test_attention_sums_equal_those_of_transformers(
     variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load(save(tmp_path, variant), device, step, monkeypatch)
@@ -159,19 +157,19 @@ def test_attention_received_is_what_transformers_pays(
 
 @pytest.mark.parametrize("step", ["C", "PyTorch"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_surprise_is_how_far_a_token_lies_below_the_mean_logit(
+def test_surprise_is_the_mean_logit_minus_the_tokens_logit(
     variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, reference = load(save(tmp_path, variant), device, step, monkeypatch), make_reference(variant)
-    asking = slots(model, 2, hidden=model.hidden_size)
+    observed = slots(model, 2, hidden=model.hidden_size)
     (other,) = slots(model, 1)
     texts = [tokens(60, 8), tokens(60, 9)]
-    for start, stop, asked in ((0, 17, 0), (17, 18, 1), (18, 19, 0), (19, 50, 31), (50, 60, 2)):
-        feeds = [SequenceChunk(ids[start:stop], slot, asked) for ids, slot in zip(texts, asking, strict=True)]
-        feeds.insert(1, SequenceChunk(tokens(7, start), other, 3))
-        logits, hidden = model.forward_batch(feeds)
-        assert len(logits) == len(hidden) == 2 * asked + 3
-    for ids, slot in zip(texts, asking, strict=True):
+    for start, stop, num_logits in ((0, 17, 0), (17, 18, 1), (18, 19, 0), (19, 50, 31), (50, 60, 2)):
+        chunks = [SequenceChunk(ids[start:stop], slot, num_logits) for ids, slot in zip(texts, observed, strict=True)]
+        chunks.insert(1, SequenceChunk(tokens(7, start), other, 3))
+        logits, hidden = model.forward_batch(chunks)
+        assert len(logits) == len(hidden) == 2 * num_logits + 3
+    for ids, slot in zip(texts, observed, strict=True):
         logits = reference(torch.tensor([ids])).logits[0, :-1]
         wanted = logits.mean(-1) - logits.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
         torch.testing.assert_close(slot.memory.surprise[slot.index, 1:60].cpu(), wanted, atol=3e-4, rtol=3e-4)
@@ -204,7 +202,7 @@ def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
         torch.testing.assert_close(ours, theirs, atol=3e-4, rtol=3e-4)
 
 
-def test_a_slot_that_is_taken_again_remembers_nothing(tiny: minseek.Model) -> None:
+def test_a_reused_slot_keeps_no_state(tiny: minseek.Model) -> None:
     ids = tokens(40, 5)
     fresh, used = slots(tiny, 1)[0], slots(tiny, 1)[0]
     tiny.forward_batch([SequenceChunk(tokens(80, 6), used)])

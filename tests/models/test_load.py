@@ -51,7 +51,7 @@ def test_a_relative_directory_loads(tiny_folders: dict[str, Path], monkeypatch: 
 
 
 @pytest.mark.parametrize("name", [None, 3, b"smollm2", Path("x"), ["smollm2"]])
-def test_a_name_that_is_no_string_is_a_type_error(name: Any) -> None:
+def test_a_name_that_is_not_a_string_is_a_type_error(name: Any) -> None:
     with pytest.raises(TypeError, match=f"string, not {type(name).__name__}"):
         minseek.load(name)
 
@@ -59,7 +59,7 @@ def test_a_name_that_is_no_string_is_a_type_error(name: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["nonesuch", "/nonesuch/folder", "/nonesuch/model.gguf", "./some/model", "a/b/c", "a b/c", "~/nonesuch"]
 )
-def test_a_name_of_nothing_is_refused_with_what_can_be_given(name: str) -> None:
+def test_an_unknown_name_is_refused_with_the_choices(name: str) -> None:
     text = refusal(name)
     assert repr(name) in text
     assert "smollm2" in text
@@ -163,7 +163,7 @@ def _one_layer_more(folder: Path) -> None:
         (_one_layer_more, "model.layers.3"),  # transformers would fill it with random numbers
     ],
 )
-def test_a_spoilt_directory_is_refused(
+def test_a_damaged_directory_is_refused(
     tiny_folders: dict[str, Path], tmp_path: Path, spoil: Callable[[Path], None], said: str
 ) -> None:
     folder = shutil.copytree(tiny_folders["llama"], tmp_path / "spoilt")
@@ -173,6 +173,6 @@ def test_a_spoilt_directory_is_refused(
     assert said in text.replace(str(folder), "")
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     assert "notes.txt" in refusal(tmp_path / "notes.txt")

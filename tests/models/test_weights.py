@@ -9,23 +9,23 @@ from minseek.models.weights import pack_contiguous
 from minseek.native.pages import huge_bytes
 
 
-def test_gathered_weights_lie_behind_each_other_and_what_was_shared_is() -> None:
+def test_packed_weights_are_contiguous_and_still_shared() -> None:
     a, b = torch.randn(700, 33), torch.randn(5, dtype=torch.bfloat16)
     weights = {"a": a, "b": b, "again": a, "turned": a.t(), "none": torch.empty(0)}
     wanted = dict(weights)
-    gathered = pack_contiguous(weights)
-    assert not weights  # what nobody else holds could be freed
-    assert list(gathered) == list(wanted)
-    for name, tensor in gathered.items():
+    packed = pack_contiguous(weights)
+    assert not weights  # so that originals could be freed
+    assert list(packed) == list(wanted)
+    for name, tensor in packed.items():
         assert torch.equal(tensor, wanted[name])
         assert tensor.is_contiguous()
         assert tensor.data_ptr() % 64 == 0 or not tensor.nbytes
-    assert gathered["again"].data_ptr() == gathered["a"].data_ptr() != a.data_ptr()
-    assert len({t.untyped_storage().data_ptr() for t in gathered.values()}) == 1
+    assert packed["again"].data_ptr() == packed["a"].data_ptr() != a.data_ptr()
+    assert len({t.untyped_storage().data_ptr() for t in packed.values()}) == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 2 * 2**20 - 1, 2 * 2**20, 9_000_001])
-def test_huge_bytes_are_as_many_as_asked_for(count: int) -> None:
+def test_huge_bytes_have_the_requested_size(count: int) -> None:
     room = huge_bytes(count)
     assert room.shape == (count,)
     room.fill_(7)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Protocol, Self
 
 from minseek.batch.requests import InvalidRequest, Request
 from minseek.batch.results import dump_record
-from minseek.errors import InputError
+from minseek.errors import InputError, is_instance
 
 _BEGINNING = b'{"id": '  # beginning of every record
 
@@ -87,7 +87,7 @@ def _record(raw: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or "id" not in record:
         return None
     name, error = record["custom_id"] if "custom_id" in record else record["id"], record.get("error")
-    if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
+    if not is_instance(name, (str, int, type(None))):
         return None
     if error is None:
         return record if name is not None and record.keys() & {"text", "choices", "response"} else None

@@ -1,5 +1,6 @@
 """Model loading and the forward pass."""
 
+from minseek.models.chat.prompts import Question, as_messages, encode_prompt, render_messages
 from minseek.models.chat.thinking_format import FORMATS, PLAIN, THINK, ThinkingFormat
 from minseek.models.config import VERIFIED
 from minseek.models.forward.chunk import SequenceChunk, check_token_ids
@@ -14,13 +15,17 @@ __all__ = [
     "THINK",
     "VERIFIED",
     "Model",
+    "Question",
     "SequenceChunk",
     "Session",
     "SessionStats",
     "ThinkingFormat",
     "alias_file",
+    "as_messages",
     "check_model",
     "check_token_ids",
+    "encode_prompt",
     "fitting_alias",
     "load",
+    "render_messages",
 ]
