@@ -13,7 +13,7 @@ from minseek.lowbit import ROUNDINGS, Fixed, Float, Format, bf16, e2m1, e4m3fn, 
 from minseek.lowbit.grid import fits, grid_for
 from minseek.lowbit.native import library
 from minseek.lowbit.optim import SGD
-from minseek.lowbit.torch_rounding import round_plain
+from minseek.lowbit.torch_rounding import round_torch
 from minseek.native import instruction_set
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="levels of x86-64")
@@ -56,7 +56,7 @@ def test_rounding_draws_the_same_numbers_and_gives_the_same_bits(
             continue
         got = round_to(x, fmt, mode, random_bits=bits, generator=seeded(mode))  # type: ignore[arg-type]
         grid = grid_for(fmt, mode, bits, dtype)  # type: ignore[arg-type]
-        wanted = round_plain(x, grid, seed_of(mode), 0, 0)
+        wanted = round_torch(x, grid, seed_of(mode), 0, 0)
         integer = torch.int64 if dtype == torch.float64 else torch.int32
         assert torch.equal(got.view(integer), wanted.view(integer)), (fmt.name, mode, bits)
 

@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from minseek.errors import InputError
 from minseek.lowbit import Fixed, Float, RoundingSpec, bf16, e4m3fn, fp16, fp32, round_to
 from minseek.lowbit.native import library
-from minseek.lowbit.optim import PISGD, SGD, AdamW, arithmetic, perturb
+from minseek.lowbit.optim import PISGD, SGD, AdamW, perturb, precision
 from minseek.lowbit.optim.perturb import Perturbation
 from minseek.native import instruction_set
 
-PART = 4096
-SHAPES = ((7,), (33, 50), (3, 5, 7), (), (131, 65))  # the last is longer than one stretch
+CHUNK = 4096
+SHAPES = ((7,), (33, 50), (3, 5, 7), (), (131, 65))  # the last is longer than one chunk
 
 
 @pytest.fixture(autouse=True)
-def _short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "PART", PART)
-    monkeypatch.setattr(perturb, "PART", PART)
+def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "CHUNK", CHUNK)
+    monkeypatch.setattr(perturb, "CHUNK", CHUNK)
 
 
 def tensors(dtype: torch.dtype, device: str = "cpu", shapes: Any = SHAPES) -> list[nn.Parameter]:
@@ -36,7 +36,7 @@ def tensors(dtype: torch.dtype, device: str = "cpu", shapes: Any = SHAPES) -> li
     return [nn.Parameter(torch.randn(shape, generator=generator).to(device, dtype)) for shape in shapes]
 
 
-def descend(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], steps: int = 4) -> list[Tensor]:
+def take_steps(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], steps: int = 4) -> list[Tensor]:
     for step in range(steps):
         generator = torch.Generator().manual_seed(step)
         for p in params:
@@ -82,15 +82,15 @@ def test_sgd_is_torchs_where_nothing_is_rounded(
 ) -> None:
     ours, theirs = tensors(dtype, device), tensors(dtype, device)
     weights = fp32 if dtype == torch.float32 else Float(11, 52)
-    got = descend(SGD(ours, lr=0.1, weights=weights, momenta=weights, **options), ours)
-    assert same(got, descend(torch.optim.SGD(theirs, lr=0.1, foreach=foreach, **options), theirs))
+    got = take_steps(SGD(ours, lr=0.1, weights=weights, momenta=weights, **options), ours)
+    assert same(got, take_steps(torch.optim.SGD(theirs, lr=0.1, foreach=foreach, **options), theirs))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_adamw_is_torchs_where_nothing_is_rounded(dtype: torch.dtype, device: str) -> None:
     ours, theirs = tensors(dtype, device), tensors(dtype, device)
-    expected = descend(torch.optim.AdamW(theirs, lr=0.1, weight_decay=0.1, foreach=False), theirs)
-    assert same(descend(AdamW(ours, lr=0.1, weight_decay=0.1), ours), expected)
+    expected = take_steps(torch.optim.AdamW(theirs, lr=0.1, weight_decay=0.1, foreach=False), theirs)
+    assert same(take_steps(AdamW(ours, lr=0.1, weight_decay=0.1), ours), expected)
 
 
 @pytest.mark.parametrize("options", MOMENTA, ids=str)
@@ -98,8 +98,8 @@ def test_steps_computed_in_parts_are_torchs_too(options: dict[str, Any]) -> None
     """A format one bit narrower than float32 has steps done in parts and then rounded; before, they are torch's."""
     ours, theirs = tensors(torch.float32), tensors(torch.float32)
     wide = Float(8, 22)
-    got = descend(SGD(ours, lr=0.1, weights=wide, rounding="nearest-even", **options), ours, steps=1)
-    torch_step = descend(torch.optim.SGD(theirs, lr=0.1, **options), theirs, steps=1)
+    got = take_steps(SGD(ours, lr=0.1, weights=wide, rounding="nearest-even", **options), ours, steps=1)
+    torch_step = take_steps(torch.optim.SGD(theirs, lr=0.1, **options), theirs, steps=1)
     assert same(got, [round_to(w, wide) for w in torch_step])
 
 
@@ -135,9 +135,11 @@ def test_the_fused_step_is_the_one_in_parts(
     if instruction_set().name == "portable" and torch.backends.cpu.get_cpu_capability() != "DEFAULT":
         pytest.skip("PyTorch fuses products and sums on this processor, portable kernels cannot")
     fused, plain = tensors(torch.bfloat16, device), tensors(torch.bfloat16)
-    got = descend(SGD(fused, 0.1, rounding=rounding, generator=torch.Generator().manual_seed(2), **options), fused)
+    got = take_steps(SGD(fused, 0.1, rounding=rounding, generator=torch.Generator().manual_seed(2), **options), fused)
     monkeypatch.setenv("MINSEEK_NATIVE", "0")
-    expected = descend(SGD(plain, 0.1, rounding=rounding, generator=torch.Generator().manual_seed(2), **options), plain)
+    expected = take_steps(
+        SGD(plain, 0.1, rounding=rounding, generator=torch.Generator().manual_seed(2), **options), plain
+    )
     assert same([g.cpu() for g in got], expected)
 
 
@@ -168,7 +170,7 @@ def test_weights_are_always_values_of_their_format(kind: Any, device: str) -> No
     params = tensors(torch.float32, device)
     for p in params:
         p.copy_(round_to(p, e4m3fn))
-    for w in descend(kind(params, lr=0.05, weights=e4m3fn), params, steps=3):
+    for w in take_steps(kind(params, lr=0.05, weights=e4m3fn), params, steps=3):
         assert torch.equal(round_to(w, e4m3fn), w)
 
 
@@ -234,9 +236,9 @@ def test_perturbations_are_uniform(shape: Any, variance: float) -> None:
 
 
 def test_long_tensors_are_perturbed_in_stretches_that_differ() -> None:
-    p = torch.zeros(20 * PART + 100)
+    p = torch.zeros(20 * CHUNK + 100)
     Perturbation([p], 1.0, "box", torch.Generator().manual_seed(0)).apply()
-    assert not torch.equal(p[:100], p[PART:])
+    assert not torch.equal(p[:100], p[CHUNK:])
     assert abs(float(p.var()) - 1 / 3) < 0.02
 
 
@@ -418,7 +420,7 @@ def test_schedulers_and_groups_work_as_with_torch() -> None:
         optimizer: Any = kind(groups, lr=0.1)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
         for _ in range(3):
-            descend(optimizer, params, steps=1)
+            take_steps(optimizer, params, steps=1)
             scheduler.step()
         ends.append([p.detach() for p in params])
     assert same(*ends)

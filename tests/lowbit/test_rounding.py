@@ -22,7 +22,7 @@ from minseek.lowbit import FORMATS, ROUNDINGS, Fixed, Float, Format, bf16, e2m1,
 from minseek.lowbit.grid import grid_for
 from minseek.lowbit.philox import draws, philox
 from minseek.lowbit.rounding import round_grid
-from minseek.lowbit.torch_rounding import round_plain
+from minseek.lowbit.torch_rounding import round_torch
 
 ORACLES = {
     "fp32": oracles.format_info_binary32,
@@ -134,7 +134,7 @@ def test_c_and_pytorch_do_the_same(fmt: Format, rounding: Any, device: str) -> N
     for x in (numbers, torch.randn(10_001) * 4, numbers.double() * 1.000001, torch.randn(5_003).double()):
         grid = grid_for(fmt, rounding, None, x.dtype)
         got = round_grid(x.to(device), grid, 2**63 + 12345, 2**33 + 7, first=2**31)
-        assert_same(got.cpu(), round_plain(x, grid, 2**63 + 12345, 2**33 + 7, first=2**31), x)
+        assert_same(got.cpu(), round_torch(x, grid, 2**63 + 12345, 2**33 + 7, first=2**31), x)
 
 
 @pytest.mark.parametrize("fmt", OTHERS, ids=str)

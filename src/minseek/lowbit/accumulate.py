@@ -21,12 +21,12 @@ from minseek.lowbit.rounding import RoundingSpec, round_to
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.mm.default, _aten.bmm.default, _aten.mv.default, _aten.dot.default, _aten.vdot.default}
 _PRODUCTS_AND_SUM = {_aten.addmm.default, _aten.baddbmm.default, _aten.addmv.default}
-# Other operations that sum products, out of sight: also what writes into a given tensor, as mm.out does.
-_OUT_OF_SIGHT = re.compile(
+# Other operations that sum products internally; also those that write into a given tensor, such as mm.out.
+_HIDDEN_SUMS = re.compile(
     r"mm(?![a-z])|^v?dot$|mv_?$|_matmul|conv(?!ert)|attention|rnn(?!_flatten)|lstm_mps|encoder_layer|trilinear$"
     r"|(mkldnn|fbgemm|dtypes|structured)_linear|linear_backward"
 )
-_LONGEST = 2.0**51  # steps from zero to a format's largest value; float64 holds two bits more
+_MAX_STEPS = 2.0**51  # steps from zero to a format's largest value; float64 holds two bits more
 
 
 def accumulate(
@@ -45,7 +45,7 @@ def accumulate(
     every : int
         Products between two roundings.
     generator : torch.Generator, optional
-        Of stochastic rounding.
+        Source of stochastic rounding.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def accumulate(
     Notes
     -----
     Products of float32, bfloat16 or float16 numbers are exact in float64, and a sum of two float64 numbers is rounded
-    to the format as though it were exact. So with ``every=1`` each step is exact but for its one rounding. The
+    to the format as if it were exact. So with ``every=1`` each step is exact but for its one rounding. The
     products of a longer chunk are summed in float64 first, in no particular order. Products of float64 numbers are
     rounded to float64.
     """
@@ -67,12 +67,12 @@ def accumulate(
 
 
 def add_rounded(a: Tensor, b: Tensor, rounded: RoundingSpec, generator: torch.Generator | None) -> Tensor:
-    """The sum of two float64 tensors, rounded once.
+    """Sum of two float64 tensors, rounded once.
 
     A sum that float64 cannot hold is first rounded to odd: of the two float64 numbers around it, to the one whose last
-    bit is 1. That is neither a value of the format nor halfway between two, so that the second rounding goes where the
-    exact sum would have gone (Boldo & Melquiond, "Emulation of FMA and Correctly Rounded Sums: Proved Algorithms Using
-    Rounding to Odd", IEEE Transactions on Computers, 2008).
+    bit is 1. That is neither a value of the format nor halfway between two, so that the second rounding gives the
+    result of rounding the exact sum (Boldo & Melquiond, "Emulation of FMA and Correctly Rounded Sums: Proved
+    Algorithms Using Rounding to Odd", IEEE Transactions on Computers, 2008).
     """
     total = a + b
     from_b = total - a
@@ -83,35 +83,35 @@ def add_rounded(a: Tensor, b: Tensor, rounded: RoundingSpec, generator: torch.Ge
 
 
 def apply(rounded: RoundingSpec, x: Tensor, generator: torch.Generator | None, out: Tensor | None = None) -> Tensor:
-    """`x` rounded; the generator serves stochastic rounding alone."""
+    """Round `x`; the generator is used by stochastic rounding only."""
     generator = generator if rounded.rounding == "stochastic" else None
     return round_to(x, rounded.fmt, rounded.rounding, generator=generator, random_bits=rounded.random_bits, out=out)
 
 
 @contextmanager
 def accumulating(rounded: RoundingSpec, *, every: int = 1, generator: torch.Generator | None = None) -> Iterator[None]:
-    """All matrix products of PyTorch in this block accumulate in a format, those of backward passes too.
+    """Accumulate all matrix products of PyTorch in this block in a format, those of backward passes too.
 
-    That is mm, bmm, mv, dot, addmm, baddbmm, addmv, and what is made of them: matmul, linear, einsum, attention. What
-    is added to the product, as a bias is, is added last, and the sum is rounded once more. Other sums, such as sum,
+    These are mm, bmm, mv, dot, addmm, baddbmm, addmv, and functions made of them: matmul, linear, einsum, attention.
+    A bias is added to the product last, and the sum is rounded once more. Other sums, such as sum,
     mean and softmax, and products of integers or complex numbers stay as they are.
 
     Parameters
     ----------
     rounded, every, generator
-        See `accumulate`.
+        Parameters of `accumulate`.
 
     Raises
     ------
     InputError
         If `every` is not positive or the format is nearly as fine as float64; in the block, if a tensor's dtype lacks
-        values of the format, or an operation sums products where that cannot be seen: convolutions, fused recurrent
+        values of the format, or an operation sums products internally: convolutions, fused recurrent
         layers, sparse products, results written into a given tensor.
     """
     if every < 1:
         raise InputError(f"accumulate_every must be 1 or more, not {every}")
     largest = torch.tensor(rounded.fmt.largest, dtype=torch.float64)
-    if float(largest / rounded.fmt.ulp(largest)) >= _LONGEST:
+    if float(largest / rounded.fmt.ulp(largest)) >= _MAX_STEPS:
         raise InputError(f"{rounded.fmt.name} is too fine to accumulate in: take one of 51 significant bits or fewer")
     # Attention as products and a softmax, not as one fused operation.
     with sdpa_kernel(SDPBackend.MATH), _BiasLast(), _Accumulating(rounded, every, generator):
@@ -137,7 +137,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 class _Accumulating(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Computes the products that reach PyTorch's kernels, whoever has called them."""
+    """Computes all products that reach PyTorch's kernels."""
 
     def __init__(self, rounded: RoundingSpec, every: int, generator: torch.Generator | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -149,16 +149,16 @@ class _Accumulating(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         if func in _PRODUCTS | _PRODUCTS_AND_SUM and all(tensor.layout == torch.strided for tensor in tensors):
-            if not _go_together(tensors):
+            if not _same_kind(tensors):
                 return func(*args, **kwargs)  # integers, or PyTorch's own refusal
             return (self._product if func in _PRODUCTS else self._product_and_sum)(func, *args, **kwargs)
         if torch.is_inference_mode_enabled() and func.has_kernel_for_dispatch_key(
             torch._C.DispatchKey.CompositeImplicitAutograd
         ):
-            with self:  # elsewhere autograd has taken it apart already
+            with self:  # outside inference mode autograd has decomposed it already
                 return func.decompose(*args, **kwargs)
         name = func.overloadpacket.__name__
-        if _OUT_OF_SIGHT.search(name) and (not tensors or tensors[0].is_floating_point()):
+        if _HIDDEN_SUMS.search(name) and (not tensors or tensors[0].is_floating_point()):
             raise InputError(
                 f"{name} sums products where accumulations cannot be rounded: leave accumulations out, "
                 "or compute it from plain matrix products"
@@ -180,17 +180,17 @@ class _Accumulating(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return total.to(like.dtype)
 
     def _sum(self, a: Tensor, b: Tensor) -> Tensor:
-        check_fits(self._rounded.fmt, a.dtype)  # the sums are float64 and would not refuse
+        check_fits(self._rounded.fmt, a.dtype)  # the sums are float64, which fits
         a = a if a.dim() > 1 else a[None]
         b = b if b.dim() > 1 else b[:, None]
         return accumulate(a, b, self._rounded, every=self._every, generator=self._generator)
 
 
-def _go_together(tensors: list[Tensor]) -> bool:
-    """Floating-point numbers of one dtype on one device."""
+def _same_kind(tensors: list[Tensor]) -> bool:
+    """True for floating-point tensors of one dtype on one device."""
     return len({(x.dtype, x.device) for x in tensors}) == 1 and tensors[0].is_floating_point()
 
 
 def _on_meta(func: Callable[..., Tensor], *args: Tensor) -> Tensor:
-    """Shape and dtype of the result; PyTorch's own error if the shapes do not go together."""
+    """Shape and dtype of the result; raises PyTorch's own error if the shapes do not match."""
     return func(*(arg.to("meta") for arg in args))

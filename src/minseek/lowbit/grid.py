@@ -1,4 +1,4 @@
-"""A format as the arithmetic of rounding sees it."""
+"""Grid parameters of a format, in the form that rounding uses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FIXED_MANTISSA, _FIXED_LEAST = 0, 1 << 20  # no exponent is that high: all spac
 
 @dataclass(frozen=True)
 class Carrier:
-    """A dtype whose numbers are rounded: bits of its mantissa, exponents of its normal values, its largest value."""
+    """Parameters of a dtype whose numbers are rounded: bits of its mantissa, exponents of its normal values."""
 
     mantissa: int
     least: int
@@ -46,7 +46,7 @@ CARRIERS = {
 
 @dataclass(frozen=True)
 class Grid:
-    """What the kernels need to know; the fields stand in the order of kernels/grid.h.
+    """Parameters of a rounding, in the order of kernels/grid.h.
 
     Attributes
     ----------
@@ -55,15 +55,15 @@ class Grid:
     highest, lowest : float
         Magnitudes of the largest value and of the most negative one.
     over, under : float
-        What finite numbers beyond them become.
+        Results for finite numbers beyond them.
     infinity, minus_infinity : float
-        What infinities become.
+        Results for infinities.
     mode : int
         Index in `ROUNDINGS`.
     random_bits : int
-        Of the number that decides a stochastic rounding.
+        Bits of the random number of a stochastic rounding.
     negative_zero : bool
-        Whether the format has one.
+        True if the format has a negative zero.
     """
 
     mantissa: int
@@ -81,7 +81,7 @@ class Grid:
 
 
 def grid_for(fmt: Format, rounding: Rounding, random_bits: int | None, dtype: torch.dtype) -> Grid:
-    """The grid of a format for numbers of a dtype.
+    """Make the grid of a format for numbers of a dtype.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def _beyond(fmt: Format) -> float:
 
 
 def _enough_bits(fmt: Format, dtype: torch.dtype) -> int:
-    """16 where no more bits are ever dropped, so that the probabilities are exact; else 32."""
+    """16 where at most 16 bits are dropped, so that the probabilities are exact; else 32."""
     carrier = CARRIERS[dtype]
     if isinstance(fmt, Float) and fmt.least_exponent == carrier.least and carrier.mantissa - fmt.mantissa_bits <= 16:
         return 16 if fmt.subnormals else 32
@@ -131,7 +131,7 @@ def _enough_bits(fmt: Format, dtype: torch.dtype) -> int:
 
 
 def check_fits(fmt: Format, dtype: torch.dtype) -> None:
-    """Refuse a format with values that a dtype does not have.
+    """Refuse a format with values that a dtype lacks.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def check_fits(fmt: Format, dtype: torch.dtype) -> None:
 
 
 def fits(fmt: Format, dtype: torch.dtype) -> bool:
-    """Whether a dtype has all values of a format, the normal ones as normal ones."""
+    """Return True if a dtype has all values of a format, its normal values as normal ones."""
     carrier = CARRIERS[dtype]
     if isinstance(fmt, Float):
         return (

@@ -1,4 +1,4 @@
-"""Kernels in C for tensors in main memory."""
+"""The kernels in C, for tensors in main memory."""
 
 from __future__ import annotations
 

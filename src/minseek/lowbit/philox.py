@@ -1,4 +1,4 @@
-"""The random numbers of kernels/philox.h in PyTorch: the same on every device."""
+"""The random numbers of kernels/philox.h in PyTorch operations, equal on every device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 
 def draw_seed(generator: torch.Generator | None) -> int:
-    """A seed of 64 bits from a generator, or from PyTorch's own, which `torch.manual_seed` seeds."""
+    """Draw a seed of 64 bits from a generator, by default PyTorch's global one."""
     device = "cpu" if generator is None else generator.device
     drawn = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, generator=generator, device=device)
     return int(drawn) & (2**64 - 1)
@@ -28,7 +28,7 @@ def philox(counters: Tensor, seed: int, stream: int) -> tuple[Tensor, Tensor, Te
     c, d = torch.full_like(a, stream & _LOW), torch.full_like(a, stream >> 32)
     low, high = seed & _LOW, seed >> 32
     for _ in range(10):
-        p, q = a * _FACTORS[0], c * _FACTORS[1]  # what wraps around is masked below
+        p, q = a * _FACTORS[0], c * _FACTORS[1]  # overflow is masked below
         a, b, c, d = ((q >> 32) & _LOW) ^ b ^ low, q & _LOW, ((p >> 32) & _LOW) ^ d ^ high, p & _LOW
         low, high = (low + _KEY_STEPS[0]) & _LOW, (high + _KEY_STEPS[1]) & _LOW
     return a, b, c, d

@@ -12,17 +12,17 @@ from minseek.lowbit.formats import Format
 from minseek.lowbit.grid import ROUNDINGS, Grid, Rounding, grid_for
 from minseek.lowbit.native import library, round_native
 from minseek.lowbit.philox import SPAN, draw_seed
-from minseek.lowbit.torch_rounding import round_plain
+from minseek.lowbit.torch_rounding import round_torch
 from minseek.native.pages import huge_bytes
 
 __all__ = ["ROUNDINGS", "Rounding", "RoundingSpec", "round_grid", "round_to"]
 
-_PART = 2**13 * SPAN  # elements that PyTorch's operations take at a time: their temporaries are many
+_CHUNK = 2**13 * SPAN  # elements at a time in PyTorch operations, which make many temporaries
 
 
 @dataclass(frozen=True)
 class RoundingSpec:
-    """A format, and how numbers are rounded to it.
+    """A format with a rounding mode.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class RoundingSpec:
     rounding : str
         One of `ROUNDINGS`.
     random_bits : int, optional
-        Of stochastic rounding; see `round_to`.
+        Random bits of stochastic rounding, as in `round_to`.
     """
 
     fmt: Format
@@ -52,37 +52,38 @@ def round_to(
     Parameters
     ----------
     x : Tensor
-        Of any shape; float64, float32, bfloat16 or float16, on any device. It must have all values of the format.
+        Numbers of any shape in float64, float32, bfloat16 or float16, on any device. The dtype must have all values of
+        the format.
     fmt : Format
-        Such as `minseek.lowbit.bf16` or ``Fixed(8, 4)``.
+        A format such as `minseek.lowbit.bf16` or ``Fixed(8, 4)``.
     rounding : str
         "nearest-even", "nearest-away", "toward-zero", "up", "down" or "stochastic".
     generator : torch.Generator, optional
-        Of stochastic rounding: one draw a call from it seeds the random numbers of all elements, which are the same on
-        every device and with any number of threads. Without it, PyTorch's own.
+        Source of stochastic rounding, by default PyTorch's global one. One draw from it seeds the random numbers of a
+        call, which are equal on every device and with any number of threads.
     random_bits : int, optional
         1 to 32: a number is rounded away from zero with a probability that is a multiple of 2^-random_bits, the
         fraction of a grid spacing rounded to nearest even. Without it, 16 where that is exact, as from float32 to bf16,
         else 32.
     out : Tensor, optional
-        Where the results go, of `x`'s shape and dtype; may be `x`.
+        Tensor for the results, of `x`'s shape and dtype; may be `x`.
 
     Returns
     -------
     Tensor
-        Of `x`'s shape and dtype; `out` if that is given. No gradient flows through it.
+        The results, of `x`'s shape and dtype; `out` if that is given. No gradient flows through it.
 
     Raises
     ------
     InputError
         If the dtype lacks values of the format, or an argument is unknown or has no effect.
     TypeError
-        If `x` or `out` is no tensor, or `fmt` no format.
+        If `x` or `out` is not a tensor, or `fmt` not a format.
 
     Notes
     -----
-    A number beyond the largest value is first rounded as though the exponents went on; what then still lies beyond
-    becomes the largest value, an infinity or NaN, as the format and the mode have it (IEEE 754: toward-zero never
+    A number beyond the largest value is first rounded as if there were larger exponents; if it is still beyond, it
+    becomes the largest value, an infinity or NaN, depending on the format and the mode (IEEE 754: toward-zero never
     overflows, nor does down above zero). A value of the format is never changed. NaN stays NaN.
     """
     check_type("x must be a tensor", x, Tensor, ": give torch.tensor(…)")
@@ -93,9 +94,9 @@ def round_to(
     if generator is not None and rounding != "stochastic":
         raise InputError(f"a generator has no effect with rounding={rounding!r}: leave it out")
     if out is not None:
-        wanted, given = _looks(x), _looks(out)
-        if wanted != given:
-            raise InputError(f"out must be like x, {wanted}, not {given}")
+        expected, given = _describe(x), _describe(out)
+        if expected != given:
+            raise InputError(f"out must be like x, {expected}, not {given}")
     seed = draw_seed(generator) if rounding == "stochastic" else 0
     numbers = x.detach().contiguous()
     if out is None:
@@ -103,41 +104,42 @@ def round_to(
     rounded = round_grid(numbers, grid, seed, out=out.detach() if out.is_contiguous() else None)
     if not out.is_contiguous():
         out.detach().copy_(rounded)
-    torch.autograd.graph.increment_version(out)  # the kernels in C write behind autograd's back
+    torch.autograd.graph.increment_version(out)  # autograd does not see the writes of the kernels in C
     return out
 
 
-def _looks(x: Tensor) -> str:
+def _describe(x: Tensor) -> str:
     return f"{tuple(x.shape)} {x.dtype} on {x.device}"
 
 
 def round_grid(x: Tensor, grid: Grid, seed: int, stream: int = 0, first: int = 0, out: Tensor | None = None) -> Tensor:
     """Round contiguous numbers to a grid, with the random numbers of a seed and a stream from span `first` on."""
-    out = _room_like(x) if out is None else out
+    out = _empty_like(x) if out is None else out
     if x.dtype in (torch.bfloat16, torch.float16):
-        for part, to, at in _parts(x, out, first):
-            to.copy_(round_grid(part.float(), grid, seed, stream, at))  # exact: the dtype has all values of the format
+        for chunk, target, span in _chunks(x, out, first):
+            # exact: the dtype has all values of the format
+            target.copy_(round_grid(chunk.float(), grid, seed, stream, span))
         return out
     kernels = library() if x.device.type == "cpu" else None
     if kernels is not None:
         round_native(kernels, x, out, grid, seed, stream, first)
         return out
-    for part, to, at in _parts(x, out, first):
-        to.copy_(round_plain(part, grid, seed, stream, at))
+    for chunk, target, span in _chunks(x, out, first):
+        target.copy_(round_torch(chunk, grid, seed, stream, span))
     return out
 
 
-def _room_like(x: Tensor) -> Tensor:
-    """Memory for results; large ones on huge pages: asking for small ones one by one takes longer than the rounding."""
+def _empty_like(x: Tensor) -> Tensor:
+    """Memory for results, on huge pages if large: requesting small pages one by one takes longer than the rounding."""
     if x.device.type != "cpu":
         return torch.empty_like(x)
-    room = huge_bytes(x.nbytes)
-    # No view of the bytes: autograd has rules of its own for what is one.
-    out, start = torch.empty(0, dtype=x.dtype), int(room.storage_offset()) // x.itemsize
-    return out.set_(room.untyped_storage(), start, x.shape, x.stride())
+    memory = huge_bytes(x.nbytes)
+    # Not a view of the bytes: autograd treats views differently.
+    out, start = torch.empty(0, dtype=x.dtype), int(memory.storage_offset()) // x.itemsize
+    return out.set_(memory.untyped_storage(), start, x.shape, x.stride())
 
 
-def _parts(x: Tensor, out: Tensor, first: int) -> list[tuple[Tensor, Tensor, int]]:
-    """Parts of both tensors, each with the span that it begins in."""
-    x, out, starts = x.view(-1), out.view(-1), range(0, x.numel(), _PART)
-    return [(x[at : at + _PART], out[at : at + _PART], first + at // SPAN) for at in starts]
+def _chunks(x: Tensor, out: Tensor, first: int) -> list[tuple[Tensor, Tensor, int]]:
+    """Chunks of both tensors, each with its first span."""
+    x, out, starts = x.view(-1), out.view(-1), range(0, x.numel(), _CHUNK)
+    return [(x[at : at + _CHUNK], out[at : at + _CHUNK], first + at // SPAN) for at in starts]

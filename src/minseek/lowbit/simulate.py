@@ -1,4 +1,4 @@
-"""Simulated arithmetic: a module that computes as though its numbers had narrow formats."""
+"""Simulated arithmetic: a module computes as if its numbers had narrow formats."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ def simulate(
     generator: torch.Generator | None = None,
     accumulate_every: int = 1,
 ) -> Iterator[None]:
-    """In this block a module computes, forward and backward, as though its numbers had these formats.
+    """Let a module compute in this block, forward and backward, as if its numbers had these formats.
 
-    The tensors keep their dtype: what is simulated is which values they take. Both passes belong into the block.
+    The tensors keep their dtype and take only values of the formats. Both passes must be inside the block.
 
     Parameters
     ----------
     module : nn.Module
-        Left as it was when the block ends, also by an exception.
+        Restored when the block ends, also by an exception.
     weights : Format or RoundingSpec, optional
         The forward pass sees each floating-point parameter rounded. The parameter itself, which an optimizer may
         change in the block, is not; its gradient is that of the rounded one (straight-through).
     activations : Format or RoundingSpec, optional
-        What a module without children returns, and what `module` is given, is rounded; the gradient passes unchanged.
-        That goes for floating-point tensors, also in tuples, lists and dicts. What is computed between modules, such
-        as a residual sum or ``functional.relu``, is rounded when it next goes through such a place.
+        The outputs of modules without children and the inputs of `module` are rounded; the gradient passes unchanged.
+        This holds for floating-point tensors, also in tuples, lists and dicts. Results computed between modules, such
+        as a residual sum or ``functional.relu``, are rounded at the next such place.
     gradients : Format or RoundingSpec, optional
         The gradients that come back through the places of `activations` are rounded, and each parameter's ``.grad``
         whenever a gradient has been added to it.
     accumulations : Format or RoundingSpec, optional
-        All floating-point matrix products of this thread round their running sums, those of the backward pass too,
-        and of whatever else the block computes; see `minseek.lowbit.accumulate.accumulating`.
+        All floating-point matrix products of this thread in the block, also in the backward pass, round their running
+        sums; see `minseek.lowbit.accumulate.accumulating`.
     rounding : str
-        Rounding of each `Format` that does not come with its own.
+        Rounding mode of each plain `Format`.
     generator : torch.Generator, optional
-        Of all stochastic rounding: the same state gives the same run. Without it, PyTorch's own.
+        Source of all stochastic rounding, by default PyTorch's global one; equal states give equal runs.
     accumulate_every : int
         Products that are added to a running sum, exactly or in float64, between two roundings.
 
@@ -70,18 +70,19 @@ def simulate(
 
     Notes
     -----
-    None everywhere changes nothing, bit for bit. Parameters are rounded anew by each outermost call of `module` or a
-    part of it. Activation checkpointing calls parts again in the backward pass: stochastic rounding then draws anew.
+    None everywhere changes nothing, bit for bit. Each outermost call of `module` or of a part of it rounds the
+    parameters again. Activation checkpointing calls parts again in the backward pass: stochastic rounding then draws
+    new numbers.
     """
     if accumulations is None and accumulate_every != 1:
         raise InputError(f"accumulate_every={accumulate_every} has no effect without accumulations: leave it out")
-    sums = _as_rounded(accumulations, rounding)
+    sums = _to_spec(accumulations, rounding)
     simulation = _Simulation(
         module,
-        _as_rounded(weights, rounding),
-        _as_rounded(activations, rounding),
-        _as_rounded(gradients, rounding),
-        whole=gradients is not None or accumulations is not None,
+        _to_spec(weights, rounding),
+        _to_spec(activations, rounding),
+        _to_spec(gradients, rounding),
+        needs_backward=gradients is not None or accumulations is not None,
         generator=generator,
     )
     _check(simulation, accumulates=sums is not None)
@@ -97,53 +98,53 @@ def simulate(
 
 @dataclass(eq=False)
 class _Simulation:
-    """What the hooks on a module do."""
+    """Hooks on a module, and the state of its simulation."""
 
     module: nn.Module
     weights: RoundingSpec | None
     activations: RoundingSpec | None
     gradients: RoundingSpec | None
-    whole: bool
+    needs_backward: bool
     generator: torch.Generator | None
     accumulates: bool = False
     ended: bool = False
-    _calls: list[nn.Module] = field(default_factory=list)  # of the module and its parts, that have not returned
-    _hidden: list[tuple[nn.Module, str, Parameter]] = field(default_factory=list)  # while they are seen rounded
+    _calls: list[nn.Module] = field(default_factory=list)  # that have not returned yet
+    _hidden: list[tuple[nn.Module, str, Parameter]] = field(default_factory=list)  # replaced by rounded ones
 
     def begin(self, stack: ExitStack) -> None:
-        """Set the hooks; `stack` takes them away."""
-        places = self.activations is not None or self.whole
+        """Register the hooks; `stack` removes them."""
+        places = self.activations is not None or self.needs_backward
         if places:
-            stack.callback(self.module.register_forward_pre_hook(self._given, with_kwargs=True).remove)
+            stack.callback(self.module.register_forward_pre_hook(self._round_inputs, with_kwargs=True).remove)
         for part in self.module.modules():
             if self.weights is not None:
-                stack.callback(part.register_forward_pre_hook(self._called, prepend=True).remove)
-                stack.callback(part.register_forward_hook(self._returned, always_call=True).remove)
+                stack.callback(part.register_forward_pre_hook(self._enter, prepend=True).remove)
+                stack.callback(part.register_forward_hook(self._leave, always_call=True).remove)
             if places and not any(True for _ in part.children()):
-                stack.callback(part.register_forward_hook(self._gives).remove)
+                stack.callback(part.register_forward_hook(self._round_output).remove)
         for parameter in _floating(self.module):
             if self.gradients is not None and parameter.requires_grad:
-                handle = parameter.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
+                handle = parameter.register_post_accumulate_grad_hook(self._round_gradient)  # type: ignore[no-untyped-call]
                 stack.callback(handle.remove)
 
     def end(self) -> None:
-        """Give the module its parameters back, and what is left of a graph its notice."""
+        """Restore the parameters; later backward passes through the graph are refused."""
         self._restore()
         self.ended = True
         _RUNNING.remove(self)
 
-    def _called(self, module: nn.Module, args: Any) -> None:
+    def _enter(self, module: nn.Module, args: Any) -> None:
         if not self._calls:
-            seen = {p: self._see(p, self.weights, None) for p in _floating(self.module)}
+            rounded = {p: self._round(p, self.weights, None) for p in _floating(self.module)}
             for part in self.module.modules():
                 for name, parameter in part._parameters.items():
-                    if parameter is not None and parameter in seen:
+                    if parameter is not None and parameter in rounded:
                         self._hidden.append((part, name, parameter))
-                        part._parameters[name] = cast(Parameter, seen[parameter])
+                        part._parameters[name] = cast(Parameter, rounded[parameter])
         self._calls.append(module)
 
-    def _returned(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._calls and self._calls[-1] is module:  # not where a call has failed before it came to us
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._calls and self._calls[-1] is module:  # unless the call failed before this hook
             self._calls.pop()
         if not self._calls:
             self._restore()
@@ -153,23 +154,23 @@ class _Simulation:
             part, name, parameter = self._hidden.pop()
             part._parameters[name] = parameter
 
-    def _given(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        return map_tensors(self._pass, args), map_tensors(self._pass, kwargs)
+    def _round_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return map_tensors(self._round_activation, args), map_tensors(self._round_activation, kwargs)
 
-    def _gives(self, module: nn.Module, args: Any, output: Any) -> Any:
-        return map_tensors(self._pass, output)
+    def _round_output(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return map_tensors(self._round_activation, output)
 
-    def _pass(self, x: Tensor) -> Tensor:
-        return self._see(x, self.activations, self.gradients) if x.is_floating_point() else x
+    def _round_activation(self, x: Tensor) -> Tensor:
+        return self._round(x, self.activations, self.gradients) if x.is_floating_point() else x
 
-    def _see(self, x: Tensor, forward: RoundingSpec | None, backward: RoundingSpec | None) -> Tensor:
+    def _round(self, x: Tensor, forward: RoundingSpec | None, backward: RoundingSpec | None) -> Tensor:
         return straight_through(x, forward, backward, self.generator, self._check_open)
 
     def _check_open(self) -> None:
-        if self.ended and self.whole:
+        if self.ended and self.needs_backward:
             raise InputError("this backward pass comes after the simulation that it belongs to: call it in the block")
 
-    def _accumulated(self, parameter: Tensor) -> None:
+    def _round_gradient(self, parameter: Tensor) -> None:
         assert self.gradients is not None
         assert parameter.grad is not None
         if parameter.grad.layout != torch.strided:
@@ -177,8 +178,8 @@ class _Simulation:
         apply(self.gradients, parameter.grad, self.generator, out=parameter.grad)
 
 
-def _as_rounded(given: Format | RoundingSpec | None, rounding: Rounding) -> RoundingSpec | None:
-    """With its rounding mode, which is checked."""
+def _to_spec(given: Format | RoundingSpec | None, rounding: Rounding) -> RoundingSpec | None:
+    """Add the rounding mode to a plain format, and check it."""
     if given is None:
         return None
     if isinstance(given, Format):
@@ -190,7 +191,7 @@ def _as_rounded(given: Format | RoundingSpec | None, rounding: Rounding) -> Roun
 
 
 def _check(simulation: _Simulation, *, accumulates: bool) -> None:
-    """Refuse what cannot be simulated, before anything is touched."""
+    """Refuse modules that cannot be simulated, before any change."""
     if accumulates and any(other.accumulates for other in _RUNNING):
         raise InputError("another simulation rounds the accumulations already: leave accumulations out of one of them")
     taken = {part for other in _RUNNING for part in other.module.modules()}
@@ -207,5 +208,5 @@ def _check(simulation: _Simulation, *, accumulates: bool) -> None:
 
 
 def _floating(module: nn.Module) -> list[Parameter]:
-    """Its floating-point parameters, each once."""
+    """Floating-point parameters of a module, each once."""
     return [parameter for parameter in module.parameters() if parameter.is_floating_point()]

@@ -13,7 +13,7 @@ from minseek.lowbit.rounding import RoundingSpec
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """`value` with its tensors changed; other classes than tuples, lists and dicts stay, as a cache has to."""
+    """Apply `change` to the tensors in `value`; other classes than tuples, lists and dicts, such as caches, stay."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple):
@@ -27,23 +27,23 @@ def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 class StraightThrough(Function):
-    """Rounds one way, and the gradient another way, as though the first were the identity.
+    """Rounding whose gradient is that of the identity, and is itself rounded.
 
-    ``StraightThrough.apply(x, forward, backward, generator, check)``: `forward` and `backward` are `RoundingSpec` or None,
-    which leaves the numbers alone; `check`, of no arguments, is called before the backward pass and may raise.
+    ``StraightThrough.apply(x, forward, backward, generator, check)``: `forward` and `backward` are `RoundingSpec`, or
+    None for no rounding; `check`, of no arguments, is called before the backward pass and may raise.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *how: Any) -> Tensor:
-        """`x` rounded."""
+        """Round `x`."""
         ctx.how = how
         forward, _, generator, _ = how
-        # A copy: the module that gets it may work in place, which a Function's own input would not allow.
+        # A copy: the next module may work in place, which is not allowed on a Function's input.
         return x.clone() if forward is None else apply(forward, x, generator)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """The gradient rounded; differentiable in its turn."""
+        """Round the gradient; the result is differentiable."""
         _, backward, generator, check = ctx.how
         check()
         grad = grads[0] if backward is None else straight_through(grads[0], backward, backward, generator, check)
@@ -53,5 +53,5 @@ class StraightThrough(Function):
 def straight_through(
     x: Tensor, forward: RoundingSpec | None, backward: RoundingSpec | None, generator: Any, check: Callable[[], None]
 ) -> Tensor:
-    """`StraightThrough`, typed."""
+    """Apply `StraightThrough`, with types."""
     return cast(Tensor, StraightThrough.apply(x, forward, backward, generator, check))  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Rounding in PyTorch operations, on any device: bit for bit what the kernels in C do, and in the same way."""
+"""Rounding in PyTorch operations, on any device, with the algorithm and the bits of the kernels in C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from minseek.lowbit.philox import draws
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
-def round_plain(x: Tensor, grid: Grid, seed: int, stream: int, first: int) -> Tensor:
+def round_torch(x: Tensor, grid: Grid, seed: int, stream: int, first: int) -> Tensor:
     """Round contiguous float32 or float64 numbers; see kernels/rounding.h, whose variable names these are."""
     carrier, mode = CARRIERS[x.dtype], ROUNDINGS[grid.mode]
     width = carrier.mantissa
@@ -23,7 +23,7 @@ def round_plain(x: Tensor, grid: Grid, seed: int, stream: int, first: int) -> Te
     spacing = torch.where(exponent >= grid.least, exponent - grid.mantissa, grid.quantum)
     drop = (spacing - exponent + width).clamp(min=0)
     q = exponent - width + drop
-    shift = drop.clamp(max=width + 2)  # then all of it is less than half a spacing
+    shift = drop.clamp(max=width + 2)  # from there on, all of it is less than half a spacing
     count, rest = sig >> shift, sig & ((1 << shift) - 1)
     half = torch.where(shift == 0, 1, (1 << shift) >> 1)
     if mode == "nearest-even":
@@ -54,8 +54,8 @@ def _of_sign(negative: Tensor, minus: float, plus: float, x: Tensor) -> Tensor:
 
 
 def _by_chance(rest: Tensor, drop: Tensor, width: int, bits: int, random: Tensor) -> Tensor:
-    """Whether a fraction, `rest` of 2^drop, rounds away from zero: its first bits, to nearest even, and a random number
-    of as many bits make one or more."""
+    """True where a fraction, `rest` of 2^drop, rounds away from zero: its first bits, rounded to nearest even, plus a
+    random number of as many bits reach one."""
     up, down = (bits - drop).clamp(min=0), (drop - bits).clamp(min=0, max=width + 3)  # more is less than half
     kept, lost = rest >> down, rest & ((1 << down) - 1)
     half = torch.where(down == 0, 1, (1 << down) >> 1)
@@ -64,6 +64,6 @@ def _by_chance(rest: Tensor, drop: Tensor, width: int, bits: int, random: Tensor
 
 
 def _power(n: Tensor, dtype: torch.dtype) -> Tensor:
-    """2^n for n in the exponents of normal numbers, made from its bits: exact on every device."""
+    """2^n for n in the exponents of normal numbers, from its bits, which is exact on every device."""
     carrier, integer = CARRIERS[dtype], _INTEGERS[dtype]
     return ((n + carrier.greatest) << carrier.mantissa).to(integer).view(dtype)

@@ -10,7 +10,7 @@ from torch import nn
 
 from minseek.errors import InputError, MinseekWarning
 
-_PARTS = ("embedding", "head", "norm")
+_NAMES = ("embedding", "head", "norm")
 
 
 def select_layers(model: Any, layers: str | None) -> list[nn.Parameter]:
@@ -51,13 +51,13 @@ def _parse(layers: str, count: int) -> list[Any]:
     found: list[Any] = []
     for part in layers.split(","):
         part = part.strip()
-        if part in _PARTS:
+        if part in _NAMES:
             found.append(part)
             continue
         numbers = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
         if numbers is None:
             raise InputError(
-                f"cannot read the layers {part!r}: write numbers, ranges (20-29), {', '.join(_PARTS)}, with commas"
+                f"cannot read the layers {part!r}: write numbers, ranges (20-29), {', '.join(_NAMES)}, with commas"
             )
         first, last = int(numbers[1]), int(numbers[2] or numbers[1])
         if first > last:

@@ -1,4 +1,4 @@
-"""Optimizers whose weights, state and updates are rounded to formats, in place and without wider copies of them."""
+"""Optimizers whose weights, state and updates are rounded to formats, in place and without wider copies."""
 
 from minseek.lowbit.optim.adamw import AdamW
 from minseek.lowbit.optim.pisgd import PISGD

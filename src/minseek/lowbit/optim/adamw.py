@@ -1,4 +1,4 @@
-"""AdamW in finite precision: to compare with, and where SGD does not do."""
+"""AdamW in finite precision."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.optim.optimizer import ParamsT
 from minseek.errors import InputError
 from minseek.lowbit.formats import Format
 from minseek.lowbit.grid import Rounding
-from minseek.lowbit.optim.arithmetic import Part, PrecisionSpec, parts
 from minseek.lowbit.optim.base import LowBitOptimizer, check_gradient, check_positive
+from minseek.lowbit.optim.precision import Chunk, PrecisionSpec, chunks, compute_dtype
 from minseek.lowbit.rounding import RoundingSpec
 
 
@@ -26,13 +26,13 @@ class AdamW(LowBitOptimizer):
     Parameters
     ----------
     params, lr, betas, eps, weight_decay
-        As in `torch.optim.AdamW`, whose steps are these, bit for bit, where nothing is rounded.
+        Parameters of `torch.optim.AdamW`; where nothing is rounded, steps equal its steps bit for bit.
     weights, moments : Format or RoundingSpec, optional
-        What is kept is rounded to it; without it, to the tensors' own dtype, as `rounding` says.
+        Formats in which they are stored; by default the tensors' own dtype, rounded by `rounding`.
     rounding : str
-        Of every format that is given without a mode, and of the tensors' own dtype.
+        Mode of formats given without one, and of the tensors' own dtype.
     generator : torch.Generator, optional
-        Of stochastic rounding; without it, PyTorch's own.
+        Source of stochastic rounding, by default PyTorch's global one.
 
     Raises
     ------
@@ -41,8 +41,8 @@ class AdamW(LowBitOptimizer):
 
     Notes
     -----
-    Rounded to nearest, the second moment stops moving in bfloat16: its share of a step, 1 - 0.999, is less than half
-    the grid spacing.
+    Rounded to nearest, the second moment stops moving in bfloat16: its relative change in a step, 1 - 0.999, is less
+    than half the grid spacing.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class AdamW(LowBitOptimizer):
         check_positive(lr=lr, eps=eps, weight_decay=weight_decay)
         if not all(0 <= beta < 1 for beta in betas):
             raise InputError(f"betas must be 0 or more and less than 1, not {betas}")
-        arithmetic = PrecisionSpec.of(rounding, weights=weights, momenta=moments)
+        precision = PrecisionSpec.of(rounding, weights=weights, momenta=moments)
         super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, arithmetic, generator
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, precision, generator
         )
 
-    def descend(self) -> None:
-        """Move the weights along the gradients that are there."""
+    def update(self) -> None:
+        """Update the weights that have a gradient."""
         found = list(self.tensors())
         seed = self.seed(p for _, _, p in found)
         for number, group, p in found:
@@ -76,13 +76,13 @@ class AdamW(LowBitOptimizer):
                 state["step"] = torch.tensor(0.0)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
             moments = (state["exp_avg"], state["exp_avg_sq"])
-            if self.arithmetic.exact(p.dtype):
+            if self.precision.exact(p.dtype):
                 _torch_step(group, p, gradient, *moments, state["step"])
             else:
                 state["step"] += 1
                 count = int(state["step"])
-                for part, views in parts(self.arithmetic, seed, number, p, gradient, *moments):
-                    _part_step(part, group, count, *views)
+                for chunk, views in chunks(self.precision, seed, number, p, gradient, *moments):
+                    _chunk_step(chunk, group, count, *views)
             torch.autograd.graph.increment_version(p)
 
 
@@ -97,18 +97,19 @@ def _torch_step(
     )  # fmt: skip
 
 
-def _part_step(
-    part: Part, group: dict[str, Any], count: int, w: Tensor, gradient: Tensor, mean: Tensor, square: Tensor
+def _chunk_step(
+    chunk: Chunk, group: dict[str, Any], count: int, w: Tensor, gradient: Tensor, mean: Tensor, square: Tensor
 ) -> None:
-    """A step in the operations of `torch.optim.AdamW`, with roundings of what is kept."""
-    wide = torch.float64 if w.dtype == torch.float64 else torch.float32
+    """A step in the operations of `torch.optim.AdamW`, with rounded weights and moments."""
+    dtype = compute_dtype(w.dtype)
     beta1, beta2 = group["betas"]
-    g = gradient.to(wide)
-    first = part.rounded(mean.to(wide, copy=True).lerp_(g, 1 - beta1), "momenta")
-    second = part.rounded(square.to(wide, copy=True).mul_(beta2).addcmul_(g, g, value=1 - beta2), "momenta", "squares")
+    g = gradient.to(dtype)
+    first = chunk.rounded(mean.to(dtype, copy=True).lerp_(g, 1 - beta1), "momenta")
+    second = square.to(dtype, copy=True).mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    second = chunk.rounded(second, "momenta", "squares")
     mean.copy_(first)
     square.copy_(second)
-    weights = w.to(wide, copy=True).mul_(1 - group["lr"] * group["weight_decay"])
+    weights = w.to(dtype, copy=True).mul_(1 - group["lr"] * group["weight_decay"])
     spread = second.sqrt_().div_((1 - beta2**count) ** 0.5).add_(group["eps"])
     weights.addcdiv_(first, spread, value=-group["lr"] / (1 - beta1**count))
-    w.copy_(part.rounded(weights, "weights"))
+    w.copy_(chunk.rounded(weights, "weights"))

@@ -1,4 +1,4 @@
-"""What the optimizers share: tensors in their order, seeds, and a state that a run resumes from exactly."""
+"""Base of the optimizers: order of tensors, seeds, and a state from which a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from minseek.errors import InputError, check_type
-from minseek.lowbit.optim.arithmetic import PrecisionSpec
+from minseek.lowbit.optim.precision import PrecisionSpec
 from minseek.lowbit.philox import draw_seed
 
-_OWN = "lowbit"  # key of our part in a state_dict
+_EXTRA = "lowbit"  # key of the extra state in a state_dict
 
 
 class LowBitOptimizer(torch.optim.Optimizer):
-    """A `torch.optim.Optimizer` with an `PrecisionSpec` and a generator."""
+    """A `torch.optim.Optimizer` with a `PrecisionSpec` and a generator."""
 
     def __init__(
-        self, params: ParamsT, defaults: dict[str, Any], arithmetic: PrecisionSpec, generator: torch.Generator | None
+        self, params: ParamsT, defaults: dict[str, Any], precision: PrecisionSpec, generator: torch.Generator | None
     ) -> None:
-        self.arithmetic, self.generator = arithmetic, generator
+        self.precision, self.generator = precision, generator
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """See `torch.optim.Optimizer`.
+        """Add a group of parameters, as `torch.optim.Optimizer` does.
 
         Raises
         ------
@@ -36,7 +36,7 @@ class LowBitOptimizer(torch.optim.Optimizer):
         """
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
-            self.arithmetic.check(p.dtype)
+            self.precision.check(p.dtype)
             if not p.is_contiguous():
                 raise InputError(
                     f"a parameter of shape {tuple(p.shape)} is not contiguous: replace it by a copy that is"
@@ -44,20 +44,20 @@ class LowBitOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; what `closure` returns, if one is given that computes the gradients."""
+        """Take one step; returns the value of `closure`, which computes the gradients if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.descend()
+        self.update()
         return loss
 
-    def descend(self) -> None:
-        """Move the weights along the gradients that are there."""
+    def update(self) -> None:
+        """Update the weights that have a gradient."""
         raise NotImplementedError
 
     def tensors(self) -> Iterator[tuple[int, dict[str, Any], Tensor]]:
-        """Parameters that have a gradient, with their number and group; the number stays theirs."""
+        """Parameters that have a gradient, each with its index among all parameters and its group."""
         number = 0
         for group in self.param_groups:
             for p in group["params"]:
@@ -66,44 +66,43 @@ class LowBitOptimizer(torch.optim.Optimizer):
                 number += 1
 
     def seed(self, kept: Iterable[Tensor]) -> int:
-        """The seed of a step's rounding; 0, and nothing drawn, where no number is rounded by chance."""
-        return draw_seed(self.generator) if any(self.arithmetic.by_chance(p.dtype) for p in kept) else 0
+        """Draw the seed of a step's rounding; 0, without a draw, if no rounding is stochastic."""
+        return draw_seed(self.generator) if any(self.precision.is_stochastic(p.dtype) for p in kept) else 0
 
-    def own_state(self) -> dict[str, Any]:
-        """What is kept beside PyTorch's state, unlike which it is not cast to the parameters' dtype when it is
-        loaded."""
+    def extra_state(self) -> dict[str, Any]:
+        """Extra optimizer state, saved and restored without the dtype cast that PyTorch applies."""
         return {}
 
-    def load_own_state(self, own: dict[str, Any]) -> None:
-        """The reverse of `own_state`."""
+    def load_extra_state(self, extra: dict[str, Any]) -> None:
+        """Restore the value of `extra_state`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """As in `torch.optim.Optimizer`, with the generator's state: a run that resumes from it is the same run."""
+        """State of `torch.optim.Optimizer` and of the generator, from which a run resumes exactly."""
         generator = None if self.generator is None else self.generator.get_state()
-        return {**super().state_dict(), _OWN: {"generator": generator, **self.own_state()}}
+        return {**super().state_dict(), _EXTRA: {"generator": generator, **self.extra_state()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse of `state_dict`.
+        """Restore the value of `state_dict`.
 
         Raises
         ------
         InputError
-            If the state belongs to another kind of optimizer, or to one with a generator and this has none.
+            If the state belongs to another kind of optimizer, or only one of the two has a generator.
         """
-        if _OWN not in state_dict:
+        if _EXTRA not in state_dict:
             raise InputError("this state was not saved by an optimizer of minseek.lowbit")
-        own = dict(state_dict[_OWN])
-        state = own.pop("generator")
+        extra = dict(state_dict[_EXTRA])
+        state = extra.pop("generator")
         if (state is None) != (self.generator is None):
             raise InputError("the state was saved " + ("with" if state is not None else "without") + " a generator")
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != _OWN})
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != _EXTRA})
         if state is not None and self.generator is not None:
             self.generator.set_state(state)
-        self.load_own_state(own)
+        self.load_extra_state(extra)
 
 
 def check_gradient(p: Tensor) -> Tensor:
-    """A parameter's gradient, contiguous.
+    """Return a parameter's gradient as a contiguous tensor.
 
     Raises
     ------
@@ -117,12 +116,12 @@ def check_gradient(p: Tensor) -> Tensor:
 
 
 def check_positive(**numbers: float) -> None:
-    """Refuse what is negative, or no number.
+    """Refuse negative numbers and values that are not numbers.
 
     Raises
     ------
     InputError, TypeError
-        Naming the first.
+        If there is one; the first is named.
     """
     for name, number in numbers.items():
         check_type(f"{name} must be a number", number, (Real, Tensor))  # PyTorch takes a tensor as learning rate

@@ -1,4 +1,4 @@
-"""The step of bfloat16 weights in one pass over them, in C."""
+"""SGD step of bfloat16 weights in C, in one pass over them."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from torch import Tensor
 from minseek.lowbit.formats import bf16
 from minseek.lowbit.grid import ROUNDINGS, Grid
 from minseek.lowbit.native import SGDStep, library
-from minseek.lowbit.optim.arithmetic import PrecisionSpec, stream_of
+from minseek.lowbit.optim.precision import PrecisionSpec, stream_of
 
 _MODES = ("nearest-even", "stochastic")
 
 
 def sgd_bf16(
-    arithmetic: PrecisionSpec,
+    precision: PrecisionSpec,
     seed: int,
     tensor: int,
     group: dict[str, Any],
     p: Tensor,
     gradient: Tensor,
     buffer: Tensor | None,
-    fresh: bool,
+    first_step: bool,
 ) -> bool:
-    """Do the step, as `minseek.lowbit.optim.sgd` says it, if there is a kernel for it; whether it was done.
+    """Take the step of `minseek.lowbit.optim.sgd` if the kernel supports it; returns True if it was taken.
 
-    Kernels there are for bfloat16 tensors in main memory that are rounded to bf16, to nearest even or with 16 random
-    bits, gradients and updates as they are.
+    The kernel is for bfloat16 tensors in main memory that are rounded to bf16, to nearest even or with 16 random bits,
+    without rounding of gradients and updates.
     """
     if p.dtype != torch.bfloat16 or p.device.type != "cpu" or gradient.dtype != p.dtype:
         return False
-    weights, momenta = arithmetic.grid("weights", p.dtype), arithmetic.grid("momenta", p.dtype)
-    if arithmetic.gradients or arithmetic.update or not (_plain(weights) and (buffer is None or _plain(momenta))):
+    weights, momenta = precision.grid("weights", p.dtype), precision.grid("momenta", p.dtype)
+    rounds_stored_only = not precision.gradients and not precision.update
+    if not rounds_stored_only or not _is_supported(weights) or not (buffer is None or _is_supported(momenta)):
         return False
     kernels = library()
     if kernels is None:
@@ -53,7 +54,7 @@ def sgd_bf16(
         momentum=group["momentum"],
         one_minus_dampening=1 - group["dampening"],
         weight_decay=group["weight_decay"],
-        first_step=fresh,
+        first_step=first_step,
         nesterov=group["nesterov"],
         maximize=group["maximize"],
         weights_mode=weights.mode,
@@ -64,10 +65,10 @@ def sgd_bf16(
     return True
 
 
-def _plain(grid: Grid | None) -> bool:
-    """Whether numbers are rounded to bf16 in a way that the kernel knows."""
+def _is_supported(grid: Grid | None) -> bool:
+    """True for a rounding to bf16 that the kernel supports."""
     if grid is None or ROUNDINGS[grid.mode] not in _MODES:
         return False
-    by_chance = ROUNDINGS[grid.mode] == "stochastic"
-    whole = (grid.mantissa, grid.least, grid.quantum) == (bf16.mantissa_bits, bf16.least_exponent, bf16.quantum)
-    return whole and grid.over > grid.highest and (grid.random_bits == 16 or not by_chance)
+    stochastic = ROUNDINGS[grid.mode] == "stochastic"
+    is_bf16 = (grid.mantissa, grid.least, grid.quantum) == (bf16.mantissa_bits, bf16.least_exponent, bf16.quantum)
+    return is_bf16 and grid.over > grid.highest and (grid.random_bits == 16 or not stochastic)

@@ -1,4 +1,4 @@
-"""Iterates besides the last: their average, and one drawn uniformly from all."""
+"""The average of all iterates, and one drawn uniformly from them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Kept = Literal["average", "random"]
 
 
 class Iterates:
-    """Keeps what is asked for of the iterates it sees.
+    """Keeps the average of the iterates, one of them drawn at random, or both.
 
-    The theory's output is an iterate drawn uniformly from all steps; a new one takes the place of the kept one with
-    probability 1/k in step k, which comes to the same.
+    The theory's output is an iterate drawn uniformly from all steps. Replacing the kept one with probability 1/k in
+    step k has the same distribution.
     """
 
     def __init__(self, keep: Sequence[Kept]) -> None:
@@ -27,24 +27,24 @@ class Iterates:
                 raise InputError(f"unknown iterate {name!r}: choose {', '.join(get_args(Kept))}")
         self._keep, self._tensors = tuple(keep), {}  # type: ignore[var-annotated]
 
-    def see(self, tensors: list[Tensor], step: int, generator: torch.Generator | None) -> None:
-        """Take in the iterate that step 1, 2, … begins from."""
+    def record(self, tensors: list[Tensor], step: int, generator: torch.Generator | None) -> None:
+        """Record the iterate at the start of step 1, 2, …"""
         if "average" in self._keep:
             means = self._tensors.setdefault("average", [_zeros(t) for t in tensors])
             for mean, t in zip(means, tensors, strict=True):
                 mean.lerp_(t.to(mean.dtype), 1 / step)
         if "random" in self._keep:
             device = None if generator is None else generator.device
-            chance = float(torch.rand((), dtype=torch.float64, generator=generator, device=device))
-            if chance < 1 / step:
+            draw = float(torch.rand((), dtype=torch.float64, generator=generator, device=device))
+            if draw < 1 / step:
                 self._tensors["random"] = [t.detach().clone() for t in tensors]
 
     @contextmanager
-    def shown(self, which: Kept, tensors: list[Tensor]) -> Iterator[None]:
-        """Within it, `tensors` are what is kept."""
+    def swapped_in(self, which: Kept, tensors: list[Tensor]) -> Iterator[None]:
+        """Give `tensors` the values of a kept iterate inside the context."""
         if which not in self._tensors:
             kept = ", ".join(self._keep) or "nothing"
-            why = "no step was done yet" if which in self._keep else f"what was to be kept is {kept}"
+            why = "no step was done yet" if which in self._keep else f"keep names {kept}"
             raise InputError(f"there is no {which!r} iterate: {why}")
         own = [t.detach().clone() for t in tensors]
         try:
@@ -54,11 +54,11 @@ class Iterates:
             _copy(own, tensors)
 
     def state(self) -> dict[str, Any]:
-        """To be saved."""
+        """State to save."""
         return dict(self._tensors)
 
     def load(self, state: dict[str, Any]) -> None:
-        """The reverse of `state`."""
+        """Restore the value of `state`."""
         self._tensors = {name: [t.clone() for t in tensors] for name, tensors in state.items()}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minseek.lowbit.grid import Grid, grid_for
-from minseek.lowbit.optim.arithmetic import OF_DTYPE, PART, wide
+from minseek.lowbit.optim.precision import CHUNK, DTYPE_FORMATS, compute_dtype
 from minseek.lowbit.philox import SPAN, draw_seed
 from minseek.lowbit.rounding import round_grid
 
@@ -18,14 +18,14 @@ Shape = Literal["ball", "box"]
 
 
 class Perturbation:
-    """u, uniform in the l2 ball of a radius, or in the box [-radius, radius]^d, over all given tensors together.
+    """Perturbation u, uniform in the l2 ball of a radius or in the box [-radius, radius]^d, of all tensors together.
 
-    It is not stored: a seed makes it anew, a stretch at a time.
+    It is not stored but generated from a seed, a chunk at a time.
 
     Parameters
     ----------
     tensors : list of Tensor
-        The weights; d is the number of all their elements.
+        The weights, with d elements in all.
     radius : float
     shape : {"ball", "box"}
     generator : torch.Generator, optional
@@ -37,37 +37,41 @@ class Perturbation:
         if shape == "ball":
             dims = sum(t.numel() for t in tensors)
             squares = sum(float(noise.double().square().sum()) for _, _, _, noise in self._noise())
-            share = _uniform(self._seed) ** (1 / dims)  # of the radius: the ball's volume grows with its dims-th power
+            share = _uniform(self._seed) ** (1 / dims)  # of the radius: volume grows as its dims-th power
             self._scale = radius * share / math.sqrt(squares) if squares else 0.0
 
     def _noise(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-        """Of every stretch: the tensor's number, where it starts, the weights, and noise in the dtype of the
-        arithmetic."""
+        """For each chunk: index of the tensor, first element, weights, and noise in the dtype of the computation."""
         for number, tensor in enumerate(self._tensors):
-            flat, kind = tensor.detach().view(-1), wide(tensor.dtype)
+            flat, kind = tensor.detach().view(-1), compute_dtype(tensor.dtype)
             source = torch.Generator(tensor.device).manual_seed((self._seed + number) % 2**63)
-            for start in range(0, flat.numel(), PART):
-                part = flat[start : start + PART]
-                noise = torch.empty(part.shape, dtype=kind, device=part.device)
+            for start in range(0, flat.numel(), CHUNK):
+                chunk = flat[start : start + CHUNK]
+                noise = torch.empty(chunk.shape, dtype=kind, device=chunk.device)
                 if self._shape == "ball":
                     noise.normal_(generator=source)
                 else:
                     noise.uniform_(-1, 1, generator=source)
-                yield number, start, part, noise
+                yield number, start, chunk, noise
 
     def apply(self) -> None:
-        """Add u to the tensors: in the dtype of the arithmetic, and, where the tensors' own is narrower, rounded to it
-        stochastically, as a perturbation below half the grid spacing would otherwise be none."""
-        for number, start, part, noise in self._noise():
-            moved = noise.mul_(self._scale).add_(part)
-            grid = _own_grid(part.dtype)
+        """Add u to the tensors, in the dtype of the computation.
+
+        Where the tensors' own dtype is narrower, the sums are rounded to it stochastically: rounding to nearest would
+        lose a perturbation below half the grid spacing.
+        """
+        for number, start, chunk, noise in self._noise():
+            moved = noise.mul_(self._scale).add_(chunk)
+            grid = _own_grid(chunk.dtype)
             if grid is not None:
                 round_grid(moved, grid, self._seed, number, start // SPAN, out=moved)
-            part.copy_(moved)
+            chunk.copy_(moved)
 
 
 def _own_grid(dtype: torch.dtype) -> Grid | None:
-    return None if dtype == wide(dtype) else grid_for(OF_DTYPE[dtype], "stochastic", None, wide(dtype))
+    """Grid of stochastic rounding to a dtype; None where the computation has the same dtype."""
+    computed = compute_dtype(dtype)
+    return None if dtype == computed else grid_for(DTYPE_FORMATS[dtype], "stochastic", None, computed)
 
 
 def _uniform(seed: int) -> float:

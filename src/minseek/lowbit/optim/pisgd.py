@@ -34,21 +34,21 @@ class PISGD(SGD):
     ----------
     params, momentum, dampening, weight_decay, nesterov, maximize, weights, momenta, gradients, update, rounding,
     generator
-        As in `SGD`; the generator also draws the perturbations.
+        Parameters of `SGD`; the generator also draws the perturbations.
     lr : float
-        The step size, or what it is made from.
+        The step size, or the factor in it.
     radius : float
-        Of the perturbation, for all tensors of a parameter group together.
+        Radius of the perturbation of all tensors of a parameter group together.
     shape : {"ball", "box"}
         Uniform in the l2 ball of that radius, or in the box [-radius, radius] of every element.
     samples : int
-        Gradients a step.
+        Gradients in a step.
     step_size : {"constant", "decaying", "normalized", "adagrad-norm"}
-        lr; lr / sqrt(k) in step k = 1, 2, …; lr / ||g||; lr / sqrt(sum of ||g||^2 of all steps so far). Norms are
-        those of a group's gradients.
+        In this order: lr; lr / sqrt(k) in step k = 1, 2, …; lr / ||g||; lr / sqrt(sum of ||g||^2 over all steps so
+        far). The norms are those of the gradients of a parameter group.
     keep : sequence of {"average", "random"}
-        Which iterates to keep besides the last: the mean of those that steps began from (4 bytes a parameter), or one
-        drawn uniformly from them (a copy).
+        Iterates to keep besides the last: the mean of those at the start of steps (4 bytes a parameter), or one drawn
+        uniformly from them (a copy of the weights).
 
     Raises
     ------
@@ -92,7 +92,7 @@ class PISGD(SGD):
                 raise InputError(f"unknown {name} {value!r}: choose {', '.join(known)}")
         self.samples, self.shape, self.step_size = samples, shape, step_size
         self.steps = 0
-        self._sums: dict[int, float] = {}  # squared norms of gradients so far, of each group
+        self._sums: dict[int, float] = {}  # of squared gradient norms so far, for each group
         self._kept = Iterates(keep)
         super().__init__(
             params, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize, weights=weights,
@@ -103,48 +103,48 @@ class PISGD(SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step.
+        """Take one step.
 
         Parameters
         ----------
         closure : callable
-            Zeroes the gradients, computes the loss (of a sample drawn anew, if it likes) and its gradients, and returns
-            the loss. It is called `samples` times, each time at another point.
+            Zeroes the gradients, computes the loss and its gradients, of new data if it draws any, and returns the
+            loss. It is called `samples` times, each time at another point.
 
         Returns
         -------
-        float or whatever the closure returns
-            With one sample the loss at the perturbed point, with several their mean.
+        float, or the type that the closure returns
+            Loss at the perturbed point; the mean with several samples.
         """
         if closure is None:
             raise InputError("PISGD takes gradients at perturbed weights: give step() a closure that computes them")
         self.steps += 1
-        everything = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        self._kept.see(everything, self.steps, self.generator)
-        before = [p.detach().clone() for p in everything]
+        parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        self._kept.record(parameters, self.steps, self.generator)
+        before = [p.detach().clone() for p in parameters]
         sums: dict[Tensor, Tensor] = {}
         losses: list[Any] = []
         try:
             for _ in range(self.samples):
-                self._perturb(everything, before, restore=bool(losses))
+                self._perturb(parameters, before, restore=bool(losses))
                 with torch.enable_grad():
                     losses.append(closure())
                 if self.samples > 1:
-                    _collect(everything, sums)
+                    _collect(parameters, sums)
         finally:
-            for p, own in zip(everything, before, strict=True):
+            for p, own in zip(parameters, before, strict=True):
                 p.copy_(own)
             del before
         for p, total in sums.items():
             p.grad = total.div_(self.samples).to(p.dtype)
         sums.clear()
         with self._step_sizes():
-            self.descend()
+            self.update()
         return losses[0] if self.samples == 1 else sum(float(loss) for loss in losses) / self.samples
 
-    def _perturb(self, everything: list[Tensor], before: list[Tensor], *, restore: bool) -> None:
+    def _perturb(self, parameters: list[Tensor], before: list[Tensor], *, restore: bool) -> None:
         if restore:
-            for p, own in zip(everything, before, strict=True):
+            for p, own in zip(parameters, before, strict=True):
                 p.copy_(own)
         for group in self.param_groups:
             tensors = [p for p in group["params"] if p.requires_grad]
@@ -153,7 +153,7 @@ class PISGD(SGD):
 
     @contextmanager
     def _step_sizes(self) -> Iterator[None]:
-        """Each group's lr, made what this step takes."""
+        """Set each group's lr to the step size of this step inside the context."""
         given = [group["lr"] for group in self.param_groups]
         for number, group in enumerate(self.param_groups):
             if self.step_size == "decaying":
@@ -172,43 +172,46 @@ class PISGD(SGD):
                 group["lr"] = lr
 
     def perturbation_in_ulps(self) -> list[float]:
-        """log2(a / ulp) of each parameter: a, how far the perturbation moves one element (its root mean square),
-        against the median grid spacing of the format that the weights are kept in. Below -1 the perturbation is
-        smaller than half a spacing, and would be lost if perturbed points were rounded to nearest."""
+        """Compute log2(a / ulp) of each parameter.
+
+        a is the root mean square of the perturbation of an element, ulp the median grid spacing of the format in which
+        the weights are stored. Below -1 the perturbation is smaller than half a spacing, and would be lost if
+        perturbed points were rounded to nearest.
+        """
         found = []
         for group in self.param_groups:
             dims = sum(p.numel() for p in group["params"])
             typical = group["radius"] / (math.sqrt(dims + 2) if self.shape == "ball" else math.sqrt(3))
             for p in group["params"]:
-                spacing = float(self.arithmetic.kept_in("weights", p.dtype).ulp(p).median())
+                spacing = float(self.precision.format_of("weights", p.dtype).ulp(p).median())
                 found.append(math.log2(typical / spacing) if typical else -math.inf)
         return found
 
     @contextmanager
     def iterate(self, which: Kept) -> Iterator[None]:
-        """Within it the parameters are the average of the iterates so far, or one drawn uniformly from them.
+        """Give the parameters the average iterate, or one drawn uniformly, inside the context.
 
         Raises
         ------
         InputError
-            If it was not among `keep`, or no step was done yet.
+            If it is not in `keep`, or no step was taken yet.
         """
-        everything = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        with self._kept.shown(which, everything):
+        parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        with self._kept.swapped_in(which, parameters):
             yield
 
-    def own_state(self) -> dict[str, Any]:
-        """See `LowBitOptimizer.own_state`."""
+    def extra_state(self) -> dict[str, Any]:
+        """Number of steps, sums of squared norms, and kept iterates."""
         return {"steps": self.steps, "sums": self._sums, "kept": self._kept.state()}
 
-    def load_own_state(self, own: dict[str, Any]) -> None:
-        """See `LowBitOptimizer.own_state`."""
-        self.steps, self._sums = own["steps"], dict(own["sums"])
-        self._kept.load(own["kept"])
+    def load_extra_state(self, extra: dict[str, Any]) -> None:
+        """Restore the value of `extra_state`."""
+        self.steps, self._sums = extra["steps"], dict(extra["sums"])
+        self._kept.load(extra["kept"])
 
 
-def _collect(everything: list[Tensor], sums: dict[Tensor, Tensor]) -> None:
-    for p in everything:
+def _collect(parameters: list[Tensor], sums: dict[Tensor, Tensor]) -> None:
+    for p in parameters:
         if p.grad is not None:
             gradient = check_gradient(p)
             if p in sums:
