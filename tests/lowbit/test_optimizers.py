@@ -444,8 +444,8 @@ def test_schedulers_and_groups_work_as_with_torch() -> None:
         (lambda p: PISGD([p], step_size="large"), "unknown step_size 'large'"),
         (lambda p: PISGD([p], keep=("first",)), "unknown iterate 'first'"),
         (lambda p: PISGD([p]).step(), "give step\\(\\) a closure"),
-        (lambda p: PISGD([p]).iterate("average").__enter__(), "what was to be kept is nothing"),
-        (lambda p: PISGD([p], keep=("average",)).iterate("average").__enter__(), "no step was done yet"),
+        (lambda p: PISGD([p]).iterate("average").__enter__(), "name it in keep"),
+        (lambda p: PISGD([p], keep=("average",)).iterate("average").__enter__(), "no step was taken yet"),
         (lambda p: SGD([p]).load_state_dict(torch.optim.SGD([p]).state_dict()), "was not saved by an optimizer of"),
         (
             lambda p: SGD([p]).load_state_dict(SGD([p], generator=torch.Generator()).state_dict()),

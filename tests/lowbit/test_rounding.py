@@ -431,7 +431,7 @@ def test_names_tell_formats_apart() -> None:
         (lambda: Float(11, 3, bias=2000), "outside those of float64"),
         (lambda: Fixed(1, 0), "word_length must be 2 to 53, not 1"),
         (lambda: Fixed(8, 5000), "fraction_bits must be -900 to 1000, not 5000"),
-        (lambda: fp32.grid(), "formats up to 20 bits"),
+        (lambda: fp32.grid(), "up to 20 bits can be listed"),
         (lambda: round_to(torch.ones(2), bf16, "nearest"), "unknown rounding mode 'nearest'"),  # type: ignore[arg-type]
         (lambda: round_to(torch.ones(2), bf16, random_bits=8), "random_bits has no effect"),
         (lambda: round_to(torch.ones(2), bf16, "stochastic", random_bits=33), "must be 1 to 32, not 33"),

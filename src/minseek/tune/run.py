@@ -241,7 +241,7 @@ def tune(
 
     Returns
     -------
-    Outcome
+    TuneResult
         Steps, tokens, seconds, losses and the memory taken.
 
     Raises

@@ -43,9 +43,8 @@ class Iterates:
     def swapped_in(self, which: Kept, tensors: list[Tensor]) -> Iterator[None]:
         """Give `tensors` the values of a kept iterate inside the context."""
         if which not in self._tensors:
-            kept = ", ".join(self._keep) or "nothing"
-            why = "no step was done yet" if which in self._keep else f"keep names {kept}"
-            raise InputError(f"there is no {which!r} iterate: {why}")
+            reason = "no step was taken yet" if which in self._keep else f"name it in keep, which is {self._keep}"
+            raise InputError(f"there is no {which!r} iterate: {reason}")
         own = [t.detach().clone() for t in tensors]
         try:
             _copy(self._tensors[which], tensors)
