@@ -33,7 +33,8 @@ def flags_of(parser: argparse.ArgumentParser) -> str:
     """Return the flags of a parser as Markdown: a table for each group of flags."""
     parts = [f"`{_usage(parser)}`"]
     for group in parser._action_groups:
-        actions = [action for action in group._group_actions if action.dest != "help"]
+        shown = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
+        actions = [action for action in shown if action.dest != "help"]
         if not actions:
             continue
         title = {"positional arguments": "arguments", "options": "general"}.get(group.title or "", group.title or "")
