@@ -7,7 +7,7 @@
 It runs ``minseek eval`` section by section. A stopped run goes on with the same command: what has finished lies in
 build/accuracy/. Sections may run side by side, in processes of their own; ``--report`` gathers what they left into
 bench/results/accuracy.json and the picture. The first 500 problems were looked at while the recipe was made, so the
-next 500 are asked.
+next 500 are used.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ SECTIONS = {
     "beyond": Section(("budget-forcing",), "0,1,2,4,6,10,20", ("--beyond-context", "--cache-tokens", "2048")),
     "samples": Section(("standard",), "0", (), seeds=16),
 }
-"""In *beyond*, a chain grows on behind the context that the model was trained for; *samples* are independent answers to
+"""In *beyond*, a chain grows beyond the context that the model was trained for; *samples* are independent answers to
 the same question, for a vote among them. With keep=20, at M up to 20, all stays but thoughts that were cut off."""
 _SAME = ("model", "weights", "dtype", "drawn_by", "temperature", "top_p", "answer_tokens")
 
@@ -120,7 +120,7 @@ def against_shortest(plain: list[EvalRecord], rules: list[EvalRecord]) -> list[d
 
 
 def by_kind(records: list[EvalRecord], tasks: Path) -> list[dict[str, Any]]:
-    """What plain Min-Seek does to each kind of problem: right tries at some M, and answers repaired and spoiled."""
+    """Plain Min-Seek by kind of problem: correct tries at some M, and answers repaired and spoiled."""
     kinds = {task["id"]: task["kind"] for task in map(json.loads, tasks.read_text().splitlines())}
     found = points_by_cell(records)
     rows = []
@@ -150,10 +150,10 @@ def votes(samples: list[EvalRecord]) -> dict[tuple[str, Thoughts], dict[tuple[st
     count = 2
     while count <= min(map(len, by_task.values())):
         for task, points in by_task.items():
-            gists = [final_answer(point.answer) for point in points[:count]]
-            winner = max(gists, key=lambda gist: (gist != "", gists.count(gist), -gists.index(gist)))
+            extracted = [final_answer(point.answer) for point in points[:count]]
+            winner = max(extracted, key=lambda text: (text != "", extracted.count(text), -extracted.index(text)))
             tokens = sum(point.tokens for point in points[:count])
-            chosen = replace(points[gists.index(winner)], tokens=tokens, reached=0)
+            chosen = replace(points[extracted.index(winner)], tokens=tokens, reached=0)
             found.setdefault((f"a vote of {count} samples", 0), {})[task, 0] = chosen
         count *= 2
     return found
@@ -191,7 +191,7 @@ def _mean(points: dict[tuple[str, int], TrialPoint], name: str, keys: list[tuple
 
 
 def _kept_run(folder: Path) -> Any:
-    """What the section's runs took together."""
+    """Trials, tokens and seconds of all runs of a section."""
     return json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else None
 
 

@@ -1,4 +1,4 @@
-"""Long thinking on SmolLM2-135M: time per token, memory, and the share of the roofline, beside transformers.
+"""Long thinking on SmolLM2-135M: time per token, memory, and the share of the roofline, compared with transformers.
 
     python bench/think.py [--quick | --only SECTION | --report]
 
@@ -132,7 +132,7 @@ def seconds_to_first_token() -> float:
 
 
 def seconds_to_import() -> float:
-    """Of `import minseek` in a process of its own, less an empty one."""
+    """Seconds of `import minseek` in a separate process, less those of an empty one."""
 
     def seconds(code: str) -> float:
         began = time.perf_counter()
@@ -144,7 +144,7 @@ def seconds_to_import() -> float:
 
 
 def measure_steps(model: minseek.Model, reference: Any, quick: bool) -> list[dict[str, float]]:
-    """A decoding step after contexts of several lengths, beside the floor measured right before."""
+    """A decoding step after contexts of several lengths, and the floor measured right before."""
     rows = []
     for context in (64, 256, 512) if quick else (64, 512, 1024, 4096, 8000):
         speed = bandwidth()
@@ -207,7 +207,7 @@ def measure_keys(model: minseek.Model, reference: Any, quick: bool) -> list[dict
 
 
 def measure_against(model: minseek.Model, reference: Any, quick: bool) -> dict[str, Any]:
-    """The same number of thoughts by Min-Seek and by budget forcing in transformers."""
+    """Min-Seek and budget forcing in transformers with equally many thoughts."""
     thoughts = 4 if quick else 40
     stats = finished(stream(model, minseek.MinSeek(thoughts))).stats
     seconds, cached = budget_forcing_in_transformers(reference, model, thoughts)
@@ -330,7 +330,7 @@ def report(figures: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few minutes only, and nothing is written")
-    parser.add_argument("--only", choices=SECTIONS, help="measure one section anew and keep the others' figures")
+    parser.add_argument("--only", choices=SECTIONS, help="measure one section again and keep the others' figures")
     parser.add_argument("--report", action="store_true", help="print the tables of the kept figures")
     args = parser.parse_args()
     figures = kept("think") if args.only or args.report else {}

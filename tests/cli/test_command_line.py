@@ -97,7 +97,7 @@ def interrupted_after(monkeypatch: pytest.MonkeyPatch, kind: str, count: int) ->
     monkeypatch.setattr(minseek.reasoning.run.Run, "events", events)
 
 
-# What is printed where
+# Output
 
 
 def test_the_answer_is_on_stdout_and_the_reasoning_on_stderr(ask: Ask, tiny_folders: dict[str, Path]) -> None:
@@ -287,7 +287,7 @@ def test_version(command: Ask) -> None:
     assert command("--version").out == f"minseek {minseek.__version__}\n"
 
 
-# What is refused
+# Refusals
 
 
 def assert_refused(ran: SimpleNamespace, *values: str) -> None:

@@ -76,9 +76,9 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str | bytes, says: str) -> 
     file = tmp_path / "tasks.jsonl"
     line = line.encode() if isinstance(line, str) else line
     file.write_bytes(b'{"id": "a", "prompt": "1+1", "answer": "2"}\n' + line + b"\n")
-    with pytest.raises(InputError, match=says) as told:
+    with pytest.raises(InputError, match=says) as raised:
         read_tasks(file)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_files_without_tasks(tmp_path: Path) -> None:
@@ -117,17 +117,17 @@ ROWS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """A package ``datasets`` that gives one row of each set, and what it was asked for."""
-    asked: list[tuple[Any, ...]] = []
+    """A package ``datasets`` that gives one row of each set, and its requests."""
+    requested: list[tuple[Any, ...]] = []
 
     def load_dataset(path: str, name: str | None = None, *, split: str) -> list[dict[str, Any]]:
-        asked.append((path, name, split))
+        requested.append((path, name, split))
         return [ROWS[next(key for key, known in NAMED_SETS.items() if known.hub_id == path)]]
 
     module = ModuleType("datasets")
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
-    return asked
+    return requested
 
 
 def test_named_sets_become_tasks(fetched: list[tuple[Any, ...]]) -> None:
@@ -289,9 +289,9 @@ def test_strategies_as_they_are_spelled() -> None:
     ],
 )
 def test_wrong_strategies(text: str, says: str) -> None:
-    with pytest.raises(InputError, match=says) as told:
+    with pytest.raises(InputError, match=says) as raised:
         parse_strategy(text)
-    assert "thinking." not in str(told.value)
+    assert "thinking." not in str(raised.value)
 
 
 def test_lists_of_numbers() -> None:
@@ -400,10 +400,10 @@ def test_wilson_is_scipys(right: int, of: int) -> None:
 
 
 def test_the_bootstrap_covers_the_truth_where_tries_of_a_task_hang_together() -> None:
-    chance, covered, naive = np.random.default_rng(1), 0, 0
+    rng, covered, naive = np.random.default_rng(1), 0, 0
     for _ in range(200):
-        difficulty = chance.beta(0.5, 0.5, size=80)  # most tasks are always or never solved; the mean is 1/2
-        right, tries = chance.binomial(5, difficulty).astype(float), np.full(80, 5.0)
+        difficulty = rng.beta(0.5, 0.5, size=80)  # most tasks are always or never solved; the mean is 1/2
+        right, tries = rng.binomial(5, difficulty).astype(float), np.full(80, 5.0)
         low, high = share_interval(right, tries, Bootstrap(80, seed=2, samples=1000))
         covered += low <= 0.5 <= high
         low, high = wilson(float(right.sum()), 400)
@@ -430,10 +430,10 @@ def test_few_changed_answers_prove_nothing(up: int, down: int, contains: bool) -
 
 
 def test_intervals_of_paired_shares_cover_the_truth() -> None:
-    chance, covered = np.random.default_rng(3), {(0.02, 0.0): 0, (0.06, 0.02): 0, (0.3, 0.2): 0}
+    rng, covered = np.random.default_rng(3), {(0.02, 0.0): 0, (0.06, 0.02): 0, (0.3, 0.2): 0}
     for up, down in covered:
         for _ in range(400):
-            gains = chance.choice([1.0, -1.0, 0.0], size=200, p=[up, down, 1 - up - down])
+            gains = rng.choice([1.0, -1.0, 0.0], size=200, p=[up, down, 1 - up - down])
             low, high = paired_interval(gains, np.ones(200), Bootstrap(200, samples=2))
             covered[up, down] += low <= up - down <= high
     assert all(count / 400 >= 0.93 for count in covered.values()), covered

@@ -120,9 +120,11 @@ def test_a_chain_that_meets_the_context_answers_for_all_that_is_longer(tiny: min
 
 
 def test_a_cache_grows_beyond_the_context_only_where_it_may(tiny: minseek.Model, one_thread: None) -> None:
-    limits, room = minseek.Limits(answer_tokens=12, max_thought_tokens=25), tiny.max_positions + 300
-    held = EvalSettings((0, 100), minseek.Sampling(), limits, cache_tokens=room)
-    with pytest.raises(minseek.InputError, match=rf"a cache of {room} tokens is more than the model's context of 512"):
+    limits, cache_tokens = minseek.Limits(answer_tokens=12, max_thought_tokens=25), tiny.max_positions + 300
+    held = EvalSettings((0, 100), minseek.Sampling(), limits, cache_tokens=cache_tokens)
+    with pytest.raises(
+        minseek.InputError, match=rf"a cache of {cache_tokens} tokens is more than the model's context of 512"
+    ):
         plan_trial_slots(tiny, held, kv_budget=None, sequences=1)
     free = replace(held, limits=replace(limits, beyond_context=True))
     for record in run_all(tiny, free, ["budget-forcing", "min-seek"], (0,)):
@@ -131,13 +133,13 @@ def test_a_cache_grows_beyond_the_context_only_where_it_may(tiny: minseek.Model,
             assert last.reached == 100
             continue
         assert last.ended_by == "kv-budget"
-        assert tiny.max_positions < last.kv_tokens_peak <= room
+        assert tiny.max_positions < last.kv_tokens_peak <= cache_tokens
         alone = minseek.reason(
             tiny,
             next(task.prompt for task in TASKS if task.id == record.task),
             strategy=minseek.BudgetForcing(100),
             sampling=minseek.Sampling(seed=own_seed(record)),
-            limits=replace(free.limits, kv_budget=room * tiny.token_bytes()),
+            limits=replace(free.limits, kv_budget=cache_tokens * tiny.token_bytes()),
         )
         assert (last.answer, last.reached) == (alone.answer, alone.stats.thoughts)
 
@@ -304,7 +306,7 @@ def flags(folder: Path, task_file: Path, out: Path, *more: str) -> list[str]:
 
 
 def answers(out: Path) -> dict[Any, Any]:
-    """What is the same however often a run was stopped: everything but times."""
+    """The part of the results that interruptions do not change: everything but times."""
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()[1:]]
     keys = {(line["strategy"], line["thoughts"], line["task"], line["seed"]): line for line in lines}
     assert len(keys) == len(lines)
@@ -323,9 +325,9 @@ def test_the_command_writes_results_summary_and_picture(
     assert "18 trials: 3 tasks, 3 strategies, 2 seeds" in capsys.readouterr().out
     assert not out.exists()
     assert main(given) == 0
-    told = capsys.readouterr()
-    assert "18 trials," in told.err
-    assert "budget-forcing" in told.out
+    printed = capsys.readouterr()
+    assert "18 trials," in printed.err
+    assert "budget-forcing" in printed.out
     assert {file.name for file in out.iterdir()} == {"results.jsonl", "summary.json", "accuracy.svg", "accuracy.png"}
     summary = json.loads((out / "summary.json").read_text())
     assert [(cell["strategy"], cell["thoughts"], cell["tries"]) for cell in summary["cells"]] == [
@@ -335,9 +337,9 @@ def test_the_command_writes_results_summary_and_picture(
     ]
     before = (out / "results.jsonl").read_bytes()
     assert main([*given, "--limit", "2", "--json"]) == 0  # all of it is there
-    told = capsys.readouterr()
-    assert "12 have their results already" in told.err
-    assert all(cell["tries"] == 4 for cell in json.loads(told.out)["cells"])
+    printed = capsys.readouterr()
+    assert "12 have their results already" in printed.err
+    assert all(cell["tries"] == 4 for cell in json.loads(printed.out)["cells"])
     assert (out / "results.jsonl").read_bytes() == before
 
 
@@ -415,9 +417,9 @@ def test_wrong_requests_change_nothing(
     capsys.readouterr()
     for more, says in WRONG.items():
         assert main([*given, *more]) == 2
-        told = capsys.readouterr()
-        assert re.search(says, told.err), told.err
-        assert told.err.count("\n") == 1
+        printed = capsys.readouterr()
+        assert re.search(says, printed.err), printed.err
+        assert printed.err.count("\n") == 1
         assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     task_file.write_text(task_file.read_text().replace("17 + 25", "17 + 26"))
     assert main(given) == 2

@@ -78,7 +78,7 @@ def min_seek(model: Any, task: Task, thoughts: int) -> tuple[list[list[int]], li
 
 
 def budget_forcing(model: Any, task: Task, thoughts: int) -> tuple[list[list[int]], list[int]]:
-    """Budget forcing by text alone: every generation begins anew with the whole chain."""
+    """Budget forcing by text alone: every generation starts from the whole chain."""
     chain, all_thoughts = list(task.prompt), []
     for index in range(thoughts + 1):
         opening = task.word if index else []

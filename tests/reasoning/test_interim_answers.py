@@ -48,7 +48,7 @@ def followed(model: minseek.Model, strategy: Any, **options: Any) -> tuple[list[
 
 
 def same(ours: minseek.Result, theirs: minseek.Result) -> None:
-    """The same thoughts and answer; whether a thought was kept at the end is told of the whole run."""
+    """Assert equal thoughts and answers."""
     assert (ours.tokens, ours.answer) == (theirs.tokens, theirs.answer)
     assert [(t.tokens, t.text, t.kept, t.ended_by) for t in ours.thoughts] == [
         (t.tokens, t.text, t.kept, t.ended_by) for t in theirs.thoughts
@@ -92,7 +92,7 @@ def test_also_of_other_templates_and_key_storages(template: str, keys: Any, tmp_
 
 @given(st.sets(st.integers(0, 9)), st.integers(0, 1000))
 @settings(deadline=None, max_examples=40)
-def test_whatever_is_asked_on_the_way_the_run_stays_the_same(tiny: minseek.Model, asked: set[int], seed: int) -> None:
+def test_interim_answers_do_not_change_the_run(tiny: minseek.Model, answer_after: set[int], seed: int) -> None:
     rng = random.Random(seed)
     strategy = rng.choice([*STRATEGIES, Standard()])
     limits = minseek.Limits(
@@ -105,7 +105,7 @@ def test_whatever_is_asked_on_the_way_the_run_stays_the_same(tiny: minseek.Model
     options: dict[str, Any] = {"limits": limits, "sampling": sampling(rng.choice([0.0, 1.0]), seed)}
     if limits.max_thought_tokens is None and limits.kv_budget is None:
         options["limits"] = replace(limits, max_thought_tokens=40)
-    run = Run(tiny, "hello", RunOptions(strategy=strategy, answer_after=asked, **options))
+    run = Run(tiny, "hello", RunOptions(strategy=strategy, answer_after=answer_after, **options))
     events = list(run.events())
     assert isinstance(events[-1], minseek.Finished)
     whole = events[-1].result
@@ -114,7 +114,7 @@ def test_whatever_is_asked_on_the_way_the_run_stays_the_same(tiny: minseek.Model
     interim = [event for event in events if isinstance(event, InterimAnswer)]
     final = isinstance(strategy, MinSeek) and strategy.answer == "final-thought" and len(whole.thoughts) > 1
     *before, last = [event.index for event in interim]
-    assert before == sorted(n for n in asked if n < last)
+    assert before == sorted(n for n in answer_after if n < last)
     assert last in (whole.stats.thoughts, whole.stats.thoughts - final)
     assert (interim[-1].answer, interim[-1].thinking_tokens) == (silent.answer, silent.stats.thinking_tokens)
     assert interim[-1].kv_tokens_peak == silent.stats.kv_tokens_peak
@@ -139,7 +139,7 @@ def test_tokens_of_interim_answers_are_counted_apart(tiny: minseek.Model) -> Non
 def test_interim_answers_in_slots_are_those_of_the_run_alone(tiny: minseek.Model) -> None:
     plan = make_plan(tiny, None, cap=200, block=40)
     questions = ["hello", "Why?", "x", "Name a prime.", "2*3*5"]
-    told: list[list[Any]] = [[] for _ in questions]
+    events_by_job: list[list[Any]] = [[] for _ in questions]
     jobs = [
         ThinkingJob(
             *(tiny, question),
@@ -147,14 +147,14 @@ def test_interim_answers_in_slots_are_those_of_the_run_alone(tiny: minseek.Model
                 strategy=MinSeek(4, rule="random"), sampling=sampling(0.8, seed), limits=LIMITS, answer_after=[0, 2, 4]
             ),
             plan=plan,
-            on_event=told[seed].append,
+            on_event=events_by_job[seed].append,
         )
         for seed, question in enumerate(questions)
     ]
     list(Engine(tiny, plan).run(jobs))
-    room = replace(LIMITS, kv_budget=plan.slot.capacity * tiny.token_bytes())
-    for seed, (question, events) in enumerate(zip(questions, told, strict=True)):
-        options = {"question": question, "sampling": sampling(0.8, seed), "limits": room}
+    slot_limits = replace(LIMITS, kv_budget=plan.slot.capacity * tiny.token_bytes())
+    for seed, (question, events) in enumerate(zip(questions, events_by_job, strict=True)):
+        options = {"question": question, "sampling": sampling(0.8, seed), "limits": slot_limits}
         alone, _ = followed(tiny, MinSeek(4, rule="random"), answer_after=[0, 2, 4], **options)
         assert [event for event in events if isinstance(event, InterimAnswer)] == alone
         assert len(alone) == 3
@@ -194,7 +194,7 @@ def test_wrong_numbers_of_thoughts_are_refused(tiny: minseek.Model, wrong: Any, 
         minseek.stream(tiny, "hello", answer_after=wrong)
 
 
-# What strategies make of them
+# Stops and votes
 
 
 class Written(Scripted):
@@ -287,8 +287,8 @@ def test_a_vote_is_among_the_answers_of_shorter_runs(tiny: minseek.Model, answer
     interim, _ = followed(tiny, strategy, answer_after="every", sampling=sampling(0.8))
     voted, result = followed(tiny, replace(strategy, vote=True), sampling=sampling(0.8))
     assert [event.answer for event in voted] == [event.answer for event in interim]
-    gists = [final_answer(event.answer) for event in voted]
-    assert gists.count(final_answer(result.answer)) == max(Counter(gists).values())
+    extracted = [final_answer(event.answer) for event in voted]
+    assert extracted.count(final_answer(result.answer)) == max(Counter(extracted).values())
     assert result.stats.thinking_tokens == sum(len(t.tokens) for t in result.thoughts)
 
 
@@ -342,7 +342,7 @@ def test_wrong_options_are_refused(kind: Any, field: str, value: Any, error: typ
         kind(**{field: value})
 
 
-# What an answer comes down to
+# Extraction of the final answer
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_wrong_options_are_refused(kind: Any, field: str, value: Any, error: typ
         ("\\boxed{\\", "\\boxed{\\"),
     ],
 )
-def test_what_an_answer_comes_down_to(text: str, wanted: str) -> None:
+def test_final_answer_of_a_text(text: str, wanted: str) -> None:
     assert final_answer(text) == wanted
 
 

@@ -33,7 +33,7 @@ def model(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> mins
 
 @pytest.fixture
 def positions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every position that was asked for, whoever asked."""
+    """Every position that was requested."""
     seen: list[int] = []
     original = Rotary.at
 

@@ -1,4 +1,4 @@
-"""Which thoughts stay, and what strategies and limits refuse."""
+"""Thoughts that strategies keep, and values that strategies and limits refuse."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ THOUGHTS = st.lists(st.tuples(st.integers(0, 6), st.sampled_from(FINISHED * 4 + 
 
 
 def likely(length: int) -> float | None:
-    """How likely a thought of that length was, for the rule that looks at it: in another order than by length."""
+    """Log-probability of a thought of that length, in another order than by length."""
     return (None, -0.5, -2.0, -0.1, -0.5, -7.0, -0.3)[length % 7]
 
 
@@ -37,7 +37,7 @@ def test_an_ending_either_finishes_a_thought_or_cuts_it_off() -> None:
 
 
 def settled(strategy: Strategy, lengths: list[tuple[int, Any]], seed: int = 0) -> list[Thought]:
-    """The thoughts kept after inducing thoughts of these lengths and endings; each verdict is checked on the way."""
+    """The thoughts kept after inducing thoughts of these lengths and endings; each decision is checked on the way."""
     kept: list[Thought] = []
     rng = random.Random(seed)
     for index, (length, ending) in enumerate(lengths, start=1):

@@ -1,4 +1,4 @@
-"""What a user sees of a run: reasoning dim on standard error with a live line, the answer on standard output."""
+"""Display of a run: reasoning on standard error with a live line, the answer on standard output."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class ReasoningView:
     Parameters
     ----------
     hide : bool
-        Show nothing of the reasoning.
+        Do not show the reasoning.
     silent : bool
         Do not print the answer: the caller prints a report.
     load_seconds : float
-        For the usage line.
+        Time of loading the model, for the usage line.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ReasoningView:
         self._wanted_thoughts, self._plan, self._thinks = strategy.thoughts, plan, thinks
         self._hide, self._silent, self._load_seconds = hide, silent, load_seconds
         self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._begun = False  # whether the thought has shown any text
+        self._begun = False  # the current thought has shown text
         self._line = ""  # reasoning text that has not seen its newline
         self._answer: list[str] = []
         self._ended: list[ThoughtEnded] = []
@@ -61,7 +61,7 @@ class ReasoningView:
         self._began = time.perf_counter()
 
     def follow(self, events: Iterator[Event]) -> bool:
-        """Show all events; whether the run came to its end (and was not interrupted)."""
+        """Show all events; False if the run was interrupted."""
         from rich.live import Live
 
         live = None
@@ -93,7 +93,7 @@ class ReasoningView:
         return True
 
     def report(self) -> dict[str, Any]:
-        """The run as plain data: all of it, or what there is of an interrupted one."""
+        """The run as plain data, or the finished part of an interrupted run."""
         if self._result is None:
             thoughts = [event.thought for event in self._ended]
             return {
@@ -109,7 +109,7 @@ class ReasoningView:
         }
 
     def show_usage(self) -> None:
-        """Print what the run took, on standard error."""
+        """Print tokens, bytes and seconds of the run on standard error."""
         if self._result is None:
             return
         s = self._result.stats
@@ -150,10 +150,10 @@ class ReasoningView:
             self._ended.append(event)
             if not self._hide:
                 self._end_line(live)
-                self._say(self._verdict(event), "green" if event.kept else "yellow", live)
+                self._say(self._describe_decision(event), "green" if event.kept else "yellow", live)
         elif isinstance(event, InterimAnswer):
             if not self._hide:
-                self._say(f"  answer by then: {final_answer(event.answer)[:_GIST]}", "magenta", live)
+                self._say(f"  answer by then: {final_answer(event.answer)[:_MAX_ANSWER_CHARS]}", "magenta", live)
         elif isinstance(event, AnswerToken):
             if live:
                 live.stop()
@@ -167,7 +167,7 @@ class ReasoningView:
         elif isinstance(event, Finished):
             self._result = event.result
 
-    def _verdict(self, event: ThoughtEnded) -> str:
+    def _describe_decision(self, event: ThoughtEnded) -> str:
         size = format_bytes(event.cached * self._plan.token_bytes)
         fate = "kept" if event.kept else "dropped"
         cut = "" if event.thought.finished else f", cut off by the limit ({event.thought.ended_by})"
@@ -220,7 +220,7 @@ class ReasoningView:
             print()
 
 
-_GIST = 80  # characters of an interim answer
+_MAX_ANSWER_CHARS = 80  # characters of an interim answer
 _CUTS = {
     "answer-tokens": "the answer was cut off at its limit; --answer-tokens moves it",
     "kv-budget": "the answer was cut off because the KV budget was full; --kv-budget moves it",

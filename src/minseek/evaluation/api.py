@@ -254,7 +254,7 @@ def evaluate(
     Returns
     -------
     EvalSummary
-        A cell for every strategy and number of thoughts, and the records behind them.
+        A cell for every strategy and number of thoughts, and the records they come from.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Strategies: how many thoughts to induce, and which of them stay in the cache."""
+"""Strategies: the number of induced thoughts, and the choice of those that stay in the cache."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Strategy(ABC):
-    """How many thoughts to induce, and which of them stay in the cache.
+    """Rule for inducing thoughts and for keeping them in the cache.
 
     To write one, derive a frozen dataclass and define `decide`. Parameters that the derived class does not declare
     keep the defaults given here.
