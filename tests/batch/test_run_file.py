@@ -48,6 +48,7 @@ def test_choices_have_seeds_of_their_own_and_log_probabilities(tiny: minseek.Mod
         ],
     )
     assert run_file(tiny, *files).done == 4
+    assert run_file(tiny, *files).skipped == 4
     records = read(files[1])
     choices = records["several"]["choices"]
     assert len(choices) == 4

@@ -168,7 +168,7 @@ def plan(
         check_int("each of lengths", length)
     longest = max(lengths, default=None)
     context = max(model.max_positions, (longest or 0) if beyond_context else 0)
-    wanted = sequences or len(lengths) or None
+    requested = sequences or len(lengths) or None
     queries = model.num_heads if rule is not None and rule.needs_queries else 0
     hidden = model.hidden_size if rule is not None and rule.needs_surprise else 0
 
@@ -176,17 +176,17 @@ def plan(
         return SlotShape(model.cache_shape, size, block, rule is not None, queries, hidden)
 
     available = _available_bytes(model) if budget is None else budget
-    least = _least_cap(rule)
+    min_cap = _min_cap(rule)
     if cap == "auto":
         if rule is None and longest is not None:
             block = min(block, max(1, longest - 1))  # nothing is evicted: a slot is as long as the longest sequence
-        cap = _fitting_cap(shape, available, wanted, longest, rule, block, context)
+        cap = _fitting_cap(shape, available, requested, longest, rule, block, context)
     else:
         if isinstance(cap, str):
             raise InputError(f"cap must be a number of pairs or 'auto', not {cap!r}")
         check_int("cap", cap)
-        if cap < least:
-            raise InputError(f"cap {cap} is below the {least} pairs that the policy always protects: give more")
+        if cap < min_cap:
+            raise InputError(f"cap {cap} is below the {min_cap} pairs that the policy always protects: give more")
     slot = shape(cap)
     if slot.capacity > context:
         raise InputError(
@@ -201,7 +201,7 @@ def plan(
             f"the {limit} does not hold one slot: cap {cap} + block {block} take "
             f"{format_bytes(slot.nbytes)}; give a larger budget or a smaller cap or block"
         )
-    slots = min(fitting, wanted) if wanted else fitting
+    slots = min(fitting, requested) if requested else fitting
     if rule is not None and rule.induction_cap_factor > 1:
         slot = replace(slot, caps=_caps(model, rule, cap, block, longest))
     return BatchPlan(
@@ -225,46 +225,45 @@ def _available_bytes(model: Model) -> int:
 
 def _caps(model: Model, policy: Policy, cap: int, block: int, longest: int | None) -> tuple[int, ...]:
     """Caps by layer: more pairs for induction layers, at the same number of bytes."""
-    most = min(model.max_positions, longest or model.max_positions) - block  # larger caps would never fill
-    least = max(_least_cap(policy), cap // 2)
-    if most < cap + block:
+    max_cap = min(model.max_positions, longest or model.max_positions) - block  # larger caps would never fill
+    if max_cap < cap + block:
         return ()
     return caps_by_layer(
         *(cap, model.num_layers, model.induction_layers),
         factor=policy.induction_cap_factor,
         block=block,
-        min_cap=least,
-        max_cap=most,
+        min_cap=max(_min_cap(policy), cap // 2),
+        max_cap=max_cap,
     )
 
 
-def _least_cap(policy: Policy | None) -> int:
+def _min_cap(policy: Policy | None) -> int:
     return 1 if policy is None else policy.sinks + policy.recent + 1
 
 
 def _fitting_cap(
     shape: Callable[[int], SlotShape],
     available: int,
-    wanted: int | None,
+    requested: int | None,
     longest: int | None,
     policy: Policy | None,
     block: int,
     context: int,
 ) -> int:
     """Largest useful cap at which the desired number of slots fits; without a policy, the need of the longest."""
-    least = _least_cap(policy)
-    useful = context - block if longest is None else min(max(longest - block, least), context - block)
-    if useful < least:
+    min_cap = _min_cap(policy)
+    useful = context - block if longest is None else min(max(longest - block, min_cap), context - block)
+    if useful < min_cap:
         raise InputError(f"block {block} leaves no cap within the model's context of {context} tokens: give less")
-    floor = useful if policy is None else min(useful, max(least, MIN_AUTO_CAP))
+    floor = useful if policy is None else min(useful, max(min_cap, MIN_AUTO_CAP))
 
     def fits(size: int, count: int) -> bool:
         return bool(count * shape(size).nbytes <= available)
 
-    count = wanted or 1
+    count = requested or 1
     if not fits(floor, count):
         count = max(1, available // shape(floor).nbytes)
-    low, high = (floor, useful) if fits(floor, count) else (least, floor)
+    low, high = (floor, useful) if fits(floor, count) else (min_cap, floor)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle, count) else (low, middle - 1)

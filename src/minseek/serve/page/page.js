@@ -27,8 +27,8 @@ async function call(path, options) {
   });
   if (response.ok) return response;
   if (response.status === 401) $("key-row").hidden = false;
-  const told = await response.json().catch(() => null);
-  throw Error(told?.error?.message ?? `The server answered with status ${response.status}.`);
+  const body = await response.json().catch(() => null);
+  throw Error(body?.error?.message ?? `The server answered with status ${response.status}.`);
 }
 
 async function* chunks(response) {
