@@ -54,7 +54,7 @@ def from_minseek(logits: Tensor, s: Sampling) -> dict[int, float]:
 
 
 def rounding_decides(logits: Tensor, s: Sampling) -> bool:
-    """Whether a filter's threshold lies so near that float32 may put a token on either side of it."""
+    """True if a token is so near a filter's threshold that float32 may put it on either side."""
     p = (logits.double() / s.temperature).softmax(-1).sort(descending=True).values
     if s.top_k is not None and s.top_k < len(p):
         if p[s.top_k] > p[s.top_k - 1] * (1 - NEAR):
@@ -80,7 +80,7 @@ def test_the_filters_keep_what_those_of_transformers_keep(
     assume(not rounding_decides(logits, s))
     ours, theirs = from_minseek(logits, s), from_transformers(logits, s)
     assert sorted(ours.values()) == pytest.approx(sorted(theirs.values()), rel=1e-4)
-    # Of tokens that are equally probable, a threshold may part any from any: only those may differ.
+    # A threshold may separate equally probable tokens arbitrarily: only those may differ.
     both = ours | theirs
     least = min(theirs.values())
     assert all(both[i] == pytest.approx(least, rel=1e-4) for i in ours.keys() ^ theirs.keys())

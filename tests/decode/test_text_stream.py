@@ -121,7 +121,7 @@ def test_tokens_may_hold_the_end_of_one_character_and_the_beginning_of_the_next(
 
 
 def byte_fallback_decode() -> Callable[[list[int]], str]:
-    """As Llama 2 and Mistral decode: a run of byte tokens that is not UTF-8 is lost as a whole, a first space too."""
+    """Decode as Llama 2 and Mistral do: runs of byte tokens that are not UTF-8 are lost whole, as is a first space."""
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {
         f"▁{letter}": 256 + ord(letter) for letter in "abc"
     }

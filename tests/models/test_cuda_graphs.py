@@ -43,7 +43,7 @@ PROMPTS = [tokens(length, 300 + length) for length in LENGTHS]
 
 
 class Counted:
-    """What records on a device, and how often it did."""
+    """Capture function of a device that counts captures and replays."""
 
     def __init__(self, device: str) -> None:
         self._record = graph_capturer(torch.device(device)) or tape
@@ -355,7 +355,7 @@ def test_passes_and_evictions_stay_on_their_device(variant: str, policy: str, tm
 def test_the_plan_counts_what_a_pass_makes(
     variant: str, dtype: str, sizes: Any, policy: str | None, tmp_path: Path
 ) -> None:
-    """Of passes that read in full slots, and of single tokens in all or nearly all slots."""
+    """Prefill in full slots, and decoding in all or nearly all slots."""
     folder = save(tmp_path, variant, max_position_embeddings=4096, **sizes)
     model = minseek.load(str(folder), device="cpu", dtype=dtype)
     plan = minseek.plan(model, kv_budget="1GB", cap=900, block=128, policy=policy, sequences=24)

@@ -59,7 +59,7 @@ def test_logits_of_mixed_sequences_equal_transformers(
 def test_passes_of_few_tokens_give_the_same_bits(
     variant: str, isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where few columns are there, rows of weights share vectors: two, or four."""
+    """With few columns, two or four rows of weights share a vector."""
     monkeypatch.setenv("MINSEEK_ISA", isa)
     if not instruction_set().flags:
         pytest.skip(instruction_set().reason)

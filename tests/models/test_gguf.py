@@ -108,7 +108,7 @@ def test_a_gguf_file_that_would_lose_something_is_refused(
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where converted models are kept."""
+    """Cache folder of converted models."""
     monkeypatch.setenv("MINSEEK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MINSEEK_NATIVE", "0")  # an empty cache would have the C step built
     return tmp_path / "cache" / "dense"

@@ -1,4 +1,4 @@
-"""Which layers copy: against the attention of unmodified transformers, and what plans make of it."""
+"""Induction layers: scores against the attention of unmodified transformers, and their caps in plans."""
 
 from __future__ import annotations
 

