@@ -233,7 +233,7 @@ def settled(line: list[dict[str, Any]], steps: int) -> list[dict[str, Any]]:
 
 
 def scaling(figures: dict[str, Any], problem: str) -> list[list[str]]:
-    """Exponents of the measured floor, stochastic rounding, beside those of the derived one at the same places."""
+    """Exponents of the measured floor, stochastic rounding, with those of the derived one at the same points."""
     found, steps = figures["found"], figures["steps"]
     lines = {s: settled(sweep(found, problem, *s, "stochastic"), steps) for s in SETTINGS}
     base = lines[BASE]
@@ -332,17 +332,17 @@ def plot(figures: dict[str, Any]) -> None:
         for axis, some in zip(row, settings, strict=False):
             for number, (power, d) in enumerate(sorted(some)):
                 line = sweep(figures["found"], problem, power, d, "stochastic")
-                x, colour = [e["eta"] for e in line], plt.get_cmap("viridis")(number / len(some))
+                x, color = [e["eta"] for e in line], plt.get_cmap("viridis")(number / len(some))
                 name = f"delta 2^-{power}" if some is settings[0] else f"d = {d}"
-                axis.plot(x, [e["floor"][0] for e in line], "o-", ms=3, color=colour, label=name)
-                axis.plot(x, [e["bound"]["near"]["derived"] for e in line], "--", lw=0.8, color=colour)
-                axis.axvline(formula(line[0]), color=colour, lw=0.5)
+                axis.plot(x, [e["floor"][0] for e in line], "o-", ms=3, color=color, label=name)
+                axis.plot(x, [e["bound"]["near"]["derived"] for e in line], "--", lw=0.8, color=color)
+                axis.axvline(formula(line[0]), color=color, lw=0.5)
             axis.set_title(f"{problem}: floor, stochastic; dashed derived", fontsize=8)
-        for rounding, colour in zip(ROUNDINGS, ("tab:blue", "tab:red"), strict=True):
+        for rounding, color in zip(ROUNDINGS, ("tab:blue", "tab:red"), strict=True):
             line = sweep(figures["found"], problem, *BASE, rounding)
             x = [e["eta"] for e in line]
-            row[2].plot(x, [e["far"][0] for e in line], "o-", ms=3, color=colour, label=rounding)
-            row[2].plot(x, [e["bound"]["far"]["derived"] for e in line], "--", lw=0.8, color=colour)
+            row[2].plot(x, [e["far"][0] for e in line], "o-", ms=3, color=color, label=rounding)
+            row[2].plot(x, [e["bound"]["far"]["derived"] for e in line], "--", lw=0.8, color=color)
         row[2].axhline(line[0]["L0"] ** 2, color="grey", lw=0.8, label="L0²")
         row[2].axvline(math.sqrt(BASE[1]) * line[0]["delta"] / (2 * line[0]["L0"]), color="tab:red", lw=0.5)
         row[2].set_title(f"{problem}: all iterates from a far start", fontsize=8)

@@ -159,7 +159,7 @@ def choose(data: Split, epochs: int, name: str, seeds: Iterable[int]) -> dict[st
 
 
 def repeat(data: Split, epochs: int, seeds: Iterable[int], *how: Any) -> dict[str, list[float | None]]:
-    """The same with every seed; None for what is not finite."""
+    """Values of all seeds; None for those that are not finite."""
     runs = [train(data, epochs, seed, *how) for seed in seeds]
     return {key: [float(f"{r[key]:.6g}") if math.isfinite(r[key]) else None for r in runs] for key in runs[0]}
 
@@ -255,7 +255,7 @@ def plot(figures: dict[str, Any]) -> None:
     plt.rcParams["svg.hashsalt"] = "minseek"
     fig, axes = plt.subplots(2, len(RATES), figsize=(11, 5.6), sharex=True, sharey="row")
     names = [name for name in FORMATS if name != "fp32"]
-    colours = {"nearest-even": "#d95f02", "stochastic": "#1b6fb3"}
+    colors = {"nearest-even": "#d95f02", "stochastic": "#1b6fb3"}
     for row, place in zip(axes, EPOCHS, strict=True):
         for axis, name in zip(row, RATES, strict=True):
             for share, style, face in ((1.0, "-", None), (0.1, ":", "white")):
@@ -273,8 +273,8 @@ def plot(figures: dict[str, Any]) -> None:
                     reach = (np.minimum(halves, errors - 0.5), halves)
                     at = np.arange(len(names)) + shift + (0.05 if share < 1 else -0.05)
                     axis.errorbar(
-                        *(at, errors, reach), fmt="o", ms=4.5, lw=1, color=colours[mode],
-                        markerfacecolor=face or colours[mode], label=f"{mode}, {label}",
+                        *(at, errors, reach), fmt="o", ms=4.5, lw=1, color=colors[mode],
+                        markerfacecolor=face or colors[mode], label=f"{mode}, {label}",
                     )  # fmt: skip
             axis.set_yscale("log")
             axis.set_yticks([2, 5, 10, 20, 50, 100], ["2", "5", "10", "20", "50", "100"])

@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/lowbit_proof.py [--numbers N]
 
-The numbers are random patterns of 32 bits and, once, all adversarial ones: neighbours of every grid midpoint and of
+The numbers are random patterns of 32 bits and, once, all adversarial ones: neighbors of every grid midpoint and of
 every power of two. The tests do the same with a fortieth of the random ones.
 """
 
@@ -17,16 +17,15 @@ from typing import Any
 import torch
 from common import table, write
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--numbers", type=int, default=10_000_000, help="random ones for each format and mode")
     numbers = parser.parse_args().numbers
-    from test_lowbit_rounding import DETERMINISTIC, adversarial_floats, all_halves, from_gfloat, random_floats
-
     from minseek.lowbit import FORMATS, round_to
+    from tests.lowbit.test_rounding import DETERMINISTIC, adversarial_floats, all_halves, from_gfloat, random_floats
 
     rows: list[dict[str, Any]] = []
     for name, fmt in FORMATS.items():

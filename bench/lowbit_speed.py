@@ -68,7 +68,7 @@ def rounding(count: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def against_qtorch(count: int, rounds: int) -> list[dict[str, Any]]:
-    """QPyTorch's two modes beside ours; its "nearest" is half away from zero."""
+    """QPyTorch's two modes and ours; its "nearest" is half away from zero."""
     quantize = peer()
     if quantize is None:
         print("QPyTorch is not set up: bash bench/peers/setup.sh qtorch", file=sys.stderr)

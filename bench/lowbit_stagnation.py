@@ -73,7 +73,7 @@ def exact(steps: int, radius: float | None, lr: float = ETA) -> Any:
 
 
 def fit(w: Tensor, p: Any) -> float | None:
-    """p-value of a chi-square test of copies against a distribution, neighbours joined until 10 are expected."""
+    """p-value of a chi-square test of copies against a distribution, neighbors joined until 10 are expected."""
     seen = np.bincount((w / DELTA).round().long().numpy() + 128, minlength=257)
     cells = [[0.0, 0.0]]
     for pair in zip(seen, p * len(w), strict=True):
@@ -122,7 +122,7 @@ def on_a_line(copies: int, horizons: list[int]) -> dict[str, Any]:
 
 
 def one_rounding(copies: int) -> dict[str, Any]:
-    """How often a number is rounded up: stochastically, and to nearest with u added. Both should be its fraction."""
+    """Frequency of rounding up, stochastically and to nearest with u added. Both should be the number's fraction."""
     fraction = torch.arange(1, 64, dtype=torch.float64) / 64
     x = (fraction * DELTA).expand(copies, -1).contiguous()
     chance = torch.Generator().manual_seed(3)
@@ -303,7 +303,7 @@ def plot(figures: dict[str, Any]) -> None:
         axis.legend(fontsize=6)
     axes[0, 0].set_ylabel("mean of w on |w|", fontsize=8)
     looks = {"float32": ("black", "-"), "nearest": ("tab:red", "-"), "stochastic": ("tab:blue", "-")}
-    looks |= {f"{name}, perturbed": (colour, ":") for name, (colour, _) in looks.items()}
+    looks |= {f"{name}, perturbed": (color, ":") for name, (color, _) in looks.items()}
     for line, (name, entry) in zip(axes[1:], entries.items(), strict=True):
         for axis, (share, runs) in zip(line, entry["runs"].items(), strict=True):
             for way, e in runs.items():

@@ -107,7 +107,7 @@ def report(runs: list[dict[str, Any]]) -> str:
         ends = [one["held_out"][-1][1] for one in own]
         plan, parameters = own[0]["plan"], own[0]["plan"]["parameters"]
         fixed = plan["weights"] + plan["gradients"] + plan["state"]
-        beside = plan["activations"]
+        extra = plan["activations"]
         measured = max(one["peak"] for one in own)
         rows.append(
             (
@@ -115,7 +115,7 @@ def report(runs: list[dict[str, Any]]) -> str:
                 f"{own[0]['held_out'][0][1]:.4f}",
                 " / ".join(f"{loss:.4f}" for loss in ends),
                 f"{fixed / parameters:.2f}",
-                f"{(measured - beside) / parameters:.2f}",
+                f"{(measured - extra) / parameters:.2f}",
                 f"{measured / 1e9:.2f} GB",
                 f"{own[0]['planned'] / 1e9:.2f} GB",
                 f"{own[0]['step_seconds']:.1f} s" if own[0]["step_seconds"] else "",
@@ -128,7 +128,7 @@ def report(runs: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two steps each: whether it runs at all")
-    parser.add_argument("--only", nargs="+", choices=list(RUNS), help="these runs anew; the others as they were")
+    parser.add_argument("--only", nargs="+", choices=list(RUNS), help="repeat these runs only")
     args = parser.parse_args()
     runs: list[dict[str, Any]] = []
     if args.only and (RESULTS / "lowbit_tune.json").exists():

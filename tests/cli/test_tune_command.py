@@ -1,4 +1,4 @@
-"""`minseek tune`: what is written and told, what is refused, and what Ctrl-C leaves."""
+"""`minseek tune`: output, messages, refused input, and interruptions."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_a_run_from_beginning_to_end(command: Command) -> None:
     assert re.search(r"11 sequences of 352 tokens to learn, 5 sequences of 160 tokens held out; 14 tokens at", ran.err)
     assert ran.err.count("held-out loss") >= 4
     summary = ran.err.splitlines()[-1]
-    told = r"3 steps, 96 tokens in [\d.]+ s; held-out loss ([\d.]+) before, ([\d.]+) after; [\d.]+ [KM]B of memory"
-    found = re.search(told, summary)
+    pattern = r"3 steps, 96 tokens in [\d.]+ s; held-out loss ([\d.]+) before, ([\d.]+) after; [\d.]+ [KM]B of memory"
+    found = re.search(pattern, summary)
     assert found, summary
     assert summary.endswith(f"the model is in {out}")
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
@@ -172,11 +172,11 @@ def test_files_and_folders_that_cannot_be_used_are_refused(
 
 
 def test_a_folder_belongs_to_one_run(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, asked = Trainer.step, []
+    real, numbers = Trainer.step, []
 
     def step(trainer: Trainer, number: int) -> tuple[float, int]:
-        asked.append(number)
-        if len(asked) == 2:
+        numbers.append(number)
+        if len(numbers) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return real(trainer, number)
 
@@ -190,14 +190,14 @@ def test_a_folder_belongs_to_one_run(command: Command, monkeypatch: pytest.Monke
     assert other.code == 2
     assert "lr was 0.01 and is 0.5, momentum was 0.0 and is 0.1" in other.err
     done = command(*SHORT, "--checkpoint-every", "1")  # decides nothing about the weights
-    assert (done.code, asked) == (0, [0, 1, 2])
+    assert (done.code, numbers) == (0, [0, 1, 2])
     assert not (out / "checkpoint").exists()
     again = command(*SHORT)
     assert again.code == 2
     assert "is finished" in again.err
     before = (out / "model.safetensors").read_bytes()
-    anew = command(*SHORT, "--overwrite", "--seed", "1")
-    assert (anew.code, asked) == (0, [0, 1, 2, 0, 1, 2])
+    again_from_start = command(*SHORT, "--overwrite", "--seed", "1")
+    assert (again_from_start.code, numbers) == (0, [0, 1, 2, 0, 1, 2])
     assert (out / "model.safetensors").read_bytes() != before
 
 
@@ -265,11 +265,11 @@ def test_ctrl_c_and_a_kill_leave_a_run_that_ends_as_if_nothing_had_been(small: P
     first = subprocess.Popen(begin, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     until(10, first)
     first.send_signal(signal.SIGINT)
-    told = first.communicate(timeout=60)[1]
+    printed = first.communicate(timeout=60)[1]
     assert first.returncode == 130
-    assert "Traceback" not in told
-    stopped = re.search(r"interrupted after step (\d+) of 80, which .* the same command resumes from there\n$", told)
-    assert stopped, told
+    assert "Traceback" not in printed
+    stopped = re.search(r"interrupted after step (\d+) of 80, which .* the same command resumes from there\n$", printed)
+    assert stopped, printed
     at = int(stopped[1])
     assert 10 <= at == steps()
     second = subprocess.Popen([*begin, "--checkpoint-every", "7"], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)

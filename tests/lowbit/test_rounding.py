@@ -55,7 +55,7 @@ OTHERS = (
 
 
 def from_gfloat(name: str, x: Tensor, rounding: str, **chance: Any) -> Tensor:
-    """What gfloat rounds to, float32; NaN where its format has none."""
+    """Result of gfloat, float32; NaN where its format has none."""
     oracle, values = ORACLES[name], x.double().numpy()
     known = ~np.isnan(values)
     rounded = np.full_like(values, np.nan)
@@ -88,7 +88,7 @@ def random_floats(count: int, seed: int) -> Tensor:
 
 
 def adversarial_floats(fmt: Format) -> Tensor:
-    """Grid values, midpoints and powers of two with their neighbours in float32, both signs; a number beyond each."""
+    """Grid values, midpoints and powers of two with their neighbors in float32, both signs; a number beyond each."""
     powers = 2.0 ** torch.arange(-149, 128, dtype=torch.float64)
     points = [powers, torch.tensor([0.0, torch.finfo(torch.float32).max, fmt.largest, -fmt.lowest, torch.inf])]
     if fmt.bits <= 16:
@@ -185,7 +185,7 @@ def test_any_float_format_equals_exact_arithmetic(fmt: Float, wild: float, near:
 
 
 def in_fractions(fmt: Float, x: float, rounding: str) -> float:
-    """What a number rounds to, from the definition, in exact arithmetic."""
+    """Rounded number, by the definition in exact arithmetic."""
     beyond = math.inf if fmt.specials == "inf-nan" else math.nan
     if math.isinf(x):
         return math.copysign(fmt.largest if fmt.saturate else beyond, x)
@@ -280,7 +280,7 @@ def test_the_generator_alone_decides(device: str) -> None:
     assert not torch.equal(first, round_to(x, e4m3fn, "stochastic", generator=torch.Generator(device).manual_seed(4)))
     torch.manual_seed(8)
     own = [round_to(x, e4m3fn, "stochastic") for _ in range(2)]
-    assert not torch.equal(*own)  # each call draws anew
+    assert not torch.equal(*own)  # each call draws new numbers
     torch.manual_seed(8)
     assert torch.equal(own[0], round_to(x, e4m3fn, "stochastic"))
     threads = torch.get_num_threads()

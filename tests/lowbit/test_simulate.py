@@ -378,7 +378,7 @@ def test_weights_are_seen_rounded_and_kept(block: Block) -> None:
 
 
 def assert_same_module(module: nn.Module, before: nn.Module) -> None:
-    """The same numbers, bit for bit, and no hook left."""
+    """Equal numbers, bit for bit, and no hook left."""
     state, expected = module.state_dict(), before.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in state)
@@ -561,7 +561,7 @@ def test_a_call_that_failed_leaves_the_parameters(block: Block) -> None:
             loss_of(block, x[:, :3])
         assert isinstance(block.up.weight, nn.Parameter)
         block.scale.data *= 0
-        assert loss_of(block, x).item() == 0 != expected.item()  # rounded anew
+        assert loss_of(block, x).item() == 0 != expected.item()  # rounded again
 
 
 def test_a_part_that_fails_before_it_begins_ends_nothing() -> None:

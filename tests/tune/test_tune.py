@@ -125,8 +125,8 @@ def test_what_of_a_line_is_learnt(tmp_path: Path) -> None:
         assert learnt(tmp_path, talk, template) == (whole, "a1\na2\n")
     marked = "s:s1<|end|>\nu:u1<|end|>\na:a1<|end|>\nu:u2<|end|>\na:a2<|end|>\n"
     assert learnt(tmp_path, talk, "ignores") == (marked, "a1<|end|>\na2<|end|>\n")
-    asked = {"messages": [*talk["messages"], {"role": "user", "content": "u3"}]}
-    assert learnt(tmp_path, asked) == (whole + "u:u3\n", "a1\na2\n")
+    question = {"messages": [*talk["messages"], {"role": "user", "content": "u3"}]}
+    assert learnt(tmp_path, question) == (whole + "u:u3\n", "a1\na2\n")
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
@@ -147,10 +147,10 @@ def test_long_lines_are_cut_with_one_warning(tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, lines)))
     with pytest.warns(
         minseek.MinseekWarning, match=r"3 of 4 examples .* longer than 12 .* 1 of these .*left out"
-    ) as told:
+    ) as caught:
         found = read_examples(file, make_tokenizer(), 12).items
     assert [len(item.ids) for item in found] == [6, 12, 12]
-    assert len(told) == 1
+    assert len(caught) == 1
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class TuneRun:
     eval_data : path or None
         File for the held-out loss, in place of a share of `data`.
     device : str
-        As `minseek.load` takes it.
+        Device as in `minseek.load`.
 
     Attributes
     ----------
@@ -230,7 +230,7 @@ def tune(
     eval_data : path, optional
         File for the held-out loss, in place of a share of `data`.
     device : str
-        As `minseek.load` takes it.
+        Device as in `minseek.load`.
     memory_budget : int or str, optional
         Bytes the run may take, such as "900MB": it is refused if the plan is larger, and stopped with a checkpoint if
         it takes more.
