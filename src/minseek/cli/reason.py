@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from minseek.cli.view import ReasoningView, loading
 from minseek.errors import InputError
-from minseek.reasoning.strategies import ANSWER_FORMS, RULES, STRATEGIES, canonical_rule
+from minseek.reasoning.strategies import ANSWER_FORMS, RULES, STRATEGIES, MinSeek, canonical_rule
 
 if TYPE_CHECKING:
     from minseek.reasoning import Strategy
@@ -24,7 +24,7 @@ class ReasonCommand:
     help = "answer a question after as many induced thoughts as wanted, in a cache that stays small"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """The flags of ``minseek reason``."""
+        """Add the flags of ``minseek reason``."""
         parser.add_argument("question", help="what to answer; '-' reads it from standard input")
         parser.add_argument(
             *("-m", "--model"),
@@ -161,32 +161,24 @@ def read_question(argument: str) -> str:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Refuse flags that would have no effect."""
-    induced = ("thoughts", "induce", "stop_when_stable", "vote")
-    only: dict[str, tuple[str, ...]] = dict.fromkeys(induced, ("min-seek", "budget-forcing"))
-    only |= dict.fromkeys(("keep", "rule", "answer"), ("min-seek",))
-    for name, strategies in only.items():
-        if getattr(args, name) is not None and args.strategy not in strategies:
+    options = STRATEGIES[args.strategy].options()
+    for name in ("induce", *MinSeek.options()):
+        has_effect = ("thoughts" if name == "induce" else name) in options
+        if getattr(args, name) is not None and not has_effect:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} has no effect with --strategy {args.strategy}: leave it out")
 
 
 def make_strategy(args: argparse.Namespace) -> Strategy:
     """The strategy that the flags describe."""
-    from minseek.reasoning import BudgetForcing, MinSeek, Standard
-
-    if args.strategy == "standard":
-        return Standard()
-    thoughts: int | None = 10
-    if args.thoughts == "unbounded":
-        thoughts = None
-    elif args.thoughts is not None:
+    strategy = STRATEGIES[args.strategy]
+    options = _given(args, *strategy.options())
+    if "thoughts" in options:
         try:
-            thoughts = int(args.thoughts)
+            options["thoughts"] = None if args.thoughts == "unbounded" else int(args.thoughts)
         except ValueError:
             raise InputError(f"--thoughts takes a number or 'unbounded', not {args.thoughts!r}") from None
-    if args.strategy == "budget-forcing":
-        return BudgetForcing(thoughts, **_given(args, "stop_when_stable", "vote"))
-    return MinSeek(thoughts, **_given(args, "keep", "rule", "answer", "stop_when_stable", "vote"))
+    return strategy(**options)
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
