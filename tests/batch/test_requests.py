@@ -180,7 +180,7 @@ def test_the_model_may_be_named(model: str) -> None:
         ),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(fields: Any, name: Any, param: str | None, said: str) -> None:
+def test_unsupported_lines_are_refused_by_name(fields: Any, name: Any, param: str | None, said: str) -> None:
     item = read(fields)
     assert isinstance(item, InvalidRequest), item
     assert (item.line, item.id, item.param) == (7, name, param)
@@ -327,7 +327,7 @@ def test_lines_are_lines_to_every_reader() -> None:
         ("So.", "<think></think>", (None, "So.")),
     ],
 )
-def test_thinking_is_told_from_the_answer(text: str, prompt: str, apart: tuple[str | None, str]) -> None:
+def test_thinking_is_separated_from_the_answer(text: str, prompt: str, apart: tuple[str | None, str]) -> None:
     assert split_thinking(text, THINK, prompt) == apart
     assert split_thinking(text, PLAIN, prompt) == (None, text)
 
@@ -339,7 +339,7 @@ def test_a_conversation_is_put_into_the_template() -> None:
     assert render_messages(make_tokenizer("ignores"), several[:1]) == "u:a<|end|>\na:"
 
 
-def test_without_a_template_only_a_question_can_be_asked() -> None:
+def test_without_a_template_only_a_question_is_accepted() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
     system, question = {"role": "system", "content": "s"}, {"role": "user", "content": "q"}

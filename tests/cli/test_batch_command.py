@@ -484,7 +484,7 @@ def test_nothing_is_lost_or_repeated_wherever_a_run_was_stopped(
             assert int(done) + int(failed) == len(lines) - kept
 
 
-def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(
+def test_ctrl_c_keeps_finished_results_and_tells_how_to_resume(
     batch: Batch, tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = plain(6, max_tokens=5)
@@ -625,7 +625,7 @@ def wait_for_lines(path: Path, count: int) -> None:
         time.sleep(0.002)
 
 
-def test_a_killed_run_goes_on(talkative: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_run_is_resumed(talkative: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source, killed, whole = long_requests(tmp_path, 150), tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
     flags = ["-m", str(talkative), *MACHINE, *EVICTING]
     process = subprocess.Popen(
@@ -677,7 +677,7 @@ def test_ctrl_c_in_a_terminal(talkative: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_the_pass_under_way_finishes_is_kept(batch: Batch, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+def test_results_of_the_interrupted_pass_are_kept(batch: Batch, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     real, before = Engine._pass, signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _pass(engine: Engine) -> Any:

@@ -64,7 +64,7 @@ def started(folder: Path, *arguments: str, **environment: str) -> Iterator[Proce
         process.kill()
 
 
-def test_it_prints_its_plan_and_ends_with_0_when_what_runs_has_ended(tiny_folders: dict[str, Path]) -> None:
+def test_it_prints_its_plan_and_exits_with_0_after_running_requests(tiny_folders: dict[str, Path]) -> None:
     limits = ("--kv-budget", "1MB", "--max-completion-tokens", "3000")
     with started(tiny_folders["llama"], "--dtype", "float32", "--device", "cpu", *limits) as process:
         url = process.url
@@ -150,7 +150,7 @@ def test_what_is_refused(
 def test_an_empty_key_is_no_key(
     tiny_folders: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever set the variable meant to have one: the server does not open itself up."""
+    """An empty variable is an error: the server does not open itself up."""
     monkeypatch.setenv(KEY_VARIABLE, "")
     assert main(["serve", "-m", str(tiny_folders["llama"]), "--port", "0"]) == 2
     assert "not empty" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def finish(engine: Engine) -> list[Any]:
 # Steps
 
 
-def test_jobs_may_come_at_any_time_and_write_what_they_write_alone(tiny: minseek.Model) -> None:
+def test_jobs_admitted_at_any_time_give_the_same_tokens_as_alone(tiny: minseek.Model) -> None:
     plan = make_plan(tiny, "rank-sum", sequences=3)
     alone = outputs(tiny, make_plan(tiny, "rank-sum", sequences=1), LONG)
     engine, waiting, done = Engine(tiny, plan), [generation(tiny, prompt) for prompt in LONG], []
@@ -146,7 +146,7 @@ def test_an_error_ends_the_job_that_raised_it_and_no_other(tiny: minseek.Model) 
     assert [job.tokens for job in good] == outputs(tiny, plan, [LONG[0], LONG[1]])
 
 
-def test_what_finished_in_the_pass_of_an_error_is_given_back(tiny: minseek.Model) -> None:
+def test_jobs_that_finish_in_the_pass_of_an_error_are_returned(tiny: minseek.Model) -> None:
     plan = make_plan(tiny, None, cap=400, sequences=4)
     engine = Engine(tiny, plan)
     prompt = [5, 6]
@@ -241,10 +241,10 @@ def test_a_generation_tells_its_tokens_and_text(tiny: minseek.Model) -> None:
 
 
 @pytest.mark.parametrize("follows", [False, True])
-def test_a_text_that_is_continued_goes_on_with_its_space(
+def test_a_continuation_begins_with_its_space(
     tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch, follows: bool
 ) -> None:
-    """As Llama 2's tokenizer decodes: every token is a word, and a text's first space is dropped."""
+    """Llama 2's tokenizer: every token is a word, and a text's first space is dropped."""
     monkeypatch.setattr(tiny, "decode", lambda tokens: "".join(f" {token}" for token in tokens)[1:], raising=False)
     prompt, space = tokens(9, 3), " " if follows else ""
     told, completion = told_by(tiny, prompt, max_new_tokens=4, is_continuation=follows)
@@ -257,7 +257,7 @@ def test_a_text_that_is_continued_goes_on_with_its_space(
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
-def test_nothing_of_a_stop_string_is_told(tiny: minseek.Model, length: int) -> None:
+def test_no_part_of_a_stop_string_is_emitted(tiny: minseek.Model, length: int) -> None:
     prompt, whole = text_model(tiny)
     for at in range(0, len(whole.text) - length, 3):
         stop = whole.text[at : at + length]
@@ -269,7 +269,7 @@ def test_nothing_of_a_stop_string_is_told(tiny: minseek.Model, length: int) -> N
         assert completion.finish_reason == "stop"
 
 
-def test_what_might_have_become_a_stop_string_comes_at_the_end(tiny: minseek.Model) -> None:
+def test_a_possible_stop_string_is_emitted_at_the_end(tiny: minseek.Model) -> None:
     prompt, whole = text_model(tiny)
     told, completion = told_by(tiny, prompt, stop=[whole.text[-3:] + "x"])
     assert (completion.text, completion.finish_reason) == (whole.text, "length")
@@ -415,7 +415,7 @@ def test_a_conversation_is_put_into_the_template(tiny: minseek.Model) -> None:
 
 
 @pytest.mark.parametrize("content", ["<think>", "x</think>y", "a"])
-def test_what_was_said_earlier_does_not_open_thinking(content: str, tmp_path: Path) -> None:
+def test_earlier_messages_do_not_open_thinking(content: str, tmp_path: Path) -> None:
     leaves = minseek.load(str(save(tmp_path, "llama", "leaves")), device="cpu", dtype="float32")
     talk = [{"role": "user", "content": content}, {"role": "assistant", "content": content}, TALK[3]]
     options: Any = {"sampling": SAMPLED, "limits": minseek.Limits()}
@@ -523,7 +523,7 @@ def test_a_thinking_job_tells_the_events_of_the_run(tiny: minseek.Model) -> None
     assert told[-1].result is job.result()
 
 
-def test_whoever_is_told_may_end_the_job_with_an_error(tiny: minseek.Model) -> None:
+def test_an_error_in_the_event_callback_ends_the_job(tiny: minseek.Model) -> None:
     plan = make_plan(tiny, None, cap=200, block=40, sequences=2)
     engine = Engine(tiny, plan)
 

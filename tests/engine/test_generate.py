@@ -65,7 +65,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 # Nothing is evicted
 
 
-def test_what_fits_is_plain_generation(pair: Pair) -> None:
+def test_sequences_that_fit_are_plain_generation(pair: Pair) -> None:
     """Without a plan, alone, in slots that are taken again, and in another order."""
     pair.check(minseek.generate(pair.model, PROMPTS, max_new_tokens=NEW))
     for slots in (1, 2, 20):
@@ -208,7 +208,7 @@ class SlowSequence:
         return min(room - length for room, length in zip(self.capacities, self.lengths, strict=True))
 
     def forward(self, given: Sequence[int]) -> Tensor:
-        """As the engine does: up to the next eviction at once, and positions made anew if the context would end."""
+        """Feed as the engine does: up to the next eviction, with positions renewed at the context's end."""
         at, logits = 0, torch.empty(0)
         while at < len(given):
             if not self.room:
@@ -292,7 +292,7 @@ class Told(Generation):
 def test_the_schedule_equals_a_list_of_pairs(
     caps: tuple[int, ...], context: int, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same pairs in every head, at the same positions, and the same logits and tokens."""
+    """Pairs in every head, their positions, logits and tokens are the same."""
     model = load(save(tmp_path, "llama", max_position_embeddings=context), device, step, monkeypatch)
     reference = make_reference("llama", max_position_embeddings=context).double()
     plan = make_plan(model, ObservedAttention(sinks=2, recent=4), cap=24, block=8, sequences=2)
@@ -360,7 +360,7 @@ def test_positions_are_those_of_the_text_as_long_as_the_context_lasts(tiny: mins
     assert out.stats.reencodings == 1
 
 
-def test_without_a_policy_what_does_not_fit_is_refused_before_anything_runs(
+def test_without_a_policy_long_prompts_are_refused_before_anything_runs(
     tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(minseek.Model, "forward_batch", None)
@@ -524,7 +524,7 @@ def test_another_policy_than_the_plans_stays_in_its_budget(tiny: minseek.Model) 
 
 
 @pytest.mark.parametrize("context", [96, 128])
-def test_a_model_of_a_short_context_can_be_asked_without_a_plan(context: int, tmp_path: Path) -> None:
+def test_a_model_of_a_short_context_needs_no_plan(context: int, tmp_path: Path) -> None:
     model = minseek.load(str(save(tmp_path, "llama", max_position_embeddings=context)), device="cpu", dtype="float32")
     (out,) = minseek.generate(model, [tokens(20, 1)], max_new_tokens=4, ignore_eos=True)
     assert len(out.tokens) == 4
@@ -552,7 +552,7 @@ QUESTIONS = (
 def test_thinking_in_slots_is_thinking_alone(
     tiny: minseek.Model, strategy: Any, sampled: bool, policy: str | None
 ) -> None:
-    """The same thoughts, answers and figures as `reason`, in few slots, beside plain generation."""
+    """Thoughts, answers and figures are those of `reason`, in few slots, together with plain generation."""
     plan = make_plan(tiny, policy, cap=200, block=40)
     limits = minseek.Limits(answer_tokens=10, max_thought_tokens=40)
     samplings = [minseek.Sampling(temperature=1.0, seed=seed) if sampled else GREEDY for seed in range(len(QUESTIONS))]
@@ -642,7 +642,7 @@ def test_a_smaller_budget_than_the_slot_holds(tiny: minseek.Model) -> None:
 # The engine's own figures
 
 
-def test_progress_counts_what_was_read_and_written(tiny: minseek.Model) -> None:
+def test_progress_counts_prefill_and_decode_tokens(tiny: minseek.Model) -> None:
     engine = Engine(tiny, make_plan(tiny, "snapkv", sequences=2))
     jobs = [generation(tiny, tokens(length, length), new=10) for length in (50, 70, 128)]
     list(engine.run(jobs))

@@ -147,12 +147,12 @@ def test_the_figures_by_hand(tiny: minseek.Model) -> None:
 
 
 @pytest.mark.parametrize("policy", [None, *POLICIES])
-def test_an_engine_allocates_what_was_planned(tiny: minseek.Model, policy: str | None) -> None:
+def test_an_engine_allocates_the_planned_bytes(tiny: minseek.Model, policy: str | None) -> None:
     plan = minseek.plan(tiny, kv_budget="1.5MB", cap=80, block=20, policy=policy)
     assert Engine(tiny, plan).pool.memory.nbytes == plan.kv_bytes
 
 
-def test_without_a_budget_the_sequences_get_what_they_need(tiny: minseek.Model) -> None:
+def test_without_a_budget_slots_are_as_long_as_the_sequences(tiny: minseek.Model) -> None:
     plan = minseek.plan(tiny, lengths=[300, 200, 7])
     assert (plan.cap, plan.block, plan.slots, plan.kv_budget) == (172, 128, 3, None)
     assert ", of " not in str(plan).splitlines()[2]
@@ -169,7 +169,7 @@ def test_the_memory_bounds_a_plan_without_a_budget(tiny: minseek.Model, monkeypa
     assert minseek.plan(tiny, cap=80, block=20, sequences=5).slots == 5
 
 
-def test_what_a_gpu_has_free_is_what_its_weights_leave(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_of_a_gpu_excludes_the_weights(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     class Placed:
         device = torch.device("cuda")
 
@@ -179,7 +179,7 @@ def test_what_a_gpu_has_free_is_what_its_weights_leave(tiny: minseek.Model, monk
     assert plan.slots == 1_600_000 // plan.slot.nbytes
 
 
-def test_no_memory_left_is_told_as_such(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_left_is_an_error_of_its_own(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "memory_bytes", lambda device: 400_000)
     with pytest.raises(InputError, match="memory") as raised:
         minseek.plan(tiny, cap=80, block=20)
@@ -231,7 +231,7 @@ def test_budgets_are_read_as_sizes(tiny: minseek.Model) -> None:
         ({"lengths": 5}, TypeError, "lengths must be a sequence of integers, not 5"),
     ],
 )
-def test_what_cannot_be_planned_is_told_in_one_sentence(
+def test_impossible_plans_are_refused_in_one_sentence(
     tiny: minseek.Model, options: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error) as raised:
@@ -249,7 +249,7 @@ def test_what_cannot_be_planned_is_told_in_one_sentence(
         ({"lengths": [0]}, "lengths"),
     ],
 )
-def test_other_wrong_values_are_told_too(tiny: minseek.Model, options: dict[str, Any], named: str) -> None:
+def test_other_wrong_values_are_named(tiny: minseek.Model, options: dict[str, Any], named: str) -> None:
     with pytest.raises((InputError, TypeError), match=named):
         minseek.plan(tiny, **options)
 

@@ -375,7 +375,7 @@ def test_a_stopped_run_goes_on(
 
 
 @pytest.mark.usefixtures("one_thread", "no_picture")
-def test_a_killed_run_goes_on(tiny_folders: dict[str, Path], task_file: Path, tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed(tiny_folders: dict[str, Path], task_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     given = flags(
         tiny_folders["llama"], task_file, out, "--max-thought-tokens", "30", "--thoughts", "0,20", "--limit", "2"

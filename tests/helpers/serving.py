@@ -22,7 +22,7 @@ from minseek.serve.slot_plan import plan_slots
 
 @dataclass
 class Running:
-    """Where it is, and what is in it."""
+    """A server, its address and its service."""
 
     url: str
     service: Service

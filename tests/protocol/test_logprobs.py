@@ -1,4 +1,4 @@
-"""What log-probabilities call a token."""
+"""Texts of tokens in log-probabilities."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from minseek.decode import TokenLogprob
 from minseek.protocol.logprobs import chat_logprobs, completion_logprobs
 
 
-def test_tokens_are_told_with_their_space(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Llama 2's tokenizer decodes: every token is a word, and a text's first space is dropped."""
+def test_tokens_keep_their_space(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Llama 2's tokenizer: every token is a word, and a text's first space is dropped."""
     monkeypatch.setattr(tiny, "decode", lambda tokens: "".join(f" {token}" for token in tokens)[1:], raising=False)
     given = [TokenLogprob(7, -0.5, ((7, -0.5), (8, -1.0))), TokenLogprob(12, -0.1, ((12, -0.1),))]
     told = completion_logprobs(tiny, given, offset=3)

@@ -112,7 +112,7 @@ def test_a_429_says_how_many_choices_the_queue_takes(tiny: minseek.Model, gate: 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_goes_frees_its_slot_at_once(tiny: minseek.Model, gate: Gate, stream: bool) -> None:
+def test_a_client_that_disconnects_frees_its_slot_at_once(tiny: minseek.Model, gate: Gate, stream: bool) -> None:
     with serving(tiny, slots=1) as running, running.http() as http:
         alone = content(http.post(CHAT, json=body("other")))
         gate.open.clear()
@@ -224,7 +224,7 @@ def stopping(running: Running, while_it_stops: Callable[[], None]) -> None:
     while_it_stops()
 
 
-def test_stopping_finishes_what_runs_and_refuses_what_is_new(tiny: minseek.Model, gate: Gate) -> None:
+def test_stopping_finishes_running_requests_and_refuses_new_ones(tiny: minseek.Model, gate: Gate) -> None:
     with serving(tiny, slots=1) as running, ThreadPoolExecutor(2) as pool, running.http() as http:
         alone = content(http.post(CHAT, json=body()))
         gate.open.clear()
@@ -241,7 +241,7 @@ def test_stopping_finishes_what_runs_and_refuses_what_is_new(tiny: minseek.Model
         assert [content(one.result()) for one in asked] == [alone] * 2
 
 
-def test_stopping_ends_cleanly_what_does_not_finish_in_time(tiny: minseek.Model) -> None:
+def test_stopping_ends_late_requests_with_an_error(tiny: minseek.Model) -> None:
     endless = body(thinking={"thoughts": "unbounded"}, max_completion_tokens=30_000)
     with serving(tiny, slots=2, grace=0.2) as running, ThreadPoolExecutor(3) as pool:
         asked = [
@@ -257,7 +257,7 @@ def test_stopping_ends_cleanly_what_does_not_finish_in_time(tiny: minseek.Model)
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "unavailable"
 
 
-def test_the_log_has_no_prompts_unless_asked(tiny: minseek.Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_no_prompts_by_default(tiny: minseek.Model, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "minseek.serve")
     for asked in (False, True):
         caplog.clear()

@@ -1,4 +1,4 @@
-"""What the server refuses, and what never gets it down."""
+"""Refused requests, none of which stops the server."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_malformed_bodies(http: httpx2.Client, body: bytes, path: str) -> None:
     error(http.post(path, content=body, headers={"Content-Type": "application/json"}))
 
 
-def test_a_page_elsewhere_cannot_post_without_being_asked(http: httpx2.Client) -> None:
+def test_a_foreign_page_cannot_post_without_a_preflight_request(http: httpx2.Client) -> None:
     """Browsers send text/plain across origins without asking; only JSON is taken."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", None):  # a Blob without a type has no header
         for path, sent in ((CHAT, HELLO), ("/v1/completions", {"prompt": "a"})):

@@ -43,7 +43,7 @@ def ask(client: openai.OpenAI, text: str, **options: Any) -> Any:
 
 
 def cleaned(answer: str) -> str:
-    """What the server makes of an answer: a tag that the model writes into it is left out."""
+    """An answer as the server returns it, without tags that the model wrote into it."""
     for tag in ("<think>", "</think>"):
         answer = answer.replace(tag, "")
     return answer.strip()
@@ -88,7 +88,7 @@ def test_an_answer_is_that_of_reason(client: openai.OpenAI, tiny: minseek.Model,
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high"])
-def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI, effort: str) -> None:
+def test_a_stream_equals_the_complete_response(client: openai.OpenAI, effort: str) -> None:
     for question in QUESTIONS[:3]:
         options = {"reasoning_effort": effort, "n": 2, "temperature": 0.8, "seed": 3}
         whole = ask(client, question, **options)
@@ -125,7 +125,7 @@ def test_a_conversation_is_rendered_whole(client: openai.OpenAI, tiny: minseek.M
     assert got.usage.prompt_tokens == len(tiny.encode(prompt))
 
 
-def test_stop_strings_end_answers_and_are_never_told(client: openai.OpenAI, tiny: minseek.Model) -> None:
+def test_stop_strings_end_answers_and_are_never_sent(client: openai.OpenAI, tiny: minseek.Model) -> None:
     found = 0
     for question in QUESTIONS:
         whole = ask(client, question).choices[0].message.content
@@ -189,7 +189,7 @@ def test_usage_comes_at_the_end_of_a_stream_if_wanted(client: openai.OpenAI) -> 
     assert all(chunk.usage is None for chunk in ask(client, "hello", stream=True))
 
 
-def test_many_at_once_get_what_each_gets_alone(client: openai.OpenAI) -> None:
+def test_concurrent_requests_get_the_same_answers_as_alone(client: openai.OpenAI) -> None:
     def answers(question: str) -> tuple[str, str]:
         whole = ask(client, question, reasoning_effort="medium")
         return whole.choices[0].message.content, whole.choices[0].message.reasoning_content or ""

@@ -51,7 +51,7 @@ def test_nothing_comes_back_that_is_not_described(running: Running, tmp_path: Pa
     assert running.service.engine_thread.busy == 0
 
 
-def test_what_fits_the_description_is_answered_or_a_field_is_named(running: Running) -> None:
+def test_described_requests_are_answered_or_a_field_is_named(running: Running) -> None:
     description = schemathesis.openapi.from_url(running.url + "/openapi.json", headers=HEADERS)
     statuses = Counter[int]()
 
@@ -71,7 +71,7 @@ def test_what_fits_the_description_is_answered_or_a_field_is_named(running: Runn
 
 
 def mended(body: Any) -> Any:
-    """The same request without what hypothesis seldom gets right by chance."""
+    """A request without the fields that hypothesis seldom gets right by chance."""
     body = {name: value for name, value in body.items() if name not in ("model", "thinking", "stream_options")}
     if not body.get("logprobs"):
         body.pop("top_logprobs", None)

@@ -77,7 +77,7 @@ def ended(page: Page, phase: str = "Done.") -> None:
 
 
 def told(running: Running, thoughts: int = 4) -> tuple[str, list[dict[str, Any]]]:
-    """What the API gives for the same: the answer, and what its stream tells of thoughts and cache."""
+    """The API's response to the same request: the answer, and its stream's notes on thoughts and cache."""
     how = {"strategy": "min-seek", "thoughts": thoughts, "rule": "shortest"}
     body = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "thinking": how, "stream": True}
     lines = running.http().post("/v1/chat/completions", json=body).text.splitlines()
@@ -104,7 +104,7 @@ def scripted(page: Page, *events: dict[str, Any], status: int = 200) -> None:
 # What it shows
 
 
-def test_what_it_shows_is_what_the_server_says(page: Page, running: Running) -> None:
+def test_the_page_shows_the_response_of_the_server(page: Page, running: Running) -> None:
     answer, notes = told(running)
     assert answer
     ask(page)
@@ -218,7 +218,7 @@ def test_an_error_of_the_server_is_shown(browser: Browser, running: Running) -> 
     page.context.close()
 
 
-def test_the_key_is_asked_for_and_kept_for_the_tab_alone(browser: Browser, tiny: minseek.Model) -> None:
+def test_the_page_asks_for_the_key_and_keeps_it_in_the_tab(browser: Browser, tiny: minseek.Model) -> None:
     with serving(tiny, ServerSettings(api_key="open sesame"), slots=1) as locked:
         page = browser.new_page()
         page.goto(locked.url)
@@ -374,7 +374,7 @@ def test_no_width_scrolls_sideways(page: Page, width: int) -> None:
     assert outside == []
 
 
-def test_nothing_moves_for_who_wants_that(browser: Browser, running: Running) -> None:
+def test_reduced_motion_is_respected(browser: Browser, running: Running) -> None:
     page = browser.new_page(reduced_motion="reduce")
     page.goto(running.url)
     ask(page)

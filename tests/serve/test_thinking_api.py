@@ -1,4 +1,4 @@
-"""What is ours in the API: thinking by effort, budget and strategy, the extension, models and metrics."""
+"""Our extensions of the API: efforts, budgets and strategies, the field `minseek`, models and metrics."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_answers_that_are_only_compared_count_as_well(http: httpx2.Client, field
         ({"thinking": {"type": "enabled"}, "reasoning_effort": "high"}, MinSeek(6), 3000),
     ],
 )
-def test_what_the_fields_mean(fields: dict[str, Any], strategy: Any, budget: int) -> None:
+def test_strategy_and_budget_of_the_fields(fields: dict[str, Any], strategy: Any, budget: int) -> None:
     defaults = ThinkingDefaults(EFFORTS["low"], slot_tokens=512, max_tokens=4000)
     got, limits = parse_thinking(ChatRequest(**body(), **fields), defaults)
     assert (got, limits.max_thinking_tokens) == (strategy, budget)
@@ -163,7 +163,7 @@ def test_what_the_fields_mean(fields: dict[str, Any], strategy: Any, budget: int
         ({"thinking": {"type": "enabled", "thoughts": 3}}, MinSeek(3), 3000),
     ],
 )
-def test_what_turns_thinking_on_where_the_default_is_none(fields: dict[str, Any], strategy: Any, budget: int) -> None:
+def test_fields_that_turn_thinking_on_by_themselves(fields: dict[str, Any], strategy: Any, budget: int) -> None:
     defaults = ThinkingDefaults(EFFORTS["none"], slot_tokens=512, max_tokens=4000)
     got, limits = parse_thinking(ChatRequest(**body(), **fields), defaults)
     assert (got, limits.max_thinking_tokens) == (strategy, budget)
@@ -206,7 +206,7 @@ def test_the_extension_of_an_answer(http: httpx2.Client, tiny: minseek.Model) ->
             assert thought["text"].strip() in choice["message"]["reasoning_content"]
 
 
-def test_a_stream_tells_what_happens_to_thoughts_and_cache(http: httpx2.Client, tiny: minseek.Model) -> None:
+def test_a_stream_reports_thoughts_and_cache(http: httpx2.Client, tiny: minseek.Model) -> None:
     fields: dict[str, Any] = {"thinking": {"thoughts": 5, "max_thought_tokens": 20}, "max_completion_tokens": 200}
     whole = ask(http, **fields)
     told = chunks(http, **fields)
@@ -313,7 +313,7 @@ def test_the_entry_of_the_model(running: Running, http: httpx2.Client, tiny: min
         assert http.post(CHAT, json=body(model=name, max_completion_tokens=4)).status_code == 200
 
 
-def test_metrics_count_what_happened(tiny: minseek.Model) -> None:
+def test_metrics_count_tokens_thoughts_and_requests(tiny: minseek.Model) -> None:
     with serving(tiny, slots=2) as running, running.http() as http:
         got = ask(http, thinking={"thoughts": 3, "max_thought_tokens": 20}, max_completion_tokens=150)
         http.post(CHAT, json=body(temperature=9))
@@ -386,7 +386,7 @@ def test_settings_are_checked(wrong: dict[str, Any]) -> None:
         ServerSettings(**wrong)
 
 
-def test_a_default_strategy_that_no_chat_has_room_for_is_refused(tiny: minseek.Model) -> None:
+def test_a_default_strategy_that_fits_no_chat_is_refused(tiny: minseek.Model) -> None:
     plan = plan_slots(tiny, slots=1, slot_tokens=64)
     with pytest.raises(InputError, match=r"needs at least \d+ tokens, and a slot holds 64"):
         create_app(tiny, plan, ServerSettings(strategy=BudgetForcing(64)))

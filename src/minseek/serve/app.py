@@ -30,7 +30,10 @@ from minseek.serve.schemas import Health, ModelEntry, ModelList
 from minseek.serve.server_settings import ServerSettings
 from minseek.serve.service import Service
 
-_STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+_RESPONSE_OR_STREAM = {
+    "description": 'The complete response, or with "stream": true server-sent events whose data are its chunks',
+    "content": {"text/event-stream": {}},  # a schema would be that of an event, which OpenAPI 3.1 cannot describe
+}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "A field is wrong or not supported; it is named"},
     404: {"model": ErrorResponse, "description": "Another model than the loaded one"},
@@ -110,12 +113,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     # `ApiKeyCheck` checks the key, before a body is read; this documents it in the OpenAPI description.
     guarded = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))] if service.settings.api_key else [])
 
-    @guarded.post(CHAT, response_model=ChatResponse, responses={**errors, 200: _STREAM})
+    @guarded.post(CHAT, response_model=ChatResponse, responses={**errors, 200: _RESPONSE_OR_STREAM})
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """Answer a chat; reasoning_effort, a token budget or `thinking` control its reasoning."""
         return await chat(request, service, body)
 
-    @guarded.post(COMPLETIONS, response_model=CompletionResponse, responses={**errors, 200: _STREAM})
+    @guarded.post(COMPLETIONS, response_model=CompletionResponse, responses={**errors, 200: _RESPONSE_OR_STREAM})
     async def completions(request: Request, body: CompletionRequest) -> Response:
         """Continue texts without a chat template."""
         return await complete(request, service, body)
