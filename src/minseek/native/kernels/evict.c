@@ -59,7 +59,7 @@ static inline void unrope_normalize(const weight *key, const float *cosine, cons
 int32_t key_cosine_to_mean(const cache_view *v, const weight *keys, const int32_t *positions, const float *cosine,
                            const float *sine, float *total, float *out) {
     const int n = v->num_pairs, dim = v->head_dim;
-    /* Once: such large memory comes from the system and goes back to it. */
+    /* For all threads at once: an allocation of this size is a system call. */
     float *all_normalized = try_malloc((size_t)v->num_threads * n * dim, sizeof(float));
     if (!all_normalized) return OUT_OF_MEMORY;
 #pragma omp parallel num_threads(v->num_threads)

@@ -83,8 +83,10 @@ static inline __attribute__((always_inline)) void gemm_kernel(operand_rows a, co
 }
 
 /* gemm_kernel for one block or two; b[1] may be NULL. */
-static void gemm_vectors(operand_rows a, const packed *const *b, int k, int accumulate, float *const *c,
+static void gemm_vectors(operand_rows a, const packed *const *blocks, int k, int accumulate, float *const *out,
                          prefetch_stream *next) {
+    const packed *b[2] = {blocks[0], blocks[1]}; /* copies that no store can change, so that they stay in registers */
+    float *c[2] = {out[0], out[1]};
     if (NR_BLOCKS > 1 && b[1]) {
         gemm_kernel(a, b, k, accumulate, c, NR_BLOCKS, next);
         return;
@@ -194,8 +196,8 @@ static void gemm_tile(int amx, const row_panel *a, const packed *const *b, int k
     const operand *const *half = a->half;
     const size_t stride = a->stride;
 #endif
-    next.lines /= halves * LANES / MR; /* with many blocks none: there is time enough */
-    for (int h = 0; h < halves; h++)
-        gemm_vectors((operand_rows){half[h], stride, a->rows[h]}, b, k, accumulate, c + 2 * h, &next);
+    next.lines /= halves > 1 ? 2 * LANES / MR : LANES / MR; /* with many blocks none: there is time enough */
+    gemm_vectors((operand_rows){half[0], stride, a->rows[0]}, b, k, accumulate, c, &next);
+    if (halves > 1) gemm_vectors((operand_rows){half[1], stride, a->rows[1]}, b, k, accumulate, c + 2, &next);
 }
 #endif
