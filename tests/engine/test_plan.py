@@ -126,6 +126,7 @@ def test_the_figures_by_hand(tiny: minseek.Model) -> None:
         "slot_bytes": 88_800,
         "kv_bytes": 976_800,
         "kv_budget": 1_000_000,
+        "kv_budget_is_default": False,
         "weight_bytes": tiny.weight_bytes,
         "activation_bytes": plan.activation_bytes,
         "total_bytes": tiny.weight_bytes + 976_800 + plan.activation_bytes,
@@ -154,8 +155,10 @@ def test_an_engine_allocates_the_planned_bytes(tiny: minseek.Model, policy: str 
 
 def test_without_a_budget_slots_are_as_long_as_the_sequences(tiny: minseek.Model) -> None:
     plan = minseek.plan(tiny, lengths=[300, 200, 7])
-    assert (plan.cap, plan.block, plan.slots, plan.kv_budget) == (172, 128, 3, None)
-    assert ", of " not in str(plan).splitlines()[2]
+    assert (plan.cap, plan.block, plan.slots, plan.kv_budget) == (172, 128, 3, 256_000_000)
+    assert plan.is_default_budget
+    assert plan.as_dict()["kv_budget_is_default"]
+    assert "of 256 MB by default; kv_budget changes it" in str(plan).splitlines()[2]
     longer = minseek.plan(tiny, lengths=[5000, 200])
     assert longer.slot.capacity == tiny.max_positions
     short = minseek.plan(tiny, lengths=[10], policy=StreamingLLM(sinks=2, recent=3))
@@ -165,7 +168,7 @@ def test_without_a_budget_slots_are_as_long_as_the_sequences(tiny: minseek.Model
 def test_the_memory_bounds_a_plan_without_a_budget(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "memory_bytes", lambda device: 2_000_000)
     plan = minseek.plan(tiny, cap=80, block=20)
-    assert plan.slots == (1_600_000 - tiny.weight_bytes) // plan.slot.nbytes
+    assert plan.slots == (2_000_000 - tiny.weight_bytes) // 2 // plan.slot.nbytes
     assert minseek.plan(tiny, cap=80, block=20, sequences=5).slots == 5
 
 
@@ -176,7 +179,29 @@ def test_free_memory_of_a_gpu_excludes_the_weights(tiny: minseek.Model, monkeypa
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (2_000_000, 80_000_000))
     monkeypatch.setattr(tiny, "placement", Placed())
     plan = minseek.plan(tiny, cap=80, block=20)
-    assert plan.slots == 1_600_000 // plan.slot.nbytes
+    assert plan.slots == 1_000_000 // plan.slot.nbytes
+
+
+def test_the_default_budget_holds_four_contexts_if_they_are_larger(
+    tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "memory_bytes", lambda device: 10**12)
+    monkeypatch.setattr(plan_module, "_MIN_DEFAULT_BUDGET", 1_000)
+    whole = by_hand(tiny.max_positions - 128, 128, "novel-values")
+    assert minseek.plan(tiny).kv_budget == 4 * whole
+    assert minseek.plan(tiny).slots == 4
+    short = minseek.plan(tiny, lengths=[165] * 3000)
+    assert short.kv_bytes <= 4 * whole
+    assert short.slots == 4 * whole // short.slot.nbytes
+
+
+def test_the_default_budget_takes_slots_away_before_it_evicts(
+    tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "_MIN_DEFAULT_BUDGET", 1_000)
+    long = minseek.plan(tiny, lengths=[500] * 100)
+    assert (long.slot.capacity, long.slots) == (500, 4)
+    assert minseek.plan(tiny, kv_budget=long.kv_budget, lengths=[500] * 100).slots > 4
 
 
 def test_no_memory_left_is_an_error_of_its_own(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from minseek.cli.batch_plan import (
     chosen_policy,
     parse_cap,
     plan_file,
+    plan_text,
     show_batch_plan,
 )
 from minseek.cli.view import loading
@@ -85,7 +86,7 @@ class BatchCommand:
                 return 0
             if plan is not None and summary.to_run:
                 check_memory(plan, model)
-                print(plan, file=sys.stderr)
+                print(plan_text(plan), file=sys.stderr)
             _print_resume_state(args.output, files.resume)
             return _run(args, model, files, plan, defaults, summary)
 

@@ -87,7 +87,7 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a memory plan."""
     group = parser.add_argument_group("memory")
     group.add_argument(
-        "--kv-budget", metavar="SIZE", help="bytes that all sequences' caches may take, such as 192MB (what they need)"
+        "--kv-budget", metavar="SIZE", help="bytes that all sequences' caches may take, such as 192MB (four contexts)"
     )
     group.add_argument(
         "--cap", default="auto", metavar="N", help="pairs per head that survive an eviction, or auto (%(default)s)"
@@ -140,7 +140,12 @@ def plan_file(args: argparse.Namespace, model: Model, policy: Policy | None, sum
 
 def show_batch_plan(plan: BatchPlan, *, as_json: bool) -> None:
     """Print a plan on standard output."""
-    print(json.dumps(plan.as_dict(), indent=1) if as_json else plan)
+    print(json.dumps(plan.as_dict(), indent=1) if as_json else plan_text(plan))
+
+
+def plan_text(plan: BatchPlan) -> str:
+    """Format a plan as a table that names the flags."""
+    return str(plan).replace("; kv_budget changes it", "; --kv-budget changes it")
 
 
 def _filled(args: argparse.Namespace, model: Model, policy: Policy | None, longest: int | None) -> BatchPlan:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minseek.cli.batch_plan import add_model_flags
+from minseek.cli.batch_plan import add_model_flags, plan_text
 from minseek.cli.view import loading
 from minseek.errors import InputError
 from minseek.reasoning.strategies import STRATEGIES
@@ -113,7 +113,7 @@ class EvalCommand:
         if args.plan:
             planned = {"tasks": len(tasks), "trials": len(evaluation.trials), "settings": evaluation.settings}
             report = json.dumps(evaluation.plan.as_dict() | planned, indent=1)
-            print(report if args.json else f"{evaluation}\n{evaluation.plan}")
+            print(report if args.json else f"{evaluation}\n{plan_text(evaluation.plan)}")
             return 0
         summary = _run(args, evaluation)
         if summary is None:
@@ -199,7 +199,7 @@ def _run(args: argparse.Namespace, evaluation: Evaluation) -> EvalSummary | None
     print(f"minseek: {evaluation}; {done} have their results already", file=sys.stderr)
     if not left:
         return evaluation.run()
-    print(evaluation.plan, file=sys.stderr)
+    print(plan_text(evaluation.plan), file=sys.stderr)
     view = EvalView(evaluation)
     try:
         with view:

@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from minseek.cli.batch_plan import add_model_flags, show_batch_plan
+from minseek.cli.batch_plan import add_model_flags, plan_text, show_batch_plan
 from minseek.cli.view import loading
 from minseek.errors import InputError
 from minseek.reasoning.strategies import RULES, STRATEGIES, canonical_rule
@@ -111,7 +111,7 @@ class ServeCommand:
             if bound is None:
                 show_batch_plan(plan, as_json=args.json)
                 return 0
-            print(plan, file=sys.stderr)
+            print(plan_text(plan), file=sys.stderr)
             if not is_loopback(bound) and settings.api_key is None:
                 print(
                     f"minseek: anybody who reaches {args.host} can use this server: give it an --api-key",

@@ -16,7 +16,9 @@ from minseek.units import format_bytes, parse_bytes
 DEFAULT_POLICY = "novel-values"
 MIN_AUTO_CAP = 256  # lower bound of cap="auto" while one slot of it fits: the number of slots shrinks first
 MAX_BATCHED_TOKENS = 512  # tokens in one pass, of all sequences together
-_MEMORY_SHARE = 0.8  # used by default, if no budget is given
+_DEFAULT_CONTEXTS = 4  # whole contexts that the default budget holds
+_MIN_DEFAULT_BUDGET = 256 * 10**6  # so that small models answer many sequences at once
+_MAX_MEMORY_SHARE = 0.5  # upper bound of the default budget, as a share of the memory without the weights
 
 
 @dataclass(frozen=True)
@@ -29,23 +31,26 @@ class BatchPlan:
         Cache of one sequence.
     slots : int
         Sequences in flight at once.
-    kv_budget : int or None
-        Bytes that all slots together may take, if given.
+    kv_budget : int
+        Bytes that all slots together may take.
     policy : Policy or None
         Eviction policy; None never evicts.
     weight_bytes, activation_bytes : int
         Bytes of the model, and of the activations and logits of one pass.
     model : str
         Name of the model.
+    is_default_budget : bool
+        True if `kv_budget` was not given.
     """
 
     slot: SlotShape
     slots: int
-    kv_budget: int | None
+    kv_budget: int
     policy: Policy | None
     weight_bytes: int
     activation_bytes: int
     model: str
+    is_default_budget: bool = False
 
     @property
     def cap(self) -> int:
@@ -79,6 +84,7 @@ class BatchPlan:
             "slot_bytes": self.slot.nbytes,
             "kv_bytes": self.kv_bytes,
             "kv_budget": self.kv_budget,
+            "kv_budget_is_default": self.is_default_budget,
             "weight_bytes": self.weight_bytes,
             "activation_bytes": self.activation_bytes,
             "total_bytes": self.total_bytes,
@@ -91,7 +97,9 @@ class BatchPlan:
         rest = self.slot.nbytes - shape.num_layers * shape.num_kv_heads * pairs * pair_bytes
         if rest:
             sizes += f" + {format_bytes(rest)} of {'queries' if self.slot.num_heads else 'surprise'}"
-        budget = "" if self.kv_budget is None else f", of {format_bytes(self.kv_budget)}"
+        budget = f", of {format_bytes(self.kv_budget)}"
+        if self.is_default_budget:
+            budget += " by default; kv_budget changes it"
         rule = f"evicted by {self.policy.name}" if self.policy else "nothing is evicted"
         rows = (
             ("weights", format_bytes(self.weight_bytes), self.model),
@@ -130,11 +138,12 @@ def plan(
     model : Model
         From `minseek.load`.
     kv_budget : int or str, optional
-        Bytes that all slots together may take, such as "192MB". The default is the need of the sequences, up to four
-        fifths of the memory.
+        Bytes that all slots together may take, such as "192MB". The default holds four sequences as long as the
+        model's context, or 256 MB if that is more, but no more than half of the memory without the weights.
     cap : int or "auto"
         Pairs per head that survive an eviction. *auto* is the largest cap at which `sequences` slots fit, at most the
-        need of the longest of `lengths`, and at least 256 (then fewer slots fit).
+        need of the longest of `lengths`, and at least 256 (then fewer slots fit). With the default budget, fewer slots
+        fit instead of smaller ones, down to one.
     block : int
         Tokens between two evictions.
     policy : str, Policy or None
@@ -175,12 +184,15 @@ def plan(
     def shape(size: int) -> SlotShape:
         return SlotShape(model.cache_shape, size, block, rule is not None, queries, hidden)
 
-    available = _available_bytes(model) if budget is None else budget
+    available = budget
+    if available is None:
+        largest = shape(max(1, context - block))
+        available = default_kv_budget(model, largest.nbytes)
     min_cap = _min_cap(rule)
     if cap == "auto":
         if rule is None and longest is not None:
             block = min(block, max(1, longest - 1))  # nothing is evicted: a slot is as long as the longest sequence
-        cap = _fitting_cap(shape, available, requested, longest, rule, block, context)
+        cap = _fitting_cap(shape, available, requested if budget else 1, longest, rule, block, context)
     else:
         if isinstance(cap, str):
             raise InputError(f"cap must be a number of pairs or 'auto', not {cap!r}")
@@ -196,7 +208,11 @@ def plan(
     fitting = available // slot.nbytes
     if fitting < 1:
         size = format_bytes(max(available, 0))
-        limit = f"memory that is left, {size}," if budget is None else f"KV budget of {size}"
+        limit = (
+            f"default KV budget of {size}, part of the memory without the weights,"
+            if budget is None
+            else f"KV budget of {size}"
+        )
         raise InputError(
             f"the {limit} does not hold one slot: cap {cap} + block {block} take "
             f"{format_bytes(slot.nbytes)}; give a larger budget or a smaller cap or block"
@@ -207,20 +223,29 @@ def plan(
     return BatchPlan(
         slot=slot,
         slots=slots,
-        kv_budget=budget,
+        kv_budget=available,
         policy=rule,
         weight_bytes=model.weight_bytes,
         activation_bytes=model.activation_bytes(MAX_BATCHED_TOKENS, slot.max_capacity, min(slots, MAX_BATCHED_TOKENS)),
         model=model.name,
+        is_default_budget=budget is None,
     )
 
 
-def _available_bytes(model: Model) -> int:
-    """Bytes for slots if no budget is given."""
-    available = int(_MEMORY_SHARE * memory_bytes(model.placement.device))
-    if model.placement.device.type == "cuda":  # free memory: the weights are allocated already
-        return available
-    return available - model.weight_bytes
+def default_kv_budget(model: Model, context_bytes: int) -> int:
+    """Bytes of all slots if no budget is given.
+
+    Parameters
+    ----------
+    model : Model
+    context_bytes : int
+        Bytes of a slot as long as the model's context.
+    """
+    free = memory_bytes(model.placement.device)
+    if model.placement.device.type != "cuda":  # on a GPU the weights are allocated already
+        free -= model.weight_bytes
+    wanted = max(_DEFAULT_CONTEXTS * context_bytes, _MIN_DEFAULT_BUDGET)
+    return max(0, min(wanted, int(_MAX_MEMORY_SHARE * free)))
 
 
 def _caps(model: Model, policy: Policy, cap: int, block: int, longest: int | None) -> tuple[int, ...]:

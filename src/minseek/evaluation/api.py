@@ -241,7 +241,7 @@ def evaluate(
     cache_tokens : int, optional
         Tokens of cache of each trial; the model's context if it is not given.
     kv_budget : int or str, optional
-        Bytes that the caches of all trials in flight may take; up to four fifths of the memory if it is not given.
+        Bytes that the caches of all trials in flight may take; the default is that of `minseek.plan`.
     sequences : int
         Trials in flight, if the budget holds so many.
     results : path, optional

@@ -67,7 +67,7 @@ def plan_trial_slots(model: Model, settings: EvalSettings, *, kv_budget: int | s
     Parameters
     ----------
     kv_budget : int, str or None
-        Bytes that all slots may take; None is up to four fifths of the memory.
+        Bytes that all slots may take; None is the default of `minseek.plan`.
     sequences : int
         Trials wanted in flight.
 

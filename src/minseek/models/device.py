@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 
 import torch
 
 from minseek.errors import InputError
+from minseek.models.main_memory import main_memory_bytes
 from minseek.native import cpu_flags, native_status
 
 _DTYPES = {
@@ -67,10 +67,13 @@ def _device(device: str) -> tuple[torch.device, str]:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Bytes available to a cache: a GPU's free memory, or all main memory (the system can page out the rest)."""
+    """Bytes available to a cache: a GPU's free memory, or all main memory that this process may use.
+
+    Main memory includes what other processes hold, which the system can page out.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return main_memory_bytes()
 
 
 def _fast_dtype(device: torch.device) -> tuple[torch.dtype, str]:

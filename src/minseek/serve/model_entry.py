@@ -16,7 +16,7 @@ def model_entry(service: Service) -> ModelEntry:
         id=service.name,
         created=service.created,
         minseek={
-            "kv_budget": plan.kv_budget or plan.kv_bytes,
+            "kv_budget": plan.kv_bytes if plan.is_default_budget else plan.kv_budget,
             "slots": plan.slots,
             "slot_tokens": slot,
             "token_bytes": service.token_bytes,

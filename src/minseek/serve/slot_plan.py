@@ -24,7 +24,7 @@ def plan_slots(
     ----------
     model : Model
     kv_budget : int or str, optional
-        Bytes of all slots together; the default is the need of the slots.
+        Bytes of all slots together; the default is the need of `slots`, or `minseek.plan`'s default.
     slot_tokens : int, optional
         Tokens of a slot; the default is the model's context, or less so that four slots (or `slots`) fit.
     slots : int, optional
@@ -59,13 +59,15 @@ def plan_slots(
         )
     block = min(_BLOCK, tokens - 1)
     wanted = slots or (_MIN_SLOTS if budget is None else _MAX_SLOTS)
+    available = memory_bytes(model.placement.device)
+    if budget is None and slots is not None:
+        budget = min(slots * tokens * token_bytes, available)
     made = make_plan(model, kv_budget=budget, cap=tokens - block, block=block, policy=None, sequences=wanted)
     if slots is not None and made.slots < slots:
         raise InputError(
             f"{slots} slots of {tokens} tokens take {format_bytes(slots * made.slot.nbytes)}, and only {made.slots} "
             "fit: give a larger --kv-budget, or fewer --slots or --slot-tokens"
         )
-    available = memory_bytes(model.placement.device)
     if made.kv_bytes > available:
         raise InputError(
             f"the {made.slots} slots take {format_bytes(made.kv_bytes)} at once, and the device has "
