@@ -16,7 +16,7 @@ from minseek.errors import InputError
 from minseek.reasoning.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from minseek.evaluation.api import EvalSummary, Evaluation
+    from minseek.evaluation.evaluation import EvalSummary, Evaluation
     from minseek.evaluation.tasks import Task
     from minseek.evaluation.thought_counts import Thoughts
 

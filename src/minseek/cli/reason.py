@@ -117,7 +117,7 @@ class ReasonCommand:
         planned |= {"system": args.system, "key_storage": args.key_storage}
         plan = plan_run(model, question, **planned)
         if args.plan:
-            from minseek.cli.plan import show_plan
+            from minseek.cli.view_plan import show_plan
 
             show_plan(model, plan, as_json=args.json)
             return 0

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from minseek.evaluation.accuracy_cells import EvalCell, Interval
-    from minseek.evaluation.api import Evaluation
     from minseek.evaluation.eval_records import EvalRecord
+    from minseek.evaluation.evaluation import Evaluation
 
 _LOG_SECONDS = 30.0  # between lines without a terminal, so that a log shows progress
 _WIDTH = 170

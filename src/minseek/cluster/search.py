@@ -43,7 +43,7 @@ class Search:
         return not self.limit_hit
 
     def record(self, kind: str, changed: int) -> None:
-        """Count a pass in which so many points changed."""
+        """Count a pass in which `changed` points changed their cluster."""
         self.passes += changed > 0
         if self.verbose:
             print(f"pass {self.passes} ({kind}): {changed:,} points change", flush=True)

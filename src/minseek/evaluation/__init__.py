@@ -10,8 +10,9 @@ from minseek.lazy import lazy_names
 if TYPE_CHECKING:
     from minseek.evaluation.accuracy_cells import EvalCell
     from minseek.evaluation.accuracy_plot import draw_accuracy
-    from minseek.evaluation.api import EvalRun, EvalSummary, Evaluation, evaluate, plan_evaluation
+    from minseek.evaluation.api import evaluate, plan_evaluation
     from minseek.evaluation.eval_records import EvalRecord, TrialPoint
+    from minseek.evaluation.evaluation import EvalRun, EvalSummary, Evaluation
     from minseek.evaluation.hub import load_named
     from minseek.evaluation.tasks import Task, read_tasks
 
@@ -20,8 +21,9 @@ __getattr__, __dir__ = lazy_names(
     {
         "minseek.evaluation.accuracy_cells": ("EvalCell",),
         "minseek.evaluation.accuracy_plot": ("draw_accuracy",),
-        "minseek.evaluation.api": ("EvalRun", "EvalSummary", "Evaluation", "evaluate", "plan_evaluation"),
+        "minseek.evaluation.api": ("evaluate", "plan_evaluation"),
         "minseek.evaluation.eval_records": ("EvalRecord", "TrialPoint"),
+        "minseek.evaluation.evaluation": ("EvalRun", "EvalSummary", "Evaluation"),
         "minseek.evaluation.hub": ("load_named",),
         "minseek.evaluation.tasks": ("Task", "read_tasks"),
     },

@@ -36,7 +36,7 @@ class EvalCell:
         `minseek.evaluation.intervals.paired_interval`. None without such answers.
     repaired, spoiled : int or None
         Answers that are correct and were wrong with no induced thought, and the reverse.
-    normalised, normalised_interval
+    normalized, normalized_interval
         Accuracy over that with no induced thought, as the paper reports it (the denominator is our reading).
     tokens, kv_tokens_peak, kv_bytes_peak, seconds : float
         Means over all tries; see `minseek.evaluation.eval_records.TrialPoint`.

@@ -14,24 +14,24 @@ DECODER_SIZES = (
 )
 
 
-class LayerWeights(Structure):
+class LayerWeightsStruct(Structure):
     """Addresses of one layer's weights, and its window."""
 
     _fields_ = (*((name, c_void_p) for name in LAYER_TENSORS), ("window", c_int32), ("reserved", c_int32))
 
 
-class Decoder(Structure):
+class DecoderStruct(Structure):
     """A decoder's sizes, constants and weights."""
 
     _fields_ = (
         *((name, c_int32) for name in DECODER_SIZES),
         *((name, c_float) for name in ("rms_norm_eps", "attention_scale")),
         *((name, c_void_p) for name in ("embedding", "norm", "lm_head", "lm_head_bias")),
-        ("layers", POINTER(LayerWeights)),
+        ("layers", POINTER(LayerWeightsStruct)),
     )
 
 
-class Sequence(Structure):
+class SequenceStruct(Structure):
     """One sequence's part of a pass; arrays of pointers have one for each layer."""
 
     _fields_ = (
@@ -58,7 +58,7 @@ class ForwardArgs(Structure):
 
     _fields_ = (
         ("tokens", POINTER(c_int32)),
-        ("sequences", POINTER(Sequence)),
+        ("sequences", POINTER(SequenceStruct)),
         *((name, c_void_p) for name in ("cosine", "sine", "memory")),
         ("output_columns", POINTER(c_int32)),
         *((name, c_void_p) for name in ("logits", "hidden")),
@@ -77,9 +77,9 @@ class CacheView(Structure):
 
 
 STRUCTURES: dict[str, type[Structure]] = {
-    "layer_weights": LayerWeights,
-    "decoder": Decoder,
-    "sequence": Sequence,
+    "layer_weights": LayerWeightsStruct,
+    "decoder": DecoderStruct,
+    "sequence": SequenceStruct,
     "step_args": StepArgs,
     "forward_args": ForwardArgs,
     "cache_view": CacheView,

@@ -28,8 +28,8 @@ static inline double distance_sq(const kmeans_state *s, const thread_scratch *t,
     int64_t j = 0;
     for (; j + 8 <= s->n_features; j += 8)
         UNROLL for (int e = 0; e < F64_VECS; e++) {
-            const int64_t at = j + e * F64_LANES;
-            const f64_vec difference = *(const f64_vec *)(x + at) - *(const f64_vec *)(c + at);
+            const int64_t feature = j + e * F64_LANES;
+            const f64_vec difference = *(const f64_vec *)(x + feature) - *(const f64_vec *)(c + feature);
             total[e] += difference * difference;
         }
     double rest = 0;

@@ -96,23 +96,23 @@ __attribute__((always_inline)) static inline void NAMED(round_range)(const T *x,
                                                                      random_source source, uint64_t first) {
     const NAMED(typed_grid) g = NAMED(to_typed)(shared);
     uint32_t random[SPAN];
-    for (int64_t at = begin; at < end; at += SPAN) {
-        if (mode == STOCHASTIC) draw(source, first + at / SPAN, g.random_bits, random);
-        for (int i = 0; i < SPAN && at + i < end; i += COUNT) {
+    for (int64_t offset = begin; offset < end; offset += SPAN) {
+        if (mode == STOCHASTIC) draw(source, first + offset / SPAN, g.random_bits, random);
+        for (int i = 0; i < SPAN && offset + i < end; i += COUNT) {
             VU drawn = {0};
             VT numbers = {0};
             if (mode == STOCHASTIC) drawn = __builtin_convertvector(*(const NAMED(draws_u) *)(random + i), VU);
-            const int64_t left = end - at - i;
+            const int64_t left = end - offset - i;
             const size_t bytes = left < COUNT ? (size_t)left * sizeof(T) : sizeof(VT);
             if (left >= COUNT)
-                numbers = *(const NAMED(reals_u) *)(x + at + i);
+                numbers = *(const NAMED(reals_u) *)(x + offset + i);
             else
-                memcpy(&numbers, x + at + i, bytes);
+                memcpy(&numbers, x + offset + i, bytes);
             numbers = NAMED(round_vector)(numbers, &g, mode, drawn);
             if (left >= COUNT)
-                *(NAMED(reals_u) *)(out + at + i) = numbers;
+                *(NAMED(reals_u) *)(out + offset + i) = numbers;
             else
-                memcpy(out + at + i, &numbers, bytes);
+                memcpy(out + offset + i, &numbers, bytes);
         }
     }
 }

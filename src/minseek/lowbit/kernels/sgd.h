@@ -51,11 +51,11 @@ __attribute__((always_inline)) static inline void update_range(const sgd_step *s
     const sgd_step s = *shared; /* a copy: stores cannot change it, so it stays in registers */
     const random_source weights_source = {s.seed, s.weights_stream}, momenta_source = {s.seed, s.momenta_stream};
     uint32_t weights_random[SPAN], momenta_random[SPAN];
-    for (int64_t at = begin; at < end; at += SPAN) {
-        if (s.momenta && momenta_mode == STOCHASTIC) draw(momenta_source, at / SPAN, 16, momenta_random);
-        if (weights_mode == STOCHASTIC) draw(weights_source, at / SPAN, 16, weights_random);
-        for (int i = 0; i < SPAN && at + i < end; i += LANES) {
-            const int64_t j = at + i;
+    for (int64_t offset = begin; offset < end; offset += SPAN) {
+        if (s.momenta && momenta_mode == STOCHASTIC) draw(momenta_source, offset / SPAN, 16, momenta_random);
+        if (weights_mode == STOCHASTIC) draw(weights_source, offset / SPAN, 16, weights_random);
+        for (int i = 0; i < SPAN && offset + i < end; i += LANES) {
+            const int64_t j = offset + i;
             const int count = end - j < LANES ? (int)(end - j) : LANES;
             f32_vec x = bf16_to_f32(s.weights + j, count), g = bf16_to_f32(s.gradient + j, count);
             if (s.maximize) g = -g;

@@ -28,14 +28,14 @@ class NativeForward:
     def __init__(self, library: ctypes.CDLL, weights: DecoderWeights, threads: int) -> None:
         self._library = library
         self._weights = weights  # keeps the weights alive
-        layers = (structs.LayerWeights * len(weights.layers))()
+        layers = (structs.LayerWeightsStruct * len(weights.layers))()
         for target, layer in zip(layers, weights.layers, strict=True):
             for name in structs.LAYER_TENSORS:
                 weight: Tensor | None = getattr(layer, name)
                 setattr(target, name, None if weight is None else weight.data_ptr())
             target.window = layer.window or 0
         config = weights.config
-        self._decoder = structs.Decoder(
+        self._decoder = structs.DecoderStruct(
             num_layers=config.num_layers,
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
@@ -55,10 +55,10 @@ class NativeForward:
         self._scratch = _floats(library.scratch_floats(byref(self._decoder)))
         self._workspace = _floats(0)
         self._lock = threading.Lock()  # sessions of a model share the workspace, and ctypes lets other threads run
-        self._bound: WeakKeyDictionary[KVCache, tuple[int, structs.Sequence]] = WeakKeyDictionary()
+        self._bound: WeakKeyDictionary[KVCache, tuple[int, structs.SequenceStruct]] = WeakKeyDictionary()
 
     def step(self, token: int, cache: KVCache, *, logits: bool) -> Tensor | None:
-        """Append one token to the cache; its logits [vocabulary], float32, if they are wanted.
+        """Append one token to the cache; return the logits [vocabulary] after it, float32, if `logits`.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class NativeForward:
             cache.advance(1)
             return out
 
-    def memory(self, columns: int, longest: int) -> int:
+    def workspace_bytes(self, columns: int, longest: int) -> int:
         """Bytes of workspace for a pass of that many tokens, the longest sequence having `longest` pairs."""
         return int(self._library.forward_bytes(byref(self._decoder), c_int64(columns), c_int64(longest)))
 
@@ -90,9 +90,9 @@ class NativeForward:
         Parameters
         ----------
         chunks : sequence of SequenceChunk
-            Their tokens, one chunk's after the other's, are the columns.
+            Columns are their tokens, chunk after chunk.
         logit_columns, hidden_columns : sequence of int
-            Columns whose logits are wanted, and others whose last hidden states are wanted.
+            Columns that get logits, and further ones that get last hidden states only.
 
         Returns
         -------
@@ -112,14 +112,14 @@ class NativeForward:
     def _forward(
         self, chunks: Sequence[SequenceChunk], logit_columns: Sequence[int], hidden_columns: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        sequences = (structs.Sequence * len(chunks))()
+        sequences = (structs.SequenceStruct * len(chunks))()
         columns, longest = 0, 0
         tokens: list[int] = []
         angles: list[tuple[Tensor, Tensor]] = []
         for target, chunk in zip(sequences, chunks, strict=True):
             cache, count = chunk.cache, len(chunk.tokens)
             cache.reserve(count)
-            ctypes.memmove(byref(target), byref(self._bind(cache)), ctypes.sizeof(structs.Sequence))
+            ctypes.memmove(byref(target), byref(self._bind(cache)), ctypes.sizeof(structs.SequenceStruct))
             target.num_tokens, target.first_column = count, columns
             target.position = cache.position
             for layer, length in enumerate(cache.lengths):
@@ -131,7 +131,7 @@ class NativeForward:
             tokens += chunk.tokens
             columns += count
             longest = max(longest, cache.length + count)
-        needed = self.memory(columns, longest)
+        needed = self.workspace_bytes(columns, longest)
         if needed > self._workspace.nbytes:
             self._workspace = _floats(0)  # frees the old one first
             self._workspace = _floats(needed // 4 + 16)
@@ -159,12 +159,12 @@ class NativeForward:
             chunk.cache.advance(len(chunk.tokens))
         return logits, hidden
 
-    def _bind(self, cache: KVCache) -> structs.Sequence:
+    def _bind(self, cache: KVCache) -> structs.SequenceStruct:
         """The cache's tensors for C, looked up again only after they have been reallocated."""
         bound = self._bound.get(cache)
         if bound is None or bound[0] != cache.allocation:
             observer, layers = cache.observer, len(cache.keys)
-            sequence = structs.Sequence(
+            sequence = structs.SequenceStruct(
                 lengths=(c_int32 * layers)(),
                 capacities=(c_int32 * layers)(*cache.capacities),
                 keys=_addresses(cache.keys),

@@ -110,8 +110,8 @@ class Decoder:
         surprise = (tokens + 4 * 128) * self.weights.hidden_size * 4
         outputs = num_logits * self.weights.vocab_size * 4 + surprise
         if self._native is not None:
-            return self._native.memory(tokens, longest) + outputs
-        return self._torch.memory(tokens, longest, num_logits) + outputs
+            return self._native.workspace_bytes(tokens, longest) + outputs
+        return self._torch.workspace_bytes(tokens, longest, num_logits) + outputs
 
     def _check(self, tokens: Sequence[int]) -> None:
         if not tokens:

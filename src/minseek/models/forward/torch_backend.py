@@ -37,7 +37,7 @@ class TorchForward:
         self._weights, self._surprise, self.capture = weights, surprise, capture
         self._graphs: WeakKeyDictionary[SlotMemory, CudaGraphCache] = WeakKeyDictionary()
 
-    def memory(self, tokens: int, longest: int, decode_tokens: int) -> int:
+    def workspace_bytes(self, tokens: int, longest: int, decode_tokens: int) -> int:
         """Bytes of a pass over `tokens`, of which `decode_tokens` are decoded in batches.
 
         longest: pairs a head of the longest sequence after the pass.

@@ -144,10 +144,10 @@ void keep_pairs(const cache_view *v, char *const *tensors, const int64_t *bytes,
     }
 }
 
-/* Indices that sort n scores, lowest first, equal ones by index, in the lower halves of work[0..n): a radix sort.
- * work: [2 n]. */
-static void argsort_radix(const float *scores, int n, uint64_t *work) {
-    uint64_t *from = work, *to = work + n;
+/* Indices that sort n scores, lowest first, equal ones by index, in the lower halves of scratch[0..n): a radix sort.
+ * scratch: [2 n]. */
+static void argsort_radix(const float *scores, int n, uint64_t *scratch) {
+    uint64_t *from = scratch, *to = scratch + n;
     int start[4][257] = {{0}};
     for (int i = 0; i < n; i++) {
         const float score = scores[i] + 0.0f; /* -0 as 0 */
@@ -177,12 +177,12 @@ int32_t rank_rows(const float *scores, int32_t rows, int32_t n, int32_t num_thre
     if (!memory) return OUT_OF_MEMORY;
 #pragma omp parallel for num_threads(num_threads) schedule(static)
     for (int r = 0; r < rows; r++) {
-        uint64_t *work = memory + (size_t)omp_get_thread_num() * 2 * n;
+        uint64_t *scratch = memory + (size_t)omp_get_thread_num() * 2 * n;
         float *o = out + (size_t)r * n;
-        argsort_radix(scores + (size_t)r * n, n, work);
+        argsort_radix(scores + (size_t)r * n, n, scratch);
         for (int i = 0; i < n; i++) {
             const float rank = n > 1 ? (float)i / (n - 1) * scale : 0;
-            const uint32_t index = (uint32_t)work[i];
+            const uint32_t index = (uint32_t)scratch[i];
             o[index] = accumulate ? o[index] + rank : rank;
         }
     }
@@ -199,7 +199,7 @@ int32_t boost_topk_rows(const cache_view *v, const float *policy_scores, int32_t
     if (!memory) return OUT_OF_MEMORY;
 #pragma omp parallel for num_threads(v->num_threads) schedule(static)
     for (int task = 0; task < v->layers * v->heads; task++) {
-        uint64_t *work = memory + (size_t)omp_get_thread_num() * 2 * n;
+        uint64_t *scratch = memory + (size_t)omp_get_thread_num() * 2 * n;
         const float *compared = policy_scores + first_pair(v, task);
         float *row = scores + (size_t)task * n;
         int above = 0;
@@ -208,8 +208,8 @@ int32_t boost_topk_rows(const cache_view *v, const float *policy_scores, int32_t
             for (int i = 0; i < n; i++) row[i] += compared[i] > threshold ? boost : 0;
             continue;
         }
-        argsort_radix(compared, n, work);
-        for (int i = n - count; i < n; i++) row[(uint32_t)work[i]] += boost;
+        argsort_radix(compared, n, scratch);
+        for (int i = n - count; i < n; i++) row[(uint32_t)scratch[i]] += boost;
     }
     free(memory);
     return 0;
@@ -222,11 +222,11 @@ int32_t topk_rows(const float *scores, int32_t rows, int32_t n, int32_t count, i
     if (memory && all_chosen) {
 #pragma omp parallel for num_threads(num_threads) schedule(static)
         for (int r = 0; r < rows; r++) {
-            uint64_t *work = memory + (size_t)omp_get_thread_num() * 2 * n;
+            uint64_t *scratch = memory + (size_t)omp_get_thread_num() * 2 * n;
             char *chosen = all_chosen + (size_t)omp_get_thread_num() * n;
-            argsort_radix(scores + (size_t)r * n, n, work);
+            argsort_radix(scores + (size_t)r * n, n, scratch);
             memset(chosen, 0, n);
-            for (int i = n - count; i < n; i++) chosen[(uint32_t)work[i]] = 1;
+            for (int i = n - count; i < n; i++) chosen[(uint32_t)scratch[i]] = 1;
             for (int i = 0, j = 0; i < n; i++)
                 if (chosen[i]) out[(size_t)r * count + j++] = i;
         }

@@ -114,7 +114,7 @@ static void convert_rows(const weight *a, size_t stride, int rows, int k, float 
 }
 #endif
 
-/* Number of rows that share a vector in products of rows of k with so many columns. */
+/* Number of rows that share a vector in products of rows of k with num_columns columns. */
 static inline int interleave_for(int num_columns, int k) {
 #if CONVERTS_BF16
     if (k <= PACKED_K) return num_columns <= LANES / 4 ? 4 : num_columns <= LANES / 2 ? 2 : 1;

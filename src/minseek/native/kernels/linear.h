@@ -25,7 +25,7 @@ typedef struct {
 
 static inline int num_blocks(int num_columns) { return (num_columns + LANES - 1) / LANES; }
 static inline int num_panels(int rows, int panel) { return (rows + panel - 1) / panel; }
-/* The first of so many panels for this thread, and the one after its last. */
+/* First panel of this thread, and the one after its last. */
 static inline int first_panel(const thread_ctx *ctx, int panels) {
     return (int)((int64_t)panels * ctx->thread / ctx->num_threads);
 }

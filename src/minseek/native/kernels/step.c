@@ -254,13 +254,13 @@ void step(const decoder *m, const step_args *args) {
     const int hidden = m->hidden_size, dim = m->head_dim, width = m->num_heads * dim, kv = m->num_kv_heads * dim;
     const int widest = hidden > width ? hidden : width;
     float *x = args->scratch, *qkv = x + hidden, *act = qkv + width + 2 * kv, *partials = act + m->intermediate_size;
-    float *own = partials + (size_t)m->num_threads * m->num_heads * (2 + dim);
+    float *thread_scratch = partials + (size_t)m->num_threads * m->num_heads * (2 + dim);
     barrier barrier = {0};
     for (int i = 0; i < hidden; i++) x[i] = weight_to_f32(m->embedding[(size_t)args->token * hidden + i]);
 
 #pragma omp parallel num_threads(m->num_threads)
     {
-        float *y = own + (size_t)omp_get_thread_num() * (widest + width + kv);
+        float *y = thread_scratch + (size_t)omp_get_thread_num() * (widest + width + kv);
         const step_ctx ctx = {.model = m, .args = args, .barrier = &barrier, .thread = omp_get_thread_num(),
                               .num_threads = omp_get_num_threads(), .x = x, .qkv = qkv, .act = act,
                               .partials = partials, .y = y, .q = y + widest, .k = y + widest + width};
