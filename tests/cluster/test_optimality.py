@@ -496,8 +496,8 @@ def test_verify_keeps_equal_rows_with_different_labels_apart(backend: str) -> No
 @pytest.mark.parametrize(
     ("labels", "more", "message"),
     [
-        ([0, 1], {}, "one integer for each of the 3 rows"),
-        ([0.5, 1, 1], {}, "one integer for each"),
+        ([0, 1], {}, "one integer or text for each of the 3 rows"),
+        ([0.5, 1, 1], {}, "one integer or text for each"),
         ([0, -1, 1], {}, "labels contain -1, but there are 2 clusters"),
         ([0, 5, 1], {"n_clusters": 3}, "labels contain 5, but there are 3 clusters"),
         ([0, 1, 1], {"sample_weight": [1.0, 2.0]}, "sample_weight has shape"),

@@ -92,6 +92,13 @@ class Backend(Protocol):
     def move_changes(self, point: int) -> Array:
         """Change of the loss if one point moved to each cluster, [k]; 0 for its own."""
 
+    def nearest(self) -> tuple[Labels, Array]:
+        """Nearest center of each point and the divergence to it, [n], whatever the other points are; -1 and -1 for
+        points so far away that the divergence could overflow."""
+
+    def pairwise(self, points: slice) -> Array:
+        """Divergence of some points to every center, [m, k]; -1 for points too far away."""
+
     def candidate_costs(self, candidates: NDArray[np.int64], closest: Array) -> Array:
         """Sum over points of weight times min(closest, divergence to the candidate), for m candidate points: [m]."""
 
@@ -99,10 +106,14 @@ class Backend(Protocol):
         """Lower `closest`, [n], in place to the divergence to that point where it is smaller."""
 
 
-def move_rounding_error(points: Points, max_norm: float, loss: float) -> float:
-    """Upper bound on the rounding error of a move's loss change: 2 v |x - c| * O(eps) * max_norm."""
-    weight = float(points.weight.max())
-    return weight * 64 * float(np.finfo(np.float64).eps) * max_norm * float(np.sqrt(loss / points.weight.sum()))
+def move_rounding_error(points: Points, max_norm: float, loss: float, *, merged: bool) -> float:
+    """Upper bound on the rounding error of a move's loss change: 2 v |x - c| * O(eps) * max_norm.
+
+    If a cluster holds several points (`merged`), a distance below eps * max_norm says nothing, not even if it is zero.
+    """
+    weight, eps = float(points.weight.max()), float(np.finfo(np.float64).eps)
+    distance = float(np.sqrt(loss / points.weight.sum()))
+    return weight * 64 * eps * max_norm * max(distance, eps * max_norm if merged else 0.0)
 
 
 def empty_clusters(sizes: Array) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ _FLAGS = (
     *("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-fno-math-errno", "-fno-trapping-math"),
     *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
 )
-_RETURN_INT64 = ("assign", "sweep", "unique_rows", "real_bytes", "thread_scratch_bytes")
+_RETURN_INT64 = ("assign", "nearest", "sweep", "unique_rows", "real_bytes", "thread_scratch_bytes")
 
 
 def kernel_library(*, sparse: bool, double: bool) -> ctypes.CDLL | None:

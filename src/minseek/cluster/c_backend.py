@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_void_p
+from ctypes import c_int64, c_void_p
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minseek.cluster.backend import Array, Labels, MoveScan, move_rounding_error
-from minseek.cluster.kmeans_state import KMeansState, bind_data, column_stats
+from minseek.cluster.checks import check_reach
+from minseek.cluster.frame import frame_of
+from minseek.cluster.kmeans_state import KMeansState, bind_data
 from minseek.cluster.points import Points
 
 PACK = 16  # centers that the kernels compute with at a time
@@ -78,21 +80,11 @@ class CBackend:
     def _choose_coordinates(self) -> None:
         """Set origin, scale and max_norm."""
         state, points = self._state, self.points
-        if points.sparse:
-            self._origin = np.zeros(points.dims)
-            starts = np.asarray(points.x.indptr[:-1])
-            squares = np.add.reduceat(np.append(points.x.data.astype(np.float64) ** 2, 0.0), starts)
-            squares[np.diff(points.x.indptr) == 0] = 0.0
-            max_norm = float(np.sqrt(squares.max(initial=0.0)))
-        else:
-            stats = column_stats(points, self._library)
-            if stats is None:
-                raise ValueError("the data hold something that is not a finite number")  # callers have checked
-            minimum, maximum, self._origin = stats
-            max_norm = float(np.linalg.norm(np.maximum(maximum - self._origin, self._origin - minimum)))
-        self._scale = float(2.0 ** -np.frexp(max_norm)[1]) if max_norm > 0 else 1.0  # a power of two: exact
+        frame = points.frame or frame_of(points)
+        self._frame = frame.without_origin() if points.sparse and frame.origin.any() else frame
+        self._origin, self._scale = self._frame.origin, self._frame.scale
         self._scale_sq = self._scale**2
-        state.scale, state.max_norm = self._scale, max_norm * self._scale
+        state.scale, state.max_norm = self._scale, self._frame.max_norm * self._scale
         if not points.sparse:
             state.origin = self._origin.ctypes.data
 
@@ -125,6 +117,7 @@ class CBackend:
 
     def _write_centers(self, centers: Array) -> None:
         internal = (np.asarray(centers, dtype=np.float64) - self._origin) * self._scale
+        check_reach(internal, centers, self._state.max_norm)
         self._arrays["centers"][:] = internal
         self._arrays["cluster_sums"][:] = internal  # as if each were a cluster of weight one, until points are assigned
         self._state.max_norm = max(self._state.max_norm, float(np.sqrt((internal**2).sum(axis=1).max(initial=0.0))))
@@ -149,7 +142,24 @@ class CBackend:
         return int(self._call("assign"))
 
     def accept_assignment(self) -> None:
-        self.labels[:] = self._arrays["labels_new"]
+        labels = self._arrays["labels_new"]
+        if labels.min(initial=0) < 0:  # no kernel may see such a label
+            raise RuntimeError(f"no center is nearest to row {int(labels.argmin())}")
+        self.labels[:] = labels
+
+    def nearest(self) -> tuple[Labels, Array]:
+        out = np.empty(self.points.count)
+        self._state.distances_sq = out.ctypes.data
+        self._call("nearest")
+        out /= self._scale_sq
+        return self._arrays["labels_new"].copy(), out
+
+    def pairwise(self, points: slice) -> Array:
+        first, end, _ = points.indices(self.points.count)
+        out = np.empty((end - first, self.n_clusters))
+        self._call("pairwise_distances_sq", c_int64(first), c_int64(end - first), c_void_p(out.ctypes.data))
+        out /= self._scale_sq
+        return out
 
     def apply_assignment(self) -> None:
         if (self.labels < 0).any():
@@ -172,6 +182,8 @@ class CBackend:
     def recompute_sums(self) -> None:
         self._call("recompute_sums")
         self._call("update_centers")
+        self._state.max_norm = self._frame.max_norm * self._scale  # means are not farther out than the points
+        self._set_rounding_errors()
 
     def sweep(self, tolerance: float) -> int:
         self._state.tolerance = tolerance * self._scale_sq
@@ -202,7 +214,9 @@ class CBackend:
 
     def rounding_error(self, loss: float) -> float:
         cancelled: float = 4 * self._state.f64_error / self._scale_sq * float(self.points.weight.max())
-        return move_rounding_error(self.points, self._state.max_norm / self._scale, loss) + cancelled
+        merged = self.points.count > int(np.count_nonzero(self.sizes))
+        max_norm = self._state.max_norm / self._scale
+        return move_rounding_error(self.points, max_norm, loss, merged=merged) + cancelled
 
     def centers(self) -> Array:
         return np.asarray(self._arrays["centers"] / self._scale + self._origin)

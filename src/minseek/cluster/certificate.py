@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minseek.cluster.backend import Backend, empty_clusters
+from minseek.errors import InputError
 
 _FINEST = 2.0**-46  # share of the loss that double precision resolves in a sum of divergences, with a margin
 
@@ -16,8 +17,8 @@ class Move(NamedTuple):
     """Move of one row, with the rows equal to it in its cluster, to another cluster, and the change of the loss."""
 
     row: int
-    source: int
-    target: int
+    source: Any
+    target: Any
     change: float
 
 
@@ -49,6 +50,8 @@ class Certificate:
         True if `max_iter` ended the search.
     moves : tuple of Move
         The best move of every point that gains by one, the greatest gain first; empty when D-local.
+    empty_clusters : tuple of range
+        The empty clusters, for `verify` with a number of clusters.
     """
 
     optimality: str | None
@@ -58,6 +61,7 @@ class Certificate:
     loss: float
     limit_hit: bool = False
     moves: tuple[Move, ...] = ()
+    empty_clusters: tuple[range, ...] = ()
 
     def __str__(self) -> str:
         if self.optimality == "D":
@@ -68,7 +72,14 @@ class Certificate:
             proof = f"not a local optimum: {len(self.moves)} points gain by moving"
         limit = "; max_iter was reached" if self.limit_hit else ""
         figures = f"smallest change {self.smallest_change:.3g}, tolerance {self.tolerance:.3g}, loss {self.loss:.6g}"
-        return f"{proof} ({figures}){limit}"
+        return f"{proof} ({figures}){limit}{self._empty_clusters_text()}"
+
+    def _empty_clusters_text(self) -> str:
+        spans = [f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in self.empty_clusters]
+        if not spans:
+            return ""
+        one = len(spans) == 1 and len(self.empty_clusters[0]) == 1
+        return f"; cluster {spans[0]} is empty" if one else f"; clusters {', '.join(spans)} are empty"
 
 
 def tolerance_for(backend: Backend, loss: float, tol: float) -> float:
@@ -80,6 +91,10 @@ def certify(backend: Backend, tol: float, *, limit_hit: bool = False) -> Certifi
     """Evaluate every single move of the backend's clustering."""
     loss = backend.loss()
     n = backend.points.count
+    if not np.isfinite(loss):
+        farthest = int(np.nan_to_num(backend.distances(), nan=np.inf).argmax())
+        row = farthest if backend.points.rows is None else int(backend.points.rows[farthest])
+        raise InputError(f"the loss is {loss}: row {row} is too far from its center for float64; scale X or weights.")
     tolerance = tolerance_for(backend, loss, tol)
     scan = backend.scan_moves()
     change, gap = float(scan.change.min(initial=np.inf)), float(scan.gap.min(initial=np.inf))

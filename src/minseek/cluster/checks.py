@@ -12,7 +12,9 @@ from sklearn.utils import check_array
 from minseek.cluster.divergences import Divergence
 from minseek.errors import InputError
 
-_STEP = 2**22  # numbers checked start a time
+_WEIGHT_LIMIT = 2.0**100
+_CENTER_REACH = 2.0**50  # times the reach of the data: farther centers are equally far from all rows, but for rounding
+_STEP = 2**22  # numbers checked at a time
 
 
 def check_finite(x: Any, name: str = "X") -> None:
@@ -32,7 +34,9 @@ def check_finite(x: Any, name: str = "X") -> None:
     step = max(1, _STEP // max(1, x.shape[1]))
     for start in range(0, len(x), step):
         block = x[start : start + step]
-        if np.isfinite(block.sum(dtype=np.float64)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = block.sum(dtype=np.float64)
+        if np.isfinite(total):
             continue
         bad = np.argwhere(~np.isfinite(block))
         if len(bad):
@@ -64,8 +68,8 @@ def check_domain(divergence: Divergence, x: NDArray[Any]) -> None:
             )
 
 
-def check_weights(weights: NDArray[np.float64]) -> None:
-    """Check that weights are finite, not negative and not all zero.
+def check_weights(weights: NDArray[np.float64], limit: float = _WEIGHT_LIMIT) -> None:
+    """Check that weights are finite, not negative and not all zero, and that their sum and the largest fit.
 
     Raises
     ------
@@ -77,6 +81,15 @@ def check_weights(weights: NDArray[np.float64]) -> None:
         raise InputError(f"sample_weight is {weights[bad[0]]} in row {bad[0]}; weights are finite numbers >= 0.")
     if not weights.any():
         raise InputError(f"all {len(weights)} sample weights are zero; at least one must be positive.")
+    row = int(weights.argmax())
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not 1 / limit <= weights[row] or not total <= limit:
+        fault = "too large for sums" if total > limit else "the largest, but too small for products"
+        raise InputError(
+            f"sample_weight is {weights[row]:.6g} in row {row}, which is {fault}; only ratios of weights count, so "
+            "divide all by the largest."
+        )
 
 
 def check_centers(centers: Any, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -96,3 +109,20 @@ def check_centers(centers: Any, shape: tuple[int, int]) -> NDArray[np.float64]:
             f"{shape[0]} centers of {shape[1]} columns are needed."
         )
     return converted
+
+
+def check_reach(internal: NDArray[np.float64], centers: Any, max_norm: float) -> None:
+    """Check that centers, relative to the origin, are not so far from the data that distances to them say nothing.
+
+    Raises
+    ------
+    InputError
+        If one is; names row, column and value of `centers`.
+    """
+    far = np.argwhere(~(np.abs(internal) <= _CENTER_REACH * (max_norm or 1.0)))
+    if len(far):
+        row, column = far[0]
+        raise InputError(
+            f"center {row} has {centers[row][column]:.6g} in column {column}, more than 2**50 times as far as any row "
+            "from the mean of X; choose centers nearer to the data."
+        )

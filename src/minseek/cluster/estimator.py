@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -21,7 +20,8 @@ from minseek.cluster.checks import check_centers, check_weights
 from minseek.cluster.dispatch import make_backend
 from minseek.cluster.divergences import Divergence, divergence_of
 from minseek.cluster.init import INIT_METHODS, initial_centers
-from minseek.cluster.problem import Problem, cluster_means, merge_equal_rows, nearest_centers, prepare
+from minseek.cluster.nearest import distances_to_centers, nearest_centers
+from minseek.cluster.problem import Problem, cluster_means, find_frame, merge_equal_rows, prepare
 from minseek.cluster.restarts import Restarts
 from minseek.cluster.search import ALGORITHMS
 from minseek.errors import InputError
@@ -138,7 +138,7 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         ------
         InputError
             If the data hold something that is not finite or outside the divergence's domain, or fewer different rows
-            than clusters.
+            than clusters, or squared distances between rows of positive weight overflow or underflow.
         """
         x = self._checked(X, reset=True)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, x, dtype=np.float64)
@@ -150,6 +150,7 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
                 f"n_samples={x.shape[0]} should be >= n_clusters={self.n_clusters}, and so should be the different "
                 f"ones of positive weight, which are {problem.points.count}; ask for at most that many clusters."
             )
+        problem = find_frame(problem, x)
         backend = make_backend(problem.points, problem.divergence, self.n_clusters, self.n_threads)
         restarts = Restarts(self.algorithm, self._resolve_n_init(), self.max_iter, self.tol, bool(self.verbose))
         rng = check_random_state(self.random_state)
@@ -162,7 +163,7 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
                 stacklevel=3,  # past scikit-learn's wrapper of fit
             )
         self.certificate_: Certificate = fit.certificate
-        self._origin = problem.origin
+        self._origin, self._frame = problem.origin, problem.points.frame
         centers = fit.centers if problem.origin is None else cluster_means(problem, x, fit.labels, self.n_clusters)
         self.cluster_centers_ = centers.astype(x.dtype)
         self.labels_ = problem.points.labels_of_rows(fit.labels)
@@ -227,7 +228,7 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
             If the data have another number of columns than those of `fit`.
         """
         check_is_fitted(self)
-        return self._nearest(X)[0]
+        return self._nearest(self._problem(self._checked(X, reset=False)))[0]
 
     def score(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> float:
         """Minus the loss of X at the fitted centers.
@@ -248,12 +249,22 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
             In the cases of `predict`, and for weights that do not fit the rows.
         """
         check_is_fitted(self)
-        return -self._nearest(X, sample_weight)[1]
-
-    def _nearest(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[NDArray[np.int32], float]:
         x = self._checked(X, reset=False)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, x, dtype=np.float64)
-        problem = prepare(x, divergence_of(self.divergence), weights, origin=self._origin)
+        problem = self._problem(x, weights)
+        divergence = self._nearest(problem)[1]
+        with np.errstate(over="ignore"):
+            loss = float((divergence * problem.points.weight).sum())
+        if not np.isfinite(loss):
+            point = int(divergence.argmax())
+            row = point if problem.points.rows is None else int(problem.points.rows[point])
+            raise InputError(f"X has a row, {row}, so far from every center that the loss overflows; leave it out.")
+        return -loss
+
+    def _problem(self, x: Any, weights: NDArray[np.float64] | None = None) -> Problem:
+        return prepare(x, divergence_of(self.divergence), weights, origin=self._origin, frame=self._frame)
+
+    def _nearest(self, problem: Problem) -> tuple[NDArray[np.int32], Array]:
         return nearest_centers(problem, self.cluster_centers_.astype(np.float64), self.n_threads)
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
@@ -275,11 +286,14 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
         """
         check_is_fitted(self)
         x = self._checked(X, reset=False)
-        divergence = divergence_of(self.divergence)
-        prepare(x, divergence, None, origin=self._origin)
-        if divergence.name == "squared_euclidean":
-            return np.asarray(euclidean_distances(x, self.cluster_centers_))
-        return divergence.pairwise(x.astype(np.float64), self.cluster_centers_.astype(np.float64)).astype(x.dtype)
+        problem, centers = self._problem(x), self.cluster_centers_.astype(np.float64)
+        if problem.divergence.name != "squared_euclidean":
+            return problem.divergence.pairwise(x.astype(np.float64), centers).astype(x.dtype)
+        distances = distances_to_centers(problem, centers, self.n_threads)
+        with np.errstate(over="ignore"):
+            if problem.user_divergence.name != "squared_euclidean":
+                distances **= 2
+            return distances.astype(x.dtype, copy=False)
 
     def fit_predict(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> NDArray[np.int32]:
         """Cluster X and return its labels."""

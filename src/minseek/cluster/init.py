@@ -40,7 +40,7 @@ def _kmeans_plus_plus(points: Points, divergence: Divergence, n_clusters: int, r
     backend = make_backend(points, divergence, 16)
     weight, n_candidates = points.weight, 2 + int(np.log(n_clusters))
     chosen = np.empty(n_clusters, dtype=np.int64)
-    closest = np.full(points.count, _LARGEST)
+    closest = np.full(points.count, _largest(divergence))
     chosen[0] = rng.choice(points.count, p=weight / weight.sum())
     backend.add_center(int(chosen[0]), closest)
     for k in range(1, n_clusters):
@@ -76,7 +76,8 @@ def _kmeans_parallel(points: Points, divergence: Divergence, n_clusters: int, rn
         candidates = np.concatenate([candidates, missing[: n_clusters - len(candidates)]])
     nearest = _nearest(points, divergence, candidates)[1]
     counts = np.bincount(nearest, weights=weight, minlength=len(candidates))
-    sample = Points(points.take(candidates), weights=np.maximum(counts, np.finfo(np.float64).tiny))
+    weights = np.maximum(counts, np.finfo(np.float64).tiny)
+    sample = Points(points.take(candidates), weights=weights, frame=points.frame)
     return sample.take(_kmeans_plus_plus(sample, divergence, n_clusters, rng))
 
 
@@ -86,7 +87,12 @@ def _nearest(points: Points, divergence: Divergence, candidates: NDArray[np.int6
     backend.set_centers(points.take(candidates))
     backend.assign()
     backend.accept_assignment()
-    return np.minimum(backend.distances(), _LARGEST), backend.labels
+    return np.minimum(backend.distances(), _largest(divergence)), backend.labels
+
+
+def _largest(divergence: Divergence) -> float:
+    """Cap on divergences, which may be infinite; squared distances fit, as `frame_of` has checked."""
+    return np.inf if divergence.name == "squared_euclidean" else _LARGEST
 
 
 def order_by_proximity(centers: Array, size: int) -> NDArray[np.int64]:

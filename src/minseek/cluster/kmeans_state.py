@@ -64,13 +64,13 @@ def bind_data(state: KMeansState, points: Points) -> list[Any]:
 
 
 def column_stats(points: Points, library: ctypes.CDLL) -> tuple[Array, Array, Array] | None:
-    """Minimum, maximum and mean of each column of dense data; None if something is not finite."""
+    """Minimum, maximum and mean of each column of dense data, unweighted; None if something is not finite."""
     state = KMeansState()
-    keep = bind_data(state, Points(points.x))
+    keep = bind_data(state, Points(points.x, points.rows))
     minimum, maximum, total = (np.empty(points.dims) for _ in range(3))
     found = library.column_stats(ctypes.byref(state), *(c_void_p(a.ctypes.data) for a in (minimum, maximum, total)))
     del keep
-    return None if found >= 0 else (minimum, maximum, total / points.x.shape[0])
+    return None if found >= 0 else (minimum, maximum, total / points.count)
 
 
 def unique_rows(points: Points, library: ctypes.CDLL) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -7,12 +7,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from minseek.cluster.backend import Array, Labels, MoveScan, move_rounding_error
+from minseek.cluster.checks import check_reach
 from minseek.cluster.divergences import Divergence
+from minseek.cluster.frame import frame_of
 from minseek.cluster.points import Points
 
 _BLOCK = 4096  # points that a sweep inspects before any of them moves
 _FEW = 3  # clusters that a point is first compared with
 _FAR = 1e150  # replaces an infinite divergence where sums are compared
+FAR = 2.0**20  # times max_norm: rows farther than this are compared in coordinates of their own
 _ROUNDING = 64 * np.finfo(np.float64).eps
 
 
@@ -26,14 +29,12 @@ class NumpyBackend:
         self._weight = points.weight
         # Distances lose no digits far from zero if the origin is shifted, which only this divergence permits.
         self._euclidean = divergence.name == "squared_euclidean"
-        self._origin = self._mean() if self._euclidean else np.zeros(points.dims)
+        self._origin, self._max_norm = np.zeros(points.dims), 0.0
+        if self._euclidean:
+            frame = points.frame or frame_of(points)
+            self._origin, self._max_norm = frame.origin, frame.max_norm
+        self._far = np.inf if self._euclidean else _FAR
         self._step = max(1, min(_BLOCK, 2**22 // max(1, points.dims)))
-
-    def _mean(self) -> Array:
-        x, rows = self.points.x, self.points.rows
-        if self.points.sparse:
-            return np.zeros(self.points.dims)
-        return np.asarray((x if rows is None else x[rows]).mean(axis=0, dtype=np.float64))
 
     def _blocks(self) -> list[NDArray[np.int64]]:
         ids = np.arange(self.points.count)
@@ -44,6 +45,8 @@ class NumpyBackend:
 
     def set_centers(self, centers: Array) -> None:
         self._centers = np.array(centers, dtype=np.float64) - self._origin
+        if self._euclidean:
+            check_reach(self._centers, centers, self._max_norm)
         self.labels[:] = -1
         self.sizes[:] = 0
         self._sums = np.zeros_like(self._centers)
@@ -162,8 +165,8 @@ class NumpyBackend:
     def rounding_error(self, loss: float) -> float:
         if not self._euclidean:
             return 0.0
-        max_norm = max(float(np.sqrt((self._take(ids) ** 2).sum(axis=1).max())) for ids in self._blocks())
-        return move_rounding_error(self.points, max_norm, loss)
+        merged = self.points.count > int(np.count_nonzero(self.sizes))
+        return move_rounding_error(self.points, self._max_norm, loss, merged=merged)
 
     def centers(self) -> Array:
         return self._centers + self._origin
@@ -174,15 +177,47 @@ class NumpyBackend:
         change[self.labels[point]] = 0.0
         return np.asarray(change)
 
+    def nearest(self) -> tuple[Labels, Array]:
+        labels, out = np.empty(self.points.count, np.int32), np.empty(self.points.count)
+        for ids in self._blocks():
+            if self._euclidean:
+                pairs = self.pairwise(slice(ids[0], ids[-1] + 1))
+                labels[ids], out[ids] = pairs.argmin(axis=1), pairs.min(axis=1)
+            else:
+                labels[ids], out[ids] = self._nearest_by_rank(self._take(ids))
+        labels[out < 0] = -1
+        return labels, out
+
+    def _nearest_by_rank(self, x: Array) -> tuple[NDArray[np.int64], Array]:
+        """The nearest center by divergence among those whose ranks differ by little more than rounding."""
+        ranks = self.divergence.ranking(x, self._centers)
+        labels = ranks.argmin(axis=1)
+        lowest, largest = ranks.min(axis=1, keepdims=True), np.abs(ranks).max(axis=1, keepdims=True)
+        near = ~(ranks > lowest + 1e-9 * largest)  # ranks of one row and of many differ in their last digits
+        close = np.flatnonzero(near.sum(axis=1) > 1)
+        if len(close):
+            pairs = self.divergence.pairwise(x[close], self._centers)
+            labels[close] = np.where(near[close], pairs, np.inf).argmin(axis=1)
+        return labels, self.divergence.between(x, self._centers[labels])
+
+    def pairwise(self, points: slice) -> Array:
+        ids = np.arange(*points.indices(self.points.count))
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = self._take(ids)
+            pairs = self.divergence.pairwise(x, self._centers)
+            if self._euclidean:
+                pairs[~(np.abs(x).max(axis=1, initial=0) <= FAR * self._max_norm)] = -1
+        return pairs
+
     def candidate_costs(self, candidates: NDArray[np.int64], closest: Array) -> Array:
         costs, centers = np.zeros(len(candidates)), self._take(candidates)
         for ids in self._blocks():
             divergence = self.divergence.pairwise(self._take(ids), centers)
-            costs += self._weight[ids] @ np.minimum(np.minimum(closest[ids, None], _FAR), divergence)
+            costs += self._weight[ids] @ np.minimum(np.minimum(closest[ids, None], self._far), divergence)
         return costs
 
     def add_center(self, candidate: int, closest: Array) -> None:
         center = self._take(np.array([candidate]))
         for ids in self._blocks():
             divergence = self.divergence.pairwise(self._take(ids), center)[:, 0]
-            closest[ids] = np.minimum(np.minimum(closest[ids], divergence), _FAR)
+            closest[ids] = np.minimum(np.minimum(closest[ids], divergence), self._far)

@@ -14,6 +14,31 @@ Rows: TypeAlias = Any  # an array [N, d] or a CSR matrix of that shape
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Origin and reach of the rows of positive weight; the coordinates that a backend computes in follow from it.
+
+    Attributes
+    ----------
+    origin : float64 [d]
+        Zero for CSR.
+    max_norm : float
+        No row of positive weight is farther from the origin.
+    """
+
+    origin: NDArray[np.float64]
+    max_norm: float
+
+    @property
+    def scale(self) -> float:
+        """A power of two, so that scaling is exact; the scaled rows have a norm of at most one."""
+        return float(2.0 ** -np.frexp(self.max_norm)[1]) if self.max_norm > 0 else 1.0
+
+    def without_origin(self) -> Frame:
+        """The same reach around zero, for CSR."""
+        return Frame(np.zeros_like(self.origin), self.max_norm + float(np.linalg.norm(self.origin)))
+
+
+@dataclass(frozen=True)
 class Points:
     """n different rows of the data; rows of weight zero are left out, equal ones merged into one point.
 
@@ -30,12 +55,15 @@ class Points:
         Weights of the points; if None, one each.
     group : int64 [N] or None
         Point of each row, -1 for one of weight zero; if None, row i is point i.
+    frame : Frame or None
+        If None, backends find their own.
     """
 
     x: Rows
     rows: NDArray[np.int64] | None = None
     weights: NDArray[np.float64] | None = None
     group: NDArray[np.int64] | None = None
+    frame: Frame | None = None
 
     @property
     def count(self) -> int:

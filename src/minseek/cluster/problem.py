@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from minseek.cluster.backend import Array, Labels
 from minseek.cluster.checks import check_domain, check_finite
-from minseek.cluster.dispatch import make_backend
 from minseek.cluster.divergences import Divergence, SquaredEuclidean
+from minseek.cluster.frame import frame_of
 from minseek.cluster.kmeans_state import load_kernels, unique_rows
-from minseek.cluster.points import Points, merge_points
+from minseek.cluster.points import Frame, Points, merge_points
 from minseek.errors import InputError
 
 
@@ -42,13 +42,19 @@ class Problem:
 
 
 def _to_euclidean(divergence: Divergence, x: Array, origin: Array) -> Array:
-    converted = divergence.to_euclidean(x - origin)
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = divergence.to_euclidean(x - origin)
     assert converted is not None
     return converted
 
 
 def prepare(
-    x: Any, divergence: Divergence, weights: NDArray[np.float64] | None, *, origin: Array | None = None
+    x: Any,
+    divergence: Divergence,
+    weights: NDArray[np.float64] | None,
+    *,
+    origin: Array | None = None,
+    frame: Frame | None = None,
 ) -> Problem:
     """Check the data and leave out rows of weight zero.
 
@@ -57,6 +63,8 @@ def prepare(
     x : array [N, d], C-contiguous, float32 or float64; or CSR
     origin : float64 [d], optional
         Origin of an earlier problem whose coordinates this one must share.
+    frame : Frame, optional
+        The frame of that problem's points.
 
     Raises
     ------
@@ -77,7 +85,7 @@ def prepare(
         check_domain(divergence, x)
     backend_divergence = divergence
     if divergence.name != "squared_euclidean" and divergence.to_euclidean(np.zeros((1, x.shape[1]))) is not None:
-        origin = x.mean(axis=0, dtype=np.float64) if origin is None else origin
+        origin = _mean(x, weights) if origin is None else origin
         points, backend_divergence = Points(_to_euclidean(divergence, x, origin)), SquaredEuclidean()
     else:
         origin = None
@@ -89,7 +97,15 @@ def prepare(
             points = Points(points.x, rows, weights[rows], group)
         elif (weights != 1).any():
             points = Points(points.x, weights=weights)
-    return Problem(points, backend_divergence, divergence, origin)
+    return Problem(replace(points, frame=frame), backend_divergence, divergence, origin)
+
+
+def _mean(x: NDArray[Any], weights: NDArray[np.float64] | None) -> Array:
+    """Mean of the rows of positive weight."""
+    used = x if weights is None or (weights > 0).all() else x[weights > 0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean: Array = used.mean(axis=0, dtype=np.float64)
+    return mean if np.isfinite(mean).all() else frame_of(Points(used)).origin
 
 
 def merge_equal_rows(problem: Problem, labels: Labels | None = None) -> Problem:
@@ -97,7 +113,7 @@ def merge_equal_rows(problem: Problem, labels: Labels | None = None) -> Problem:
     points = problem.points
     group, first = _unique_rows(points)
     if labels is not None:
-        key = group * (int(labels.max(initial=0)) + 1) + labels
+        key = group * (int(labels.max(initial=0)) + 1) + labels  # labels are below the number of points, so this fits
         _, first, group = np.unique(key, return_index=True, return_inverse=True)
         group = group.reshape(-1)
     return replace(problem, points=merge_points(points, group, first))
@@ -127,13 +143,18 @@ def _unique_rows(points: Points) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return rank[group.reshape(-1)], first[order]
 
 
-def nearest_centers(problem: Problem, centers: Array, n_threads: int | None = None) -> tuple[Labels, float]:
-    """The nearest of some centers [k, d] for every point, [n], and the loss."""
-    backend = make_backend(problem.points, problem.divergence, len(centers), n_threads)
-    backend.set_centers(problem.to_backend(centers))
-    backend.assign()
-    backend.accept_assignment()
-    return backend.labels.copy(), backend.loss()
+def find_frame(problem: Problem, x: Any) -> Problem:
+    """Give the points of a squared Euclidean problem their frame; x are the data in the user's coordinates.
+
+    Raises
+    ------
+    InputError
+        If squared distances overflow or underflow; names row, column and value.
+    """
+    if problem.divergence.name != "squared_euclidean":
+        return problem
+    points = problem.points
+    return replace(problem, points=replace(points, frame=frame_of(points, Points(x))))
 
 
 def cluster_means(problem: Problem, x: Any, labels: NDArray[np.int32], n_clusters: int) -> Array:

@@ -1,6 +1,7 @@
 /* The k-means kernels as one library for one kind of data; the headers are their implementation, each included once. */
 #include "assign.h"
 #include "init.h"
+#include "nearest.h"
 #include "scan_moves.h"
 #include "sweep.h"
 #include "unique_rows.h"

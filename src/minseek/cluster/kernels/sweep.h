@@ -41,7 +41,7 @@ static inline int64_t select_cheaper(const kmeans_state *s, int64_t i, thread_sc
     const float f32_limit = round_up(limit * (1 + 16 * FLT_EPSILON)), f32_weight = (float)weight;
     for (int64_t g = 0; g < s->n_groups; g++) {
         const float bound = lower_bound_f32(lower_bounds, s->bound_slack, g), w = (float)s->group_min_weight[g];
-        const int cheap = (bound <= 0) | (bound * bound * w < f32_limit * (w + f32_weight));
+        const int cheap = (bound <= 0) | (bound * bound * w <= f32_limit * (w + f32_weight));
         t->group_bounds[g] = cheap & (s->group_clock[g] > since) ? -1 : bound;
     }
     return list_packs(s, t);
