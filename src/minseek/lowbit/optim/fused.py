@@ -20,18 +20,21 @@ def sgd_bf16(
     precision: PrecisionSpec,
     seed: int,
     tensor: int,
-    group: dict[str, Any],
+    options: dict[str, Any],
     p: Tensor,
     gradient: Tensor,
-    buffer: Tensor | None,
+    buffer: Tensor | None = None,
+    *,
     first_step: bool,
 ) -> bool:
     """Take the step of `minseek.lowbit.optim.sgd` if the kernel supports it; returns True if it was taken.
 
-    The kernel is for bfloat16 tensors in main memory that are rounded to bf16, to nearest even or with 16 random bits,
-    without rounding of gradients and updates.
+    The tensors are flat. The kernel is for bfloat16 tensors in main memory that are rounded to bf16, to nearest even or
+    with 16 random bits, without rounding of gradients and updates.
     """
     if p.dtype != torch.bfloat16 or p.device.type != "cpu" or gradient.dtype != p.dtype:
+        return False
+    if buffer is not None and (buffer.dtype != p.dtype or buffer.device != p.device):
         return False
     weights, momenta = precision.grid("weights", p.dtype), precision.grid("momenta", p.dtype)
     rounds_stored_only = not precision.gradients and not precision.update
@@ -50,13 +53,13 @@ def sgd_bf16(
         seed=seed,
         weights_stream=stream_of(tensor, "weights"),
         momenta_stream=stream_of(tensor, "momenta"),
-        lr=group["lr"],
-        momentum=group["momentum"],
-        one_minus_dampening=1 - group["dampening"],
-        weight_decay=group["weight_decay"],
+        lr=options["lr"],
+        momentum=options["momentum"],
+        one_minus_dampening=1 - options["dampening"],
+        weight_decay=options["weight_decay"],
         first_step=first_step,
-        nesterov=group["nesterov"],
-        maximize=group["maximize"],
+        nesterov=options["nesterov"],
+        maximize=options["maximize"],
         weights_mode=weights.mode,
         momenta_mode=momenta.mode,
         threads=torch.get_num_threads(),

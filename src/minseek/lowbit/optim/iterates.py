@@ -31,13 +31,16 @@ class Iterates:
         """Record the iterate at the start of step 1, 2, …"""
         if "average" in self._keep:
             means = self._tensors.setdefault("average", [_zeros(t) for t in tensors])
+            means += [_zeros(t).copy_(t) for t in tensors[len(means) :]]  # added later: they have not moved before
             for mean, t in zip(means, tensors, strict=True):
                 mean.lerp_(t.to(mean.dtype), 1 / step)
         if "random" in self._keep:
             device = None if generator is None else generator.device
             draw = float(torch.rand((), dtype=torch.float64, generator=generator, device=device))
             if draw < 1 / step:
-                self._tensors["random"] = [t.detach().clone() for t in tensors]
+                self._tensors["random"] = []
+            kept = self._tensors["random"]
+            kept += [t.detach().clone() for t in tensors[len(kept) :]]
 
     @contextmanager
     def swapped_in(self, which: Kept, tensors: list[Tensor]) -> Iterator[None]:
@@ -67,5 +70,5 @@ def _zeros(t: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _copy(values: list[Tensor], tensors: list[Tensor]) -> None:
-    for value, t in zip(values, tensors, strict=True):
+    for value, t in zip(values, tensors, strict=False):  # parameters added after the last step have no value
         t.copy_(value)

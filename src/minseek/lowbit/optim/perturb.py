@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minseek.lowbit.grid import Grid, grid_for
-from minseek.lowbit.optim.precision import CHUNK, DTYPE_FORMATS, compute_dtype
+from minseek.lowbit.optim.precision import CHUNK, DTYPE_FORMATS, compute_dtype, flattened
 from minseek.lowbit.philox import SPAN, draw_seed
 from minseek.lowbit.rounding import round_grid
 
@@ -36,23 +36,27 @@ class Perturbation:
         self._scale = radius
         if shape == "ball":
             dims = sum(t.numel() for t in tensors)
-            squares = sum(float(noise.double().square().sum()) for _, _, _, noise in self._noise())
+            if dims == 0:
+                return
+            squares = sum(
+                float(noise.double().square().sum())
+                for number, tensor in enumerate(tensors)
+                for _, noise in self._noise(number, tensor)
+            )
             share = _uniform(self._seed) ** (1 / dims)  # of the radius: volume grows as its dims-th power
             self._scale = radius * share / math.sqrt(squares) if squares else 0.0
 
-    def _noise(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-        """For each chunk: index of the tensor, first element, weights, and noise in the dtype of the computation."""
-        for number, tensor in enumerate(self._tensors):
-            flat, kind = tensor.detach().view(-1), compute_dtype(tensor.dtype)
-            source = torch.Generator(tensor.device).manual_seed((self._seed + number) % 2**63)
-            for start in range(0, flat.numel(), CHUNK):
-                chunk = flat[start : start + CHUNK]
-                noise = torch.empty(chunk.shape, dtype=kind, device=chunk.device)
-                if self._shape == "ball":
-                    noise.normal_(generator=source)
-                else:
-                    noise.uniform_(-1, 1, generator=source)
-                yield number, start, chunk, noise
+    def _noise(self, number: int, tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """For each chunk of a tensor: its first element, and noise in the dtype of the computation."""
+        source = torch.Generator(tensor.device).manual_seed((self._seed + number) % 2**63)
+        for start in range(0, tensor.numel(), CHUNK):
+            count = min(CHUNK, tensor.numel() - start)
+            noise = torch.empty(count, dtype=compute_dtype(tensor.dtype), device=tensor.device)
+            if self._shape == "ball":
+                noise.normal_(generator=source)
+            else:
+                noise.uniform_(-1, 1, generator=source)
+            yield start, noise
 
     def apply(self) -> None:
         """Add u to the tensors, in the dtype of the computation.
@@ -60,12 +64,15 @@ class Perturbation:
         Where the tensors' own dtype is narrower, the sums are rounded to it stochastically: rounding to nearest would
         lose a perturbation below half the grid spacing.
         """
-        for number, start, chunk, noise in self._noise():
-            moved = noise.mul_(self._scale).add_(chunk)
-            grid = _own_grid(chunk.dtype)
-            if grid is not None:
-                round_grid(moved, grid, self._seed, number, start // SPAN, out=moved)
-            chunk.copy_(moved)
+        for number, tensor in enumerate(self._tensors):
+            grid = _own_grid(tensor.dtype)
+            with flattened(tensor) as (flat,):
+                for start, noise in self._noise(number, tensor):
+                    chunk = flat[start : start + CHUNK]
+                    moved = noise.mul_(self._scale).add_(chunk)
+                    if grid is not None:
+                        round_grid(moved, grid, self._seed, number, start // SPAN, out=moved)
+                    chunk.copy_(moved)
 
 
 def _own_grid(dtype: torch.dtype) -> Grid | None:

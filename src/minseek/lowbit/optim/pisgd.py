@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.optim.optimizer import ParamsT
 from minseek.errors import InputError, check_type
 from minseek.lowbit.formats import Format
 from minseek.lowbit.grid import Rounding
-from minseek.lowbit.optim.base import check_gradient, check_positive
+from minseek.lowbit.optim.checks import TorchFlags, check_gradient, check_positive
 from minseek.lowbit.optim.iterates import Iterates, Kept
 from minseek.lowbit.optim.perturb import Perturbation, Shape
 from minseek.lowbit.optim.sgd import SGD
@@ -33,7 +33,7 @@ class PISGD(SGD):
     Parameters
     ----------
     params, momentum, dampening, weight_decay, nesterov, maximize, weights, momenta, gradients, update, rounding,
-    generator
+    generator, foreach, fused, capturable, differentiable, amsgrad
         Parameters of `SGD`; the generator also draws the perturbations.
     lr : float
         The step size, or the factor in it.
@@ -82,6 +82,7 @@ class PISGD(SGD):
         update: Format | RoundingSpec | None = None,
         rounding: Rounding = "stochastic",
         generator: torch.Generator | None = None,
+        **flags: Unpack[TorchFlags],
     ) -> None:
         check_positive(radius=radius)
         check_type("samples must be an integer", samples, Integral)
@@ -96,8 +97,9 @@ class PISGD(SGD):
         self._kept = Iterates(keep)
         super().__init__(
             params, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize, weights=weights,
-            momenta=momenta, gradients=gradients, update=update, rounding=rounding, generator=generator,
+            momenta=momenta, gradients=gradients, update=update, rounding=rounding, generator=generator, **flags,
         )  # fmt: skip
+        self.defaults["radius"] = radius  # of groups added later, too
         for group in self.param_groups:
             group.setdefault("radius", radius)
 
@@ -120,7 +122,7 @@ class PISGD(SGD):
             raise InputError("PISGD takes gradients at perturbed weights: give step() a closure that computes them")
         self.steps += 1
         parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        self._kept.record(parameters, self.steps, self.generator)
+        self._kept.record(self._parameters(), self.steps, self.random_source())
         before = [p.detach().clone() for p in parameters]
         sums: dict[Tensor, Tensor] = {}
         losses: list[Any] = []
@@ -149,7 +151,7 @@ class PISGD(SGD):
         for group in self.param_groups:
             tensors = [p for p in group["params"] if p.requires_grad]
             if tensors and group["radius"]:
-                Perturbation(tensors, group["radius"], self.shape, self.generator).apply()
+                Perturbation(tensors, group["radius"], self.shape, self.random_source()).apply()
 
     @contextmanager
     def _step_sizes(self) -> Iterator[None]:
@@ -157,7 +159,7 @@ class PISGD(SGD):
         given = [group["lr"] for group in self.param_groups]
         for number, group in enumerate(self.param_groups):
             if self.step_size == "decaying":
-                group["lr"] /= math.sqrt(self.steps)
+                group["lr"] = group["lr"] / math.sqrt(self.steps)  # a tensor stays unchanged
             elif self.step_size != "constant":
                 square = sum(
                     float(check_gradient(p).double().square().sum()) for p in group["params"] if p.grad is not None
@@ -196,13 +198,19 @@ class PISGD(SGD):
         InputError
             If it is not in `keep`, or no step was taken yet.
         """
-        parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        with self._kept.swapped_in(which, parameters):
+        with self._kept.swapped_in(which, self._parameters()):
             yield
+
+    def is_random(self) -> bool:
+        """True: perturbations and the kept iterate are drawn, whatever rounding draws."""
+        return True
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     def extra_state(self) -> dict[str, Any]:
         """Number of steps, sums of squared norms, and kept iterates."""
-        return {"steps": self.steps, "sums": self._sums, "kept": self._kept.state()}
+        return {"steps": self.steps, "sums": dict(self._sums), "kept": self._kept.state()}
 
     def load_extra_state(self, extra: dict[str, Any]) -> None:
         """Restore the value of `extra_state`."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,9 +132,30 @@ def stream_of(tensor: int, name: str) -> int:
     return len(_STREAMS) * tensor + _STREAMS.index(name)
 
 
+def step_options(group: dict[str, Any]) -> dict[str, Any]:
+    """Options of a parameter group for a step, with Python numbers in place of tensors."""
+    options: dict[str, Any] = {n: v.item() if isinstance(v, Tensor) else v for n, v in group.items() if n != "params"}
+    if "betas" in options:
+        options["betas"] = tuple(map(float, options["betas"]))
+    return options
+
+
+@contextmanager
+def flattened(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """Flat views of tensors in the order of their indices, whatever their layout, to read and to write.
+
+    A tensor that is not contiguous is copied, and copied back at the end.
+    """
+    own = [t.detach() for t in tensors]
+    compact = [t.contiguous() for t in own]
+    yield [t.view(-1) for t in compact]
+    for t, copy in zip(own, compact, strict=True):
+        if copy is not t:
+            t.copy_(copy)
+
+
 def chunks(precision: PrecisionSpec, seed: int, tensor: int, *tensors: Tensor) -> Iterator[tuple[Chunk, list[Tensor]]]:
-    """Chunks of tensors of one size, as flat views that can be written to."""
-    flat = [t.detach().view(-1) for t in tensors]
-    for start in range(0, flat[0].numel(), CHUNK):
-        chunk = Chunk(precision, flat[0].dtype, seed, tensor, start)
-        yield chunk, [t[start : start + CHUNK] for t in flat]
+    """Chunks of flat tensors of one size, as views that can be written to."""
+    for start in range(0, tensors[0].numel(), CHUNK):
+        chunk = Chunk(precision, tensors[0].dtype, seed, tensor, start)
+        yield chunk, [t[start : start + CHUNK] for t in tensors]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -12,9 +12,10 @@ from torch.optim.sgd import sgd
 from minseek.errors import InputError
 from minseek.lowbit.formats import Format
 from minseek.lowbit.grid import Rounding
-from minseek.lowbit.optim.base import LowBitOptimizer, check_gradient, check_positive
+from minseek.lowbit.optim.base import LowBitOptimizer
+from minseek.lowbit.optim.checks import TorchFlags, check_flags, check_gradient, check_positive, check_shape
 from minseek.lowbit.optim.fused import sgd_bf16
-from minseek.lowbit.optim.precision import Chunk, PrecisionSpec, chunks, compute_dtype
+from minseek.lowbit.optim.precision import Chunk, PrecisionSpec, chunks, compute_dtype, flattened, step_options
 from minseek.lowbit.rounding import RoundingSpec
 
 
@@ -35,7 +36,10 @@ class SGD(LowBitOptimizer):
     rounding : str
         Mode of formats given without one, and of the tensors' own dtype.
     generator : torch.Generator, optional
-        Source of stochastic rounding, by default PyTorch's global one.
+        Source of stochastic rounding; by default one whose seed PyTorch's global one draws, or 0 where processes of
+        distributed training must round alike.
+    foreach, fused, capturable, differentiable, amsgrad : bool, optional
+        Flags of PyTorch's optimizers: the first two change nothing, and the others must be False.
 
     Raises
     ------
@@ -48,6 +52,8 @@ class SGD(LowBitOptimizer):
     (Metel, arXiv 2211.04655). With s unbiased, as stochastic rounding makes it, steps smaller than half the grid
     spacing still move the weights in the mean; rounded to nearest they are lost.
     """
+
+    state_names = ("momentum_buffer",)
 
     def __init__(
         self,
@@ -65,7 +71,9 @@ class SGD(LowBitOptimizer):
         update: Format | RoundingSpec | None = None,
         rounding: Rounding = "stochastic",
         generator: torch.Generator | None = None,
+        **flags: Unpack[TorchFlags],
     ) -> None:
+        check_flags(flags)
         check_positive(lr=lr, momentum=momentum, weight_decay=weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise InputError("nesterov needs a momentum above 0 and a dampening of 0")
@@ -82,11 +90,19 @@ class SGD(LowBitOptimizer):
             buffer, first_step = self._buffer(group, p)
             if self.precision.exact(p.dtype):
                 _torch_step(group, p, gradient, buffer, first_step)
-            elif not sgd_bf16(self.precision, seed, number, group, p, gradient, buffer, first_step):
-                tensors = (p, gradient) if buffer is None else (p, gradient, buffer)
-                for chunk, views in chunks(self.precision, seed, number, *tensors):
-                    _chunk_step(chunk, group, first_step, *views)
+            else:
+                momenta = () if buffer is None else (buffer,)
+                with flattened(p, *momenta) as flat:
+                    flat.insert(1, gradient.contiguous().view(-1))
+                    self._rounded_step(seed, number, step_options(group), flat, first_step=first_step)
             torch.autograd.graph.increment_version(p)
+
+    def _rounded_step(
+        self, seed: int, number: int, options: dict[str, Any], flat: list[Tensor], *, first_step: bool
+    ) -> None:
+        if not sgd_bf16(self.precision, seed, number, options, *flat, first_step=first_step):
+            for chunk, views in chunks(self.precision, seed, number, *flat):
+                _chunk_step(chunk, options, first_step, *views)
 
     def _buffer(self, group: dict[str, Any], p: Tensor) -> tuple[Tensor | None, bool]:
         """Momentum buffer of a tensor, and True if it is still empty."""
@@ -95,7 +111,8 @@ class SGD(LowBitOptimizer):
         state = self.state[p]
         first_step = state.get("momentum_buffer") is None
         if first_step:
-            state["momentum_buffer"] = torch.empty_like(p, memory_format=torch.contiguous_format)
+            state["momentum_buffer"] = torch.empty_like(p)
+        check_shape("the momentum", state["momentum_buffer"], p)
         return state["momentum_buffer"], first_step
 
 
