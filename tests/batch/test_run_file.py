@@ -31,7 +31,7 @@ def test_the_result_is_that_of_generate(tiny: minseek.Model, tmp_path: Path) -> 
     prompts = ["Hello", "word " * 30, "a"]
     files = write(tmp_path, [{"id": index, "prompt": prompt} for index, prompt in enumerate(prompts)])
     plan = minseek.plan(tiny, cap=40, block=16, sequences=2)
-    done = run_file(tiny, *files, plan=plan, max_new_tokens=20)
+    done = run_file(tiny, *files, plan=plan, max_new_tokens=20, sampling=minseek.Sampling(temperature=0))
     assert (done.done, done.failed, done.skipped, done.plan) == (3, 0, 0, plan)
     wanted = minseek.generate(tiny, prompts, plan=plan, max_new_tokens=20)
     assert [read(files[1])[index]["text"] for index in range(3)] == [one.text for one in wanted]
@@ -66,7 +66,7 @@ def test_choices_have_seeds_of_their_own_and_log_probabilities(tiny: minseek.Mod
 def test_log_probabilities_of_a_chat_are_those_of_its_answer(tiny: minseek.Model, tmp_path: Path) -> None:
     question = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 20}
     files = write(tmp_path, [{"id": 1, **question}, {"id": 2, **question, "logprobs": True, "top_logprobs": 1}])
-    run_file(tiny, *files)
+    run_file(tiny, *files, sampling=minseek.Sampling(temperature=0))
     bare, told = read(files[1])[1], read(files[1])[2]
     assert {name: value for name, value in told.items() if name not in ("id", "logprobs")} == {
         name: value for name, value in bare.items() if name != "id"

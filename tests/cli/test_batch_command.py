@@ -59,7 +59,7 @@ def batch(command: Callable[..., SimpleNamespace], tiny: minseek.Model, tmp_path
 
     def run(lines: list[Any] | bytes, *args: str) -> SimpleNamespace:
         source.write_bytes(lines if isinstance(lines, bytes) else as_lines(lines))
-        ran = command("batch", str(source), str(target), "-m", tiny.name, *args)
+        ran = command("batch", str(source), str(target), "-m", tiny.name, "--temperature", "0", "--top-p", "1", *args)
         ran.records = read(target) if target.exists() else None
         return ran
 
@@ -526,7 +526,7 @@ def test_dashes_are_standard_input_and_output(
 ) -> None:
     for output in ("-", "/dev/stdout"):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(as_lines([b"{", *plain(3, max_tokens=3)]))))
-        ran = command("batch", "-", output, "-m", tiny.name)
+        ran = command("batch", "-", output, "-m", tiny.name, "--temperature", "0")
         assert ran.code == 0
         assert [json.loads(line)["id"] for line in ran.out.splitlines()] == [None, "r0", "r1", "r2"]
         assert "3 done, 1 failed" in ran.err
@@ -591,7 +591,7 @@ def test_plan_as_a_command(command: Batch, tiny: minseek.Model, tmp_path: Path) 
     ],
 )
 def test_plans_that_cannot_be_are_refused(command: Batch, args: str, value: str) -> None:
-    ran = command("plan", *args.split())
+    ran = command("plan", "-m", "tiny", *args.split())
     assert (ran.code, ran.out) == (2, "")
     assert value in ran.err
     assert ran.err.count("\n") == 1

@@ -57,7 +57,7 @@ def run_file(
     max_new_tokens : int, optional
         Maximum number of tokens of requests that give none: 256, and for thinking 32,768 (or what a slot holds).
     sampling : Sampling, optional
-        Sampling of requests that give none; the default is greedy.
+        Sampling of requests that give none; the default is `Sampling()`.
     stop : sequence of str
         Texts that end an answer, for requests that give none.
     overwrite : bool
@@ -94,9 +94,7 @@ def run_file(
         check_type("plan must be what minseek.plan returns", plan, BatchPlan, ": call minseek.plan first")
     if max_new_tokens is not None:
         check_int("max_new_tokens", max_new_tokens)
-    defaults = RequestDefaults(
-        sampling or Sampling(temperature=0, top_p=1), max_new_tokens, check_stop(stop), model.name
-    )
+    defaults = RequestDefaults(sampling or Sampling(), max_new_tokens, check_stop(stop), model.name)
     with BatchFiles(requests, results, overwrite=overwrite) as files:
         summary = files.scan(model, defaults, lengths=plan is None and cap == "auto")
         if plan is None and summary.requests:

@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from minseek.cli.batch_plan import (
-    add_model_flags,
     add_plan_flags,
     chosen_policy,
     parse_cap,
@@ -15,7 +14,7 @@ from minseek.cli.batch_plan import (
     plan_text,
     show_batch_plan,
 )
-from minseek.cli.view import loading
+from minseek.cli.flags import add_model_flags, add_sampling_flags, choose_model, load_model, sampling_options
 from minseek.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,10 +51,7 @@ class BatchCommand:
 
         group = parser.add_argument_group("defaults of requests")
         group.add_argument("--max-new-tokens", type=int, metavar="N", help="maximum number of tokens to generate (256)")
-        group.add_argument("--temperature", type=float, metavar="T", default=0.0, help="0 is greedy (0)")
-        group.add_argument("--top-p", type=float, metavar="P", default=1.0, help="(1)")
-        group.add_argument("--top-k", type=int, metavar="K")
-        group.add_argument("--min-p", type=float, metavar="P", default=0.0)
+        add_sampling_flags(group)
         group.add_argument("--seed", type=int, help="of every request: the same prompt then gets the same text")
         group.add_argument("--stop", action="append", metavar="TEXT", help="ends a text; may be given several times")
 
@@ -69,12 +65,11 @@ class BatchCommand:
         _check_flags(args)
         from minseek.batch.api import check_memory
         from minseek.batch.files import BatchFiles
-        from minseek.models import load
 
+        choose_model(args)
         policy, defaults = chosen_policy(args.policy), _defaults(args)
         with BatchFiles(args.input, args.output, overwrite=args.overwrite) as files:
-            with loading(args.model):
-                model = load(args.model, device=args.device, dtype=args.dtype)
+            model = load_model(args)
             summary = files.scan(model, defaults, lengths=args.cap == "auto")
             if not summary.lines:
                 print(f"minseek: {files.name} holds no request: write one JSON object a line into it", file=sys.stderr)
@@ -130,10 +125,7 @@ def _defaults(args: argparse.Namespace) -> RequestDefaults:
     from minseek.batch.requests import RequestDefaults
     from minseek.decode import Sampling
 
-    sampling = Sampling(
-        temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, min_p=args.min_p, seed=args.seed
-    )
-    return RequestDefaults(sampling, args.max_new_tokens, tuple(args.stop or ()), args.model)
+    return RequestDefaults(Sampling(**sampling_options(args)), args.max_new_tokens, tuple(args.stop or ()), args.model)
 
 
 def _print_resume_state(output: str, state: ResumeState) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from minseek.cli.view import loading
+from minseek.cli.flags import add_model_flags, choose_model, load_model
 from minseek.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,16 +41,15 @@ class PlanCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Print the plan."""
-        from minseek.models import load
 
         lengths = args.lengths
         if args.max_new_tokens is not None and (lengths is None or lengths.isdecimal()):
             raise InputError("--max-new-tokens has no effect without --lengths FILE: leave it out")
         policy = chosen_policy(args.policy)
         parse_cap(args.cap)
+        choose_model(args)
         if lengths is None or lengths.isdecimal():
-            with loading(args.model):
-                model = load(args.model, device=args.device, dtype=args.dtype)
+            model = load_model(args)
             longest = None if lengths is None else _positive(int(lengths))
             show_batch_plan(_filled(args, model, policy, longest), as_json=args.json)
             return 0
@@ -61,8 +60,7 @@ class PlanCommand:
         from minseek.decode import Sampling
 
         with RequestFile(lengths) as file:
-            with loading(args.model):
-                model = load(args.model, device=args.device, dtype=args.dtype)
+            model = load_model(args)
             if args.max_new_tokens is not None and args.max_new_tokens < 1:
                 raise InputError(f"--max-new-tokens must be 1 or more, not {args.max_new_tokens}")
             defaults = RequestDefaults(Sampling(), args.max_new_tokens, (), args.model)
@@ -74,13 +72,6 @@ class PlanCommand:
         plan = plan_file(args, model, policy, summary)
         show_batch_plan(plan, as_json=args.json)
         return 0
-
-
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the model and its device."""
-    parser.add_argument("-m", "--model", default="smollm2", help="name, directory, .gguf file or Hub id (%(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (%(default)s)")
-    parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32 (%(default)s)")
 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:

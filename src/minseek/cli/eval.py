@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minseek.cli.batch_plan import add_model_flags, plan_text
-from minseek.cli.view import loading
+from minseek.cli.batch_plan import plan_text
+from minseek.cli.flags import add_model_flags, add_sampling_flags, choose_model, load_model, sampling_options
 from minseek.errors import InputError
 from minseek.reasoning.strategies import STRATEGIES
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _STRATEGIES = ("standard", "budget-forcing", "min-seek")
 _THOUGHTS = "0,2,4,6,10,20,50,100"
 _SEQUENCES = 32
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 _LIMITS = (
     *("max_tokens", "thinking_budget", "answer_tokens"),
     *("min_thought_tokens", "max_thought_tokens", "beyond_context"),
@@ -58,10 +57,7 @@ class EvalCommand:
         group.add_argument("--seeds", default="0", metavar="LIST", help="each task is tried with each (%(default)s)")
 
         group = parser.add_argument_group("sampling")
-        group.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (0.6)")
-        group.add_argument("--top-p", type=float, metavar="P", help="(0.95)")
-        group.add_argument("--top-k", type=int, metavar="K")
-        group.add_argument("--min-p", type=float, metavar="P")
+        add_sampling_flags(group)
         group.add_argument("--system", metavar="TEXT", help="a system message")
         group.add_argument("--format", metavar="NAME", help="how the model writes its thinking; see 'minseek models'")
 
@@ -93,21 +89,20 @@ class EvalCommand:
         from minseek.decode import Sampling
         from minseek.evaluation import plan_evaluation
         from minseek.evaluation.variants import parse_strategies
-        from minseek.models import load
         from minseek.reasoning import Limits
 
         options: dict[str, Any] = {
             "strategies": args.strategy or _STRATEGIES,
             "thoughts": parse_thoughts(args.thoughts),
             "seeds": parse_seeds(args.seeds),
-            "sampling": Sampling(**_given(args, _SAMPLING)),
+            "sampling": Sampling(**sampling_options(args)),
             "limits": Limits(**_given(args, _LIMITS)),
             **{name: getattr(args, name) for name in ("system", "cache_tokens", "kv_budget", "sequences", "overwrite")},
         }
         parse_strategies(options["strategies"])  # before a model is loaded
         tasks = _tasks(args)
-        with loading(args.model):
-            model = load(args.model, device=args.device, dtype=args.dtype, thinking=args.format)
+        choose_model(args)
+        model = load_model(args, thinking=args.format)
         results = None if args.plan else Path(args.output) / "results.jsonl"
         evaluation = plan_evaluation(model, tasks, results=results, **options)
         if args.plan:

@@ -9,7 +9,15 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from minseek.cli.view import ReasoningView, loading
+from minseek.cli.flags import (
+    add_device_flags,
+    add_model_flag,
+    add_sampling_flags,
+    choose_model,
+    load_model,
+    sampling_options,
+)
+from minseek.cli.view import ReasoningView
 from minseek.errors import InputError
 from minseek.reasoning.strategies import ANSWER_FORMS, RULES, STRATEGIES, MinSeek, canonical_rule
 
@@ -26,10 +34,7 @@ class ReasonCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the flags of ``minseek reason``."""
         parser.add_argument("question", help="what to answer; '-' reads it from standard input")
-        parser.add_argument(
-            *("-m", "--model"),
-            help="name, directory, .gguf file or Hub id (tiny for problems of its kinds, else smollm2)",
-        )
+        add_model_flag(parser, "tiny for problems of its kinds, else smollm2")
 
         group = parser.add_argument_group("thinking")
         group.add_argument("--strategy", choices=tuple(STRATEGIES), default="min-seek")
@@ -73,15 +78,11 @@ class ReasonCommand:
         )
 
         group = parser.add_argument_group("sampling")
-        group.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (0.6)")
-        group.add_argument("--top-p", type=float, metavar="P", help="(0.95)")
-        group.add_argument("--top-k", type=int, metavar="K")
-        group.add_argument("--min-p", type=float, metavar="P")
+        add_sampling_flags(group)
         group.add_argument("--seed", type=int, help="the same seed gives the same run on the same machine")
 
         group = parser.add_argument_group("machine")
-        group.add_argument("--device", default="auto", help="auto, cpu, cuda … (%(default)s)")
-        group.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32 (%(default)s)")
+        add_device_flags(group)
         group.add_argument(
             "--key-storage",
             choices=("re-rotated", "unrotated"),
@@ -101,18 +102,16 @@ class ReasonCommand:
         check_flags(args)
         began = time.perf_counter()
         from minseek.decode import Sampling
-        from minseek.models import fitting_alias, load
         from minseek.reasoning import Limits, plan_run, stream
 
-        args.model = fitting_alias(question) if args.model is None else args.model
+        choose_model(args, question)
         strategy = make_strategy(args)
-        sampling = Sampling(**_given(args, "temperature", "top_p", "top_k", "min_p", "seed"))
+        sampling = Sampling(**sampling_options(args))
         limits = Limits(
             **_given(args, "max_tokens", "thinking_budget", "answer_tokens", "kv_budget"),
             **_given(args, "min_thought_tokens", "max_thought_tokens", "beyond_context"),
         )
-        with loading(args.model):
-            model = load(args.model, device=args.device, dtype=args.dtype, thinking=args.format)
+        model = load_model(args, thinking=args.format)
         planned: dict[str, Any] = {"strategy": strategy, "limits": limits, "induce": args.induce}
         planned |= {"system": args.system, "key_storage": args.key_storage}
         plan = plan_run(model, question, **planned)

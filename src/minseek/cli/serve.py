@@ -10,8 +10,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from minseek.cli.batch_plan import add_model_flags, plan_text, show_batch_plan
-from minseek.cli.view import loading
+from minseek.cli.batch_plan import plan_text, show_batch_plan
+from minseek.cli.flags import add_model_flags, choose_model, load_model
 from minseek.errors import InputError
 from minseek.reasoning.strategies import RULES, STRATEGIES, canonical_rule
 from minseek.units import format_bytes
@@ -96,16 +96,15 @@ class ServeCommand:
             raise InputError("--json has no effect without --plan: leave it out")
         if not 0 <= args.grace < float("inf"):
             raise InputError(f"--grace must be 0 or more seconds, not {args.grace}")
-        from minseek.models import load
         from minseek.serve.default_thinking import default_thinking
         from minseek.serve.server import bind, is_loopback
         from minseek.serve.slot_plan import plan_slots
 
         settings = _settings(args)
+        choose_model(args)
         bound = None if args.plan else bind(args.host, args.port)
         try:
-            with loading(args.model):
-                model = load(args.model, device=args.device, dtype=args.dtype)
+            model = load_model(args)
             plan = plan_slots(model, kv_budget=args.kv_budget, slot_tokens=args.slot_tokens, slots=args.slots)
             default_thinking(model, plan, settings)  # refuse a strategy that does not fit before anything is printed
             if bound is None:

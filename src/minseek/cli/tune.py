@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from minseek.cli.flags import add_model_flag, choose_model, print_model_reason
 from minseek.errors import InputError
 from minseek.units import format_bytes, parse_bytes
 
@@ -43,9 +44,7 @@ class TuneCommand:
             metavar="DATA",
             help='a .txt file, or a .jsonl file of {"text": …}, {"prompt": …, "completion": …} or {"messages": …}',
         )
-        parser.add_argument(
-            "-m", "--model", default="smollm2", help="name, directory, .gguf file or Hub id (%(default)s)"
-        )
+        add_model_flag(parser)
         parser.add_argument("-o", "--output", metavar="DIR", help="the tuned model, its settings and its log")
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (%(default)s)")
 
@@ -103,6 +102,8 @@ class TuneCommand:
         from minseek.tune import TuneRun
 
         settings = _settings(args)
+        choose_model(args)
+        print_model_reason(args)
         with loading(args.model):
             tuning = TuneRun(args.model, args.data, settings, eval_data=args.eval_data, device=args.device)
         if args.output is not None:

@@ -18,6 +18,8 @@ _MIN_TEMPERATURE = 1e-30  # already greedy; dividing by less would overflow floa
 class Sampling:
     """How the next token is chosen.
 
+    The defaults, the paper's, are those of thoughts, chats, batches and evaluations.
+
     Filters apply in the order of transformers' generation: temperature, top-k, top-p, min-p.
 
     Parameters

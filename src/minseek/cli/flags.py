@@ -1,0 +1,89 @@
+"""Flags that several commands share: the model, its device and the sampling."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minseek.models import Model
+
+DEFAULT_MODEL = "smollm2"
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
+
+
+def add_model_flag(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
+    """Add ``--model``; `default` is the text of the help."""
+    parser.add_argument("-m", "--model", help=f"name, directory, .gguf file or Hub id (default: {default})")
+
+
+def add_device_flags(group: argparse._ActionsContainer) -> None:
+    """Add ``--device`` and ``--dtype``."""
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda … (default: %(default)s)")
+    group.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32 (default: %(default)s)")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the model and its device."""
+    add_model_flag(parser)
+    add_device_flags(parser)
+
+
+def add_sampling_flags(group: argparse._ActionsContainer) -> None:
+    """Add temperature and filters, without the seed; the defaults are those of `Sampling`, which imports torch."""
+    group.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (default: 0.6)")
+    group.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="sample from the most probable tokens that together reach P (default: 0.95)",
+    )
+    group.add_argument(
+        "--top-k", type=int, metavar="K", help="sample from the K most probable tokens (default: from all)"
+    )
+    group.add_argument(
+        "--min-p",
+        type=float,
+        metavar="P",
+        help="sample from tokens at least P times as probable as the most probable one (default: 0)",
+    )
+
+
+def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `Sampling` from the given flags; the others keep their defaults."""
+    given = {name: getattr(args, name, None) for name in _SAMPLING}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def choose_model(args: argparse.Namespace, question: str | None = None) -> None:
+    """Set the default model if ``-m`` was not given; `load_model` prints the reason."""
+    if args.model is not None:
+        return
+    args.model, args.model_reason = DEFAULT_MODEL, "the default"
+    if question is None:
+        return
+    from minseek.models import fitting_alias
+
+    args.model = fitting_alias(question)
+    if args.model == "tiny":
+        args.model_reason = "which was trained on questions of this kind"
+    else:
+        args.model_reason = "the default for questions of other kinds than tiny's"
+
+
+def print_model_reason(args: argparse.Namespace) -> None:
+    """Print on standard error which model was chosen without ``-m``, and why."""
+    reason = getattr(args, "model_reason", None)
+    if reason is not None:
+        print(f"minseek: the model is {args.model}, {reason}; -m chooses another", file=sys.stderr)
+
+
+def load_model(args: argparse.Namespace, **options: Any) -> Model:
+    """Load the model that the flags or `choose_model` name."""
+    from minseek.cli.view import loading
+    from minseek.models import load
+
+    print_model_reason(args)
+    with loading(args.model):
+        return load(args.model, device=args.device, dtype=args.dtype, **options)

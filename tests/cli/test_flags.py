@@ -1,0 +1,95 @@
+"""Flags that several commands share: the default model and its reason, and one default sampling."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+import minseek
+from minseek.batch import run_file
+from minseek.cli import COMMANDS, main
+from minseek.cli.flags import add_sampling_flags, sampling_options
+from minseek.evaluation.eval_settings import EvalSettings
+from minseek.serve.server_settings import ServerSettings
+
+SHORT = ("--max-thought-tokens", "4", "--answer-tokens", "4", "--thoughts", "1", "--seed", "0")
+
+
+@pytest.fixture
+def loaded(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the models that a command loads; all of them are `tiny`."""
+    names: list[str] = []
+
+    def load(name: str, **_: object) -> minseek.Model:
+        names.append(name)
+        return tiny
+
+    monkeypatch.setattr("minseek.models.load", load)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("question", "name", "reason"),
+    [
+        ("Compute 1+2.", "tiny", "which was trained on questions of this kind"),
+        ("How many days are in a week?", "smollm2", "the default for questions of other kinds than tiny's"),
+    ],
+)
+def test_reason_says_which_model_answers_and_why(
+    loaded: list[str], capsys: pytest.CaptureFixture[str], question: str, name: str, reason: str
+) -> None:
+    main(["reason", question, *SHORT, "--plan"])
+    said = capsys.readouterr()
+    assert loaded == [name]
+    assert said.err == f"minseek: the model is {name}, {reason}; -m chooses another\n"
+    assert "minseek:" not in said.out
+    main(["reason", question, *SHORT, "--plan", "-m", "other"])
+    assert loaded == [name, "other"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [("plan", True), ("plan -m other", False), ("serve --plan", True), ("serve --plan -m other", False)],
+)
+def test_other_commands_say_that_the_model_is_the_default(
+    loaded: list[str], capsys: pytest.CaptureFixture[str], command: str, says: bool
+) -> None:
+    assert main(command.split()) == 0
+    assert loaded == ["smollm2" if says else "other"]
+    line = "minseek: the model is smollm2, the default; -m chooses another\n"
+    assert capsys.readouterr().err == (line if says else "")
+
+
+def test_one_default_sampling_for_everything(
+    tiny: minseek.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = minseek.Sampling()
+    assert (default.temperature, default.top_p) == (0.6, 0.95)
+    assert ServerSettings().sampling == default
+    assert EvalSettings((0,)).sampling == default
+    parser = argparse.ArgumentParser()
+    add_sampling_flags(parser)
+    assert minseek.Sampling(**sampling_options(parser.parse_args([]))) == default
+    assert minseek.Sampling(**sampling_options(parser.parse_args(["--temperature", "0"]))).temperature == 0
+    seen = []
+    monkeypatch.setattr("minseek.batch.api.BatchFiles.scan", lambda *args, **_: seen.append(args[2].sampling) or 1 / 0)
+    (tmp_path / "in.jsonl").write_text(json.dumps({"id": 1, "prompt": "Hello"}) + "\n")
+    with pytest.raises(ZeroDivisionError):
+        run_file(tiny, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert seen == [default]
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_commands_that_sample_name_the_default(kind: type) -> None:
+    parser = argparse.ArgumentParser()
+    kind().add_arguments(parser)
+    for action in parser._actions:
+        if action.dest == "temperature":
+            assert action.default is None
+            assert f"(default: {minseek.Sampling().temperature})" in str(action.help)
+        elif action.dest == "top_p":
+            assert f"(default: {minseek.Sampling().top_p})" in str(action.help)
