@@ -29,6 +29,7 @@ THINKING: list[dict[str, Any]] = [
     {"thinking": {}},
     {"thinking": {"thoughts": 3, "keep": 2, "rule": "latest", "max_thought_tokens": 8}},
     {"thinking": {"thoughts": 2, "rule": "likeliest"}},
+    {"thinking": {"thoughts": 2, "loop_detection": False}},
     {"thinking": {"strategy": "budget-forcing", "thoughts": 2, "budget_tokens": 30}},
     {"thinking": {"strategy": "standard", "answer_tokens": 5}},
     {"thinking": {"thoughts": "unbounded", "answer": "final-thought", "max_thought_tokens": 8}},

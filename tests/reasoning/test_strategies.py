@@ -19,7 +19,7 @@ from minseek.protocol.requests import Thinking
 from minseek.reasoning.events import Ending
 from minseek.reasoning.strategies import KeepRule
 
-CUT_OFF = ["thinking-budget", "context", "kv-budget"]
+CUT_OFF = ["loop", "thinking-budget", "context", "kv-budget"]
 FINISHED = ["closed", "max-thought-tokens"]
 RULES = list(get_args(KeepRule))
 # Few different lengths, so that there are ties; three in four thoughts are finished.

@@ -25,7 +25,7 @@ from tests.helpers.tiny_models import save
 pytestmark = pytest.mark.usefixtures("one_thread")
 CHAT = "/v1/chat/completions"
 FORCED = "budget-forcing"
-ENDINGS = {"closed", "max-thought-tokens", "thinking-budget", "context", "kv-budget"}
+ENDINGS = {"closed", "max-thought-tokens", "loop", "thinking-budget", "context", "kv-budget"}
 
 
 @pytest.fixture(scope="module")

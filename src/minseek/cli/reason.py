@@ -76,6 +76,12 @@ class ReasonCommand:
         group.add_argument(
             "--beyond-context", action="store_true", help="let positions pass the model's context length"
         )
+        group.add_argument(
+            "--no-loop-detection",
+            dest="loop_detection",
+            action="store_false",
+            help="let thoughts and answers go on that repeat the same tokens again and again",
+        )
 
         group = parser.add_argument_group("sampling")
         add_sampling_flags(group)
@@ -109,7 +115,7 @@ class ReasonCommand:
         sampling = Sampling(**sampling_options(args))
         limits = Limits(
             **_given(args, "max_tokens", "thinking_budget", "answer_tokens", "kv_budget"),
-            **_given(args, "min_thought_tokens", "max_thought_tokens", "beyond_context"),
+            **_given(args, "min_thought_tokens", "max_thought_tokens", "beyond_context", "loop_detection"),
         )
         model = load_model(args, thinking=args.format)
         planned: dict[str, Any] = {"strategy": strategy, "limits": limits, "induce": args.induce}

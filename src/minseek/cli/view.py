@@ -170,7 +170,10 @@ class ReasoningView:
     def _describe_decision(self, event: ThoughtEnded) -> str:
         size = format_bytes(event.cached * self._plan.token_bytes)
         fate = "kept" if event.kept else "dropped"
-        cut = "" if event.thought.finished else f", cut off by the limit ({event.thought.ended_by})"
+        ended_by = event.thought.ended_by
+        cut = "" if event.thought.finished else f", cut off by the limit ({ended_by})"
+        if ended_by == "loop":
+            cut = ", ended as a loop; only its first round counts"
         return f"  {fate}{cut}: {event.why}; cache {event.cached} tokens, {size}"
 
     def _write(self, text: str, live: Live | None) -> None:
@@ -225,6 +228,7 @@ _CUTS = {
     "answer-tokens": "the answer was cut off at its limit; --answer-tokens moves it",
     "kv-budget": "the answer was cut off because the KV budget was full; --kv-budget moves it",
     "context": "the answer was cut off at the model's context length",
+    "loop": "the answer was ended because it repeated itself; --no-loop-detection lets it go on",
 }
 _LIMITS = {
     "thinking-budget": "thinking was ended by --thinking-budget; the answer rests on what was thought by then",

@@ -13,6 +13,8 @@ from minseek.models import Model
 from minseek.reasoning.limits import Limits
 from minseek.units import format_bytes, parse_bytes
 
+_NO_SETTINGS = ("kv_budget", "loop_detection")  # limits that no trial depends on
+
 
 @dataclass(frozen=True)
 class EvalSettings:
@@ -25,7 +27,8 @@ class EvalSettings:
     sampling : Sampling
         Sampling parameters; the seed is replaced by each trial's.
     limits : Limits
-        Limits of each trial; a slot bounds the cache besides.
+        Limits of each trial; a slot bounds the cache besides. Loops are never ended: the strategies are measured as
+        they are published.
     system : str or None
         A system message.
     cache_tokens : int or None
@@ -54,7 +57,7 @@ class EvalSettings:
             "format": model.thinking.name,
             "thoughts": [format_thoughts(thoughts) for thoughts in self.grid],
             **sampling,
-            **{name: value for name, value in asdict(self.limits).items() if name != "kv_budget"},
+            **{name: value for name, value in asdict(self.limits).items() if name not in _NO_SETTINGS},
             "system": self.system,
             "drawn_by": "seed and task",
             "cache_tokens": self.slot_tokens(model),

@@ -46,7 +46,7 @@ class TrialJob:
             RunOptions(
                 strategy=trial.variant.strategy(trial.thoughts),
                 sampling=replace(settings.sampling, seed=trial.sampling_seed),
-                limits=settings.limits,
+                limits=replace(settings.limits, loop_detection=False),
                 system=settings.system,
                 answer_after=self._after or None,
             ),

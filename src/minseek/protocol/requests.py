@@ -91,6 +91,7 @@ class Thinking(Body):
     answer_tokens: Count | None = None
     min_thought_tokens: Count | None = None
     max_thought_tokens: Count | None = None
+    loop_detection: bool | None = None
 
 
 class StreamOptions(Body):

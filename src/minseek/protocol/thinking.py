@@ -179,6 +179,7 @@ def _limits(options: Mapping[str, Any], budget: int | None, answers: int, total:
             answers=answers,
             min_thought_tokens=options.get("min_thought_tokens"),
             max_thought_tokens=options.get("max_thought_tokens"),
+            loop_detection=options.get("loop_detection", True),
         )
     except InputError as error:
         raise FieldError(str(error), param="thinking") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from minseek.decode import TagWatcher, TokenLogprob
+from minseek.decode import LoopDetector, TagWatcher, TokenLogprob
 from minseek.models import Model
 from minseek.reasoning.chain import Chain, PrefixTokens, RunSteps
 from minseek.reasoning.events import AnswerToken
@@ -73,11 +73,14 @@ class AnswerWriter:
 
         if chain.sampled_tag and (head := visible.push(chain.text_after_tag)):
             yield emit(None, head)
+        loop = LoopDetector() if self._limits.loop_detection else None
         count = 0
         for token, logprob in (prefix_tokens or ())[:limit]:
             if visible.stopped:
                 break
             count += 1
+            if loop is not None:
+                loop.push(token)
             yield emit(token, visible.push(stream.push(token)), logprob)
         while not chain.over and not visible.stopped:
             if count >= limit:
@@ -92,6 +95,9 @@ class AnswerWriter:
             chain.tokens.append(token)
             count += 1
             yield emit(token, visible.push(stream.push(token)), chain.logprob(token, self._logprobs))
+            if loop is not None and loop.push(token):
+                answer.ended_by = "loop"
+                break
             if count < limit and not visible.stopped:
                 yield from chain.feed([token])
         if not visible.stopped and (rest := visible.push(stream.flush()) + visible.flush()):

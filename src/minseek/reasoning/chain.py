@@ -51,7 +51,7 @@ class Chain:
     base : int
         Tokens of the prompt and the first thought.
     thinking_tokens : int
-        Tokens of the thoughts that have ended.
+        Tokens of the thoughts that have ended, the removed rounds of loops included.
     peak : int
         Most tokens in the cache so far.
     over : bool

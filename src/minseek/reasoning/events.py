@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from minseek.decode import TokenLogprob
 
-Ending = Literal["closed", "max-thought-tokens", "thinking-budget", "context", "kv-budget"]
-"""Reason for the end of a thought: the model closed it, or one of the limits."""
+Ending = Literal["closed", "max-thought-tokens", "loop", "thinking-budget", "context", "kv-budget"]
+"""Reason for the end of a thought: the model closed it, it repeated itself, or one of the limits."""
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Thought:
     text : str
         Text without tags; an induced thought begins with the word that induced it.
     tokens : list of int
-        Token ids, those of the inducing word included.
+        Token ids, those of the inducing word included; of a loop, those up to the end of its first round.
     kept : bool
         True if it was in the cache at the end.
     ended_by : str
@@ -57,7 +57,7 @@ class Stats:
     Attributes
     ----------
     prompt_tokens, thinking_tokens, answer_tokens : int
-        Thinking counts every thought, dropped ones and inducing words included.
+        Thinking counts every thought, dropped ones, inducing words and the removed rounds of loops included.
     seconds, prefill_seconds : float
         Time of the whole run; time of the prefill.
     kv_tokens, kv_tokens_peak : int
@@ -68,9 +68,9 @@ class Stats:
         Induced thoughts, a final one included.
     ended_by : str
         Reason for the end of thinking: "thoughts" (as many as wanted), "stable" (interim answers agreed), "max-tokens",
-        "thinking-budget", "context" or "kv-budget".
+        "loop" (the last thought repeated itself), "thinking-budget", "context" or "kv-budget".
     answer_ended_by : str
-        "end" (of the model's turn), "stop" (a stop string), "answer-tokens", "context" or "kv-budget".
+        "end" (of the model's turn), "stop" (a stop string), "loop", "answer-tokens", "context" or "kv-budget".
     interim_tokens : int
         Tokens generated for interim answers other than the final one, and then discarded.
     """
@@ -135,7 +135,8 @@ class ThoughtToken:
 
     `cached` is the number of tokens in the cache.
 
-    With close tags of several tokens, the last ones may turn out to belong to the tag: `ThoughtEnded` has them right.
+    With close tags of several tokens, the last ones may turn out to belong to the tag, and of a loop all rounds but the
+    first are removed: `ThoughtEnded` has the tokens that are left.
     """
 
     index: int
@@ -188,7 +189,7 @@ class InterimAnswer:
     kv_tokens_peak, kv_bytes : int
         Tokens in the cache at most, had the run ended here (other interim answers do not count), and their bytes.
     thinking_tokens : int
-        Tokens of all thoughts up to here, dropped ones and inducing words included.
+        Tokens of all thoughts up to here, counted as in `Stats`.
     """
 
     index: int

@@ -37,6 +37,10 @@ class Limits:
         Hard: thinking and answer together take at most this many tokens (interim answers come on top). Of these,
         `answer_tokens`, but at most a quarter and 1,024, are reserved for the answer, which gets all that thinking
         leaves.
+    loop_detection : bool
+        End a thought or an answer that repeats itself: a cycle of up to 512 tokens, three times in a row or more, and
+        for 128 tokens or more (384 if the cycle has fewer than 12 different ones). Of a thought only the first round
+        of the cycle is left, and `MinSeek` never keeps it.
     """
 
     max_tokens: int = 32768
@@ -47,6 +51,7 @@ class Limits:
     max_thought_tokens: int | None = None
     beyond_context: bool = False
     total_tokens: int | None = None
+    loop_detection: bool = True
 
     def __post_init__(self) -> None:
         for name in (
@@ -62,7 +67,8 @@ class Limits:
                 f"min_thought_tokens must not be more than max_thought_tokens, "
                 f"not {self.min_thought_tokens} and {self.max_thought_tokens}"
             )
-        check_type("beyond_context must be True or False", self.beyond_context, bool)
+        for name in ("beyond_context", "loop_detection"):
+            check_type(f"{name} must be True or False", getattr(self, name), bool)
         if self.kv_budget is not None:
             parse_bytes(self.kv_budget)
 
@@ -76,6 +82,7 @@ class Limits:
         answers: int = 1,
         min_thought_tokens: int | None = None,
         max_thought_tokens: int | None = None,
+        loop_detection: bool = True,
     ) -> Limits:
         """Divide the tokens that a request may generate between thinking and answers.
 
@@ -90,7 +97,7 @@ class Limits:
             Bounds that the request gives by itself.
         answers : int
             Answers that the run writes, those included that a strategy only compares.
-        min_thought_tokens, max_thought_tokens : int, optional
+        min_thought_tokens, max_thought_tokens, loop_detection : optional
             Passed on.
 
         Raises
@@ -116,6 +123,7 @@ class Limits:
             answer_tokens=answer,
             min_thought_tokens=min_thought_tokens,
             max_thought_tokens=max_thought_tokens,
+            loop_detection=loop_detection,
         )
 
     @property

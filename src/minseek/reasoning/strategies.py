@@ -164,7 +164,7 @@ class MinSeek(Strategy):
     def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
         """Keep the new thought if fewer than `keep` are kept, or if the rule prefers it to one that then leaves."""
         if not new.finished:
-            return Decision(new, "it was cut off")
+            return Decision(new, "it repeats itself" if new.ended_by == "loop" else "it was cut off")
         if len(kept) < self.keep:
             return Decision(None, f"{len(kept)} of {self.keep} kept before it")
         if self.rule == "latest":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minseek.decode import TagWatcher
+from minseek.decode import LoopDetector, TagWatcher
 from minseek.errors import InputError
 from minseek.models import Model, ThinkingFormat
 from minseek.reasoning.chain import Chain, PrefixTokens, RunSteps
@@ -72,7 +72,7 @@ class ThoughtWriter:
     def may_induce(self, chain: Chain, final: bool = False) -> bool:
         """True if the limits allow another thought; otherwise sets `Chain.ended_by`."""
         last, count = chain.thoughts[-1], len(self._word_ids)
-        if not last.finished and (last.kept or last.ended_by == "thinking-budget"):
+        if not last.finished and last.ended_by != "loop" and (last.kept or last.ended_by == "thinking-budget"):
             return False  # a thought that filled the cache and was dropped has freed its tokens
         if chain.thinking_tokens >= self._limits.max_tokens and not final:
             chain.ended_by = "max-tokens"
@@ -87,7 +87,11 @@ class ThoughtWriter:
         return False
 
     def thought(self, chain: Chain, opening: str = "") -> RunSteps[Thought]:
-        """Generate a thought until the model closes it or a limit is met; a close tag is removed from the cache."""
+        """Generate a thought until the model closes it, it repeats itself or a limit is met.
+
+        A close tag is removed from the cache, and so are all rounds of a loop but the first: what follows the thought
+        reads none of them, whether or not the strategy keeps it.
+        """
         thought = Thought(len(chain.thoughts), text=opening)
         chain.thoughts.append(thought)
         start = chain.length
@@ -100,6 +104,7 @@ class ThoughtWriter:
             yield from chain.feed(self._word_ids)
         logprobs: list[float] = []
         chain.sampled_tag = []
+        loop = LoopDetector() if self._limits.loop_detection else None
         ending = self._limit(chain, thought)
         while ending is None:
             early = thought.length < (self._limits.min_thought_tokens or 0)
@@ -119,12 +124,17 @@ class ThoughtWriter:
             if self._needs_logprob:
                 logprobs.append(chain.logprob_of(token))
             yield _thought_token(chain, thought, token, piece)
+            if loop is not None and loop.push(token):
+                ending = "loop"
+                break
             yield from chain.feed([token])
             ending = self._limit(chain, thought)
         if not watcher.found:
             yield _thought_token(chain, thought, None, watcher.push(stream.flush()) + watcher.flush())
-        chain.cut(start + thought.length)
         chain.thinking_tokens += thought.length
+        if loop is not None and ending == "loop":
+            self._keep_first_round(chain, thought, loop.first_round, opening)
+        chain.cut(start + thought.length)
         chain.tokens.extend(thought.tokens)
         thought.ended_by = ending
         del logprobs[thought.length - (len(self._word_ids) if thought.index else 0) :]  # the tag's
@@ -132,6 +142,12 @@ class ThoughtWriter:
         if not thought.finished:
             chain.ended_by = ending
         return thought
+
+    def _keep_first_round(self, chain: Chain, thought: Thought, count: int, opening: str) -> None:
+        """Cut a thought down to the first `count` tokens that the model generated, and its text with them."""
+        del thought.tokens[(len(self._word_ids) if thought.index else 0) + count :]
+        stream = chain.text_stream()
+        thought.text = opening + "".join(map(stream.push, thought.tokens)) + stream.flush()
 
     def _limit(self, chain: Chain, thought: Thought) -> Ending | None:
         """The limit that ends the thought now, if any."""

@@ -103,7 +103,8 @@ function take(r, note, delta) {
     thought.text += delta.reasoning_content ?? "";
     mark(thought);
   } else if (type === "thought_ended") {
-    Object.assign(thought, { tokens: note.tokens, why: note.why });
+    const looped = note.ended_by === "loop";
+    Object.assign(thought, { tokens: note.tokens, why: note.why, ending: looped ? " (loop)" : "" });
     mark(thought, !index ? "first" : note.kept ? "kept" : "gone");
     if (note.dropped !== null) {
       r.thoughts[note.dropped].why = `thought ${index} has ${note.why}`;
@@ -139,7 +140,7 @@ function start(r, index) {
   const item = $("thought").content.cloneNode(true).firstElementChild;
   const [open, text] = item.children;
   const [name, bar, label] = open.children;
-  const thought = { tokens: 0, text: "", why: "", box: text, fill: bar.firstElementChild, label };
+  const thought = { tokens: 0, text: "", why: "", ending: "", box: text, fill: bar.firstElementChild, label };
   name.append(index);
   text.id = `thought-${index}`;
   open.setAttribute("aria-controls", text.id);
@@ -158,10 +159,10 @@ function start(r, index) {
 }
 
 function mark(thought, kind = thought.state) {
-  const { tokens, text, why, fill, label, box } = thought;
+  const { tokens, text, why, ending, fill, label, box } = thought;
   thought.state = fill.className = kind;
   fill.style.width = `calc(100% * ${tokens} / var(--longest))`;
-  label.textContent = `${number(tokens)} · ${WORDS[kind]}`;
+  label.textContent = `${number(tokens)} · ${WORDS[kind]}${ending}`;
   if (!box.hidden) box.textContent = text.trim() + (why && `\n— ${WORDS[kind]}: ${why}`);
 }
 
