@@ -50,8 +50,8 @@ class Separable:
         self.away = torch.ones(d)
         self.l0, self.smoothness, self.q = math.sqrt(d), 1 / self.radius, 2.0 * d
 
-    def gradient(self, points: Tensor, chance: torch.Generator) -> Tensor:
-        noise = (torch.rand(points.shape, generator=chance) * 2 - 1) * math.sqrt(3)
+    def gradient(self, points: Tensor, rng: torch.Generator) -> Tensor:
+        noise = (torch.rand(points.shape, generator=rng) * 2 - 1) * math.sqrt(3)
         return (points - self.centre).sign() + noise
 
     def smoothed(self, w: Tensor) -> Tensor:
@@ -69,10 +69,10 @@ class Coupled:
     name, radius = "coupled", 0.25
 
     def __init__(self, d: int) -> None:
-        chance = torch.Generator().manual_seed(d)
-        self.centre = 2 * torch.rand(d, generator=chance) - 1
-        self.rows = torch.nn.functional.normalize(torch.randn(256, d, generator=chance), dim=1)
-        self.away = torch.nn.functional.normalize(torch.randn(d, generator=chance), dim=0)
+        rng = torch.Generator().manual_seed(d)
+        self.centre = 2 * torch.rand(d, generator=rng) - 1
+        self.rows = torch.nn.functional.normalize(torch.randn(256, d, generator=rng), dim=1)
+        self.away = torch.nn.functional.normalize(torch.randn(d, generator=rng), dim=0)
         coordinate = stats.beta((d + 1) / 2, (d + 1) / 2, loc=-1, scale=2)
         self.at = np.linspace(-1, 1, 8193)
         self.slope = 2 * coordinate.cdf(self.at) - 1
@@ -81,8 +81,8 @@ class Coupled:
         largest = float(torch.linalg.eigvalsh(self.rows.T @ self.rows / len(self.rows)).max())
         self.l0, self.smoothness, self.q = 1.0, 2 * float(coordinate.pdf(0)) / self.radius * largest, 1.0
 
-    def gradient(self, points: Tensor, chance: torch.Generator) -> Tensor:
-        own = self.rows[torch.randint(len(self.rows), (len(points),), generator=chance)]
+    def gradient(self, points: Tensor, rng: torch.Generator) -> Tensor:
+        own = self.rows[torch.randint(len(self.rows), (len(points),), generator=rng)]
         return own * ((points - self.centre) * own).sum(dim=1, keepdim=True).sign()
 
     def smoothed(self, w: Tensor) -> Tensor:
@@ -95,17 +95,17 @@ class Coupled:
         return torch.from_numpy((np.interp(t, self.at, self.value) + beyond).mean(axis=-1))
 
 
-def in_ball(shape: torch.Size, radius: float, chance: torch.Generator) -> Tensor:
+def in_ball(shape: torch.Size, radius: float, rng: torch.Generator) -> Tensor:
     """A point of the ball for every row, as `PISGD` draws one for every parameter group."""
-    ray = torch.nn.functional.normalize(torch.randn(shape, generator=chance), dim=1)
-    return radius * torch.rand(shape[0], 1, generator=chance) ** (1 / shape[1]) * ray
+    ray = torch.nn.functional.normalize(torch.randn(shape, generator=rng), dim=1)
+    return radius * torch.rand(shape[0], 1, generator=rng) ** (1 / shape[1]) * ray
 
 
 def descend(problem: Any, power: int, rounding: Any, steps: int, runs: int) -> list[dict[str, Any]]:
     """For every step size the squared norms of the smoothed gradient of runs that start far (first half) and near,
     and the measured Q and m_s. All are one tensor: each row's gradient comes multiplied by its step size, lr is 1."""
-    grid, chance, half = Fixed(20, power), torch.Generator().manual_seed(11), runs // 2
-    signs = (torch.rand(half, 1, generator=chance) < 0.5).float() * 2 - 1
+    grid, rng, half = Fixed(20, power), torch.Generator().manual_seed(11), runs // 2
+    signs = (torch.rand(half, 1, generator=rng) < 0.5).float() * 2 - 1
     start = problem.centre + torch.cat((signs, torch.zeros(half, 1))).repeat(len(ETAS), 1) * problem.away
     eta = (2.0 ** torch.tensor(ETAS)).repeat_interleave(runs)[:, None]
     w = torch.nn.Parameter(round_to(start, grid))
@@ -116,8 +116,8 @@ def descend(problem: Any, power: int, rounding: Any, steps: int, runs: int) -> l
     optimizer = PISGD([w], radius=problem.radius, shape="box", **options) if box else SGD([w], **options)
 
     def closure() -> float:
-        points = w.detach() if box else w.detach() + in_ball(w.shape, problem.radius, chance)
-        w.grad = problem.gradient(points, chance).mul_(eta)
+        points = w.detach() if box else w.detach() + in_ball(w.shape, problem.radius, rng)
+        w.grad = problem.gradient(points, rng).mul_(eta)
         return 0.0
 
     norms, errors, squares = [], [], []
@@ -146,13 +146,13 @@ def descend(problem: Any, power: int, rounding: Any, steps: int, runs: int) -> l
 
 def by_groups(power: int, eta: float, steps: int, runs: int) -> list[float]:
     """The floor of the coupled function with `PISGD` itself, each run a parameter group with a ball of its own."""
-    problem, grid, chance = Coupled(BASE[1]), Fixed(20, power), torch.Generator().manual_seed(13)
+    problem, grid, rng = Coupled(BASE[1]), Fixed(20, power), torch.Generator().manual_seed(13)
     tensors = [torch.nn.Parameter(round_to(problem.centre, grid)) for _ in range(runs)]
     optimizer = PISGD([{"params": [p]} for p in tensors], lr=eta, radius=problem.radius, weights=grid,
                       generator=torch.Generator().manual_seed(14))  # fmt: skip
 
     def closure() -> float:
-        gradients = problem.gradient(torch.stack([p.detach() for p in tensors]), chance)
+        gradients = problem.gradient(torch.stack([p.detach() for p in tensors]), rng)
         for p, g in zip(tensors, gradients, strict=True):
             p.grad = g.clone()
         return 0.0

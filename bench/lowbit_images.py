@@ -218,15 +218,15 @@ def report(figures: dict[str, Any]) -> str:
             if (cell["section"], cell["data"], cell["rounding"]) != (section, place, "nearest-even"):
                 continue
             same = {key: cell[key] for key in ("data", "optimizer", "share")}
-            chance = pick(figures, **same, section=section, format=cell["format"], rounding="stochastic")
+            rng = pick(figures, **same, section=section, format=cell["format"], rounding="stochastic")
             base = pick(figures, **same, section="weights", format="fp32")
             rate = cell["share"] * figures["rates"][place][cell["optimizer"]]["rate"]
-            both = (cell, chance or {})
+            both = (cell, rng or {})
             rows.append(
                 [
                     *(cell["optimizer"], f"{rate:.3g}", cell["format"]),
                     *(words(c.get("accuracy"), 1) for c in both),
-                    *(words(less(chance, c), 1, "+") for c in (cell, base)),
+                    *(words(less(rng, c), 1, "+") for c in (cell, base)),
                     *(words(c.get("loss"), 3) for c in both),
                     *(words(c.get("moved"), 1) for c in both),
                 ]

@@ -38,8 +38,8 @@ NEAREST, STOCHASTIC = "nearest-even", "stochastic"
 
 def descent(rounding: Any, radius: float | None, copies: int, lr: float) -> tuple[Tensor, Callable[[], None]]:
     """Copies of w = 1, and a step of each on |w|; a radius makes it PISGD (one number: the ball is the box)."""
-    w, chance = torch.nn.Parameter(torch.ones(copies)), torch.Generator().manual_seed(1)
-    options = {"lr": lr, "weights": LINE, "rounding": rounding, "generator": chance}
+    w, rng = torch.nn.Parameter(torch.ones(copies)), torch.Generator().manual_seed(1)
+    options = {"lr": lr, "weights": LINE, "rounding": rounding, "generator": rng}
 
     def closure() -> float:
         w.grad = w.detach().sign()
@@ -51,10 +51,10 @@ def descent(rounding: Any, radius: float | None, copies: int, lr: float) -> tupl
 
 def kept_perturbation(copies: int, lr: float) -> tuple[Tensor, Callable[[], None]]:
     """Rounding to nearest after u, uniform within half a spacing, was added to the new weight."""
-    w, chance = torch.ones(copies), torch.Generator().manual_seed(2)
+    w, rng = torch.ones(copies), torch.Generator().manual_seed(2)
 
     def step() -> None:
-        u = (torch.rand(copies, generator=chance) - 0.5) * DELTA
+        u = (torch.rand(copies, generator=rng) - 0.5) * DELTA
         round_to(w - lr * w.sign() + u, LINE, out=w)
 
     return w, step
@@ -125,10 +125,10 @@ def one_rounding(copies: int) -> dict[str, Any]:
     """Frequency of rounding up, stochastically and to nearest with u added. Both should be the number's fraction."""
     fraction = torch.arange(1, 64, dtype=torch.float64) / 64
     x = (fraction * DELTA).expand(copies, -1).contiguous()
-    chance = torch.Generator().manual_seed(3)
-    u = (torch.rand(x.shape, dtype=torch.float64, generator=chance) - 0.5) * DELTA
+    rng = torch.Generator().manual_seed(3)
+    u = (torch.rand(x.shape, dtype=torch.float64, generator=rng) - 0.5) * DELTA
     error = (fraction * (1 - fraction) / copies).sqrt()
-    rounded = {"stochastic": round_to(x, LINE, STOCHASTIC, generator=chance), "nearest of x + u": round_to(x + u, LINE)}
+    rounded = {"stochastic": round_to(x, LINE, STOCHASTIC, generator=rng), "nearest of x + u": round_to(x + u, LINE)}
     scores = {name: ((r > 0).double().mean(dim=0) - fraction) / error for name, r in rounded.items()}
     return {name: float(stats.chi2.sf(float(z.square().sum()), len(fraction))) for name, z in scores.items()}
 
@@ -149,21 +149,19 @@ def thresholds(copies: int) -> list[list[Any]]:
 
 def vanished(copies: int) -> list[list[float]]:
     """Radius in spacings, and the share of perturbed points that differ from w once rounded to nearest or by chance."""
-    chance, rows = torch.Generator().manual_seed(4), []
+    rng, rows = torch.Generator().manual_seed(4), []
     for spacings in (0.25, 0.5, 0.75, 1.0, 2.0):
-        u = (2 * torch.rand(copies, generator=chance) - 1) * spacings * DELTA
-        near, by_chance = round_to(1 + u, LINE), round_to(1 + u, LINE, STOCHASTIC, generator=chance)
+        u = (2 * torch.rand(copies, generator=rng) - 1) * spacings * DELTA
+        near, by_chance = round_to(1 + u, LINE), round_to(1 + u, LINE, STOCHASTIC, generator=rng)
         rows.append([spacings, float((near != 1).float().mean()), float((by_chance != 1).float().mean())])
     return rows
 
 
 def network(seeds: int) -> list[torch.nn.Parameter]:
-    chance, sizes = torch.Generator().manual_seed(5), ((64, 32), (1, 32), (32, 10), (1, 10))
+    rng, sizes = torch.Generator().manual_seed(5), ((64, 32), (1, 32), (32, 10), (1, 10))
     wide = (64, 64, 32, 32)  # what enters the layer, as in PyTorch's initial weights
     shapes = zip(sizes, wide, strict=True)
-    return [
-        torch.nn.Parameter((2 * torch.rand(seeds, *size, generator=chance) - 1) / math.sqrt(n)) for size, n in shapes
-    ]
+    return [torch.nn.Parameter((2 * torch.rand(seeds, *size, generator=rng) - 1) / math.sqrt(n)) for size, n in shapes]
 
 
 def losses(net: list[torch.nn.Parameter], x: Tensor, y: Tensor) -> Tensor:
@@ -182,7 +180,7 @@ def train(
     x, y = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
     everything = x.expand(many, -1, -1), y.expand(many, -1)
     net = [torch.nn.Parameter(p.detach().repeat(len(lrs), 1, 1)) for p in network(seeds)]
-    lr, chance = torch.tensor(lrs).repeat_interleave(seeds)[:, None, None], torch.Generator().manual_seed(6)
+    lr, rng = torch.tensor(lrs).repeat_interleave(seeds)[:, None, None], torch.Generator().manual_seed(6)
     options: dict[str, Any] = {"lr": 1.0, "weights": fmt, "rounding": rounding}
     options["generator"] = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -207,7 +205,7 @@ def train(
                 curve.append(losses(net, *everything).view(len(lrs), seeds).tolist())
         if k == steps:
             break
-        rows, look = torch.randint(len(x), (seeds, 32), generator=chance).repeat(len(lrs), 1), k % 10 == 0
+        rows, look = torch.randint(len(x), (seeds, 32), generator=rng).repeat(len(lrs), 1), k % 10 == 0
         before = [p.detach().clone() for p in net] if look else []
         optimizer.step(closure)
         if look:

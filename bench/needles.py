@@ -68,30 +68,30 @@ def text(name: str) -> str:
 
 def needle(tokenizer: Any, *, haystack: str, tokens: int, facts: int, wordings: Any, seed: int) -> Needle:
     """Hide facts in a haystack ("filler" or a text's name) of about so many tokens, and ask for one of them."""
-    chance = random.Random(f"{haystack} {tokens} {facts} {seed}")
+    rng = random.Random(f"{haystack} {tokens} {facts} {seed}")
     if haystack.startswith("filler"):
         body = FILLER[int(haystack[6:] or 0)] * (tokens // 10)
     else:
         whole = text(haystack)
-        start = chance.randrange(max(1, len(whole) - 5 * tokens))
+        start = rng.randrange(max(1, len(whole) - 5 * tokens))
         body = whole[start:]
-    told, cue, answer = [], "", ""
-    for index, (statement, asks, kind) in enumerate(chance.sample(wordings, min(facts, len(wordings)))):
+    statements, cue, answer = [], "", ""
+    for index, (statement, asks, kind) in enumerate(rng.sample(wordings, min(facts, len(wordings)))):
         drawn = {
-            "name": chance.choice(_NAMES.split()),
-            "city": chance.choice(_CITIES.split()),
-            "thing": chance.choice(_THINGS.split()),
-            "animal": chance.choice(_ANIMALS.split()),
-            "colour": chance.choice(_COLOURS.split()),
-            "digits": str(chance.randrange(10000, 99999)),
-            "two": str(chance.randrange(12, 99)),
+            "name": rng.choice(_NAMES.split()),
+            "city": rng.choice(_CITIES.split()),
+            "thing": rng.choice(_THINGS.split()),
+            "animal": rng.choice(_ANIMALS.split()),
+            "colour": rng.choice(_COLOURS.split()),
+            "digits": str(rng.randrange(10000, 99999)),
+            "two": str(rng.randrange(12, 99)),
         }
-        told.append(statement.format(**drawn))
+        statements.append(statement.format(**drawn))
         if index == 0:
             cue, answer = asks.format(**drawn), drawn[kind]
-    ids = tokenizer.encode(body, add_special_tokens=False)[: tokens - sum(len(t) for t in told) // 4 - 12]
+    ids = tokenizer.encode(body, add_special_tokens=False)[: tokens - sum(len(t) for t in statements) // 4 - 12]
     body = tokenizer.decode(ids)
-    depths = sorted((chance.random(), t) for t in told)
+    depths = sorted((rng.random(), t) for t in statements)
     pieces, at = [], 0
     for depth, statement in depths:
         where = max(at, int(depth * len(body)))

@@ -58,8 +58,8 @@ def answers(model: minseek.Model, kind: str, policy: Policy | None, prompts: int
     jobs = [Generation(model, p, max_new_tokens=12, sampling=GREEDY, evicts=policy is not None) for p in encoded]
     for _ in Engine(model, plan).run(jobs):
         pass
-    told = [job.completion().text.strip().lower() for job in jobs]
-    return [text.startswith(n.answer.lower()) for text, n in zip(told, needles, strict=True)]
+    recalled = [job.completion().text.strip().lower() for job in jobs]
+    return [text.startswith(n.answer.lower()) for text, n in zip(recalled, needles, strict=True)]
 
 
 def perplexity(model: minseek.Model, ids: list[int], policy: Policy | None, cap: int = 512) -> float:
@@ -117,10 +117,10 @@ def by_cap(model: minseek.Model, caps: list[int], prompts: int) -> str:
     rows = [["full cache", *(f"{p:.2f}" for p in whole.values()), f"{sum(known)} of {len(known)}"]]
     for cap in caps:
         found = {name: perplexity(model, ids, policy, cap) for name, ids in texts.items()}
-        told = answers(model, kind, policy, prompts, cap)
-        hits = sum(a and b for a, b in zip(told, known, strict=True))
+        recalled = answers(model, kind, policy, prompts, cap)
+        hits = sum(a and b for a, b in zip(recalled, known, strict=True))
         low, high = interval(hits, sum(known))
-        figures["caps"][cap] = {"perplexity": found, "told": told}
+        figures["caps"][cap] = {"perplexity": found, "told": recalled}
         cells = (f"{p:.2f} (+{p / whole[name] - 1:.1%})" for name, p in found.items())
         rows.append([str(cap), *cells, f"{hits} of {sum(known)} ({low:.0%}–{high:.0%})"])
     write("quality_caps", figures)

@@ -77,46 +77,46 @@ class Load:
         async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
             await asyncio.gather(*(self._one(client, random.Random(index), until) for index in range(clients)))
 
-    async def _one(self, client: httpx2.AsyncClient, chance: random.Random, until: float) -> None:
+    async def _one(self, client: httpx2.AsyncClient, rng: random.Random, until: float) -> None:
         while time.monotonic() < until:
             try:
-                what = chance.random()
+                what = rng.random()
                 if what < 0.2:
-                    await self._send_wrong(client, chance)
+                    await self._send_wrong(client, rng)
                 elif what < 0.3:
-                    await self._leave(client, chance)
+                    await self._leave(client, rng)
                 else:
-                    await self._ask(client, chance)
+                    await self._ask(client, rng)
             except Exception as error:
                 self.tally.mistakes.append(f"{type(error).__name__}: {error}"[:300])
 
-    async def _send_wrong(self, client: httpx2.AsyncClient, chance: random.Random) -> None:
-        path, body, due = chance.choice(self.wrong)
+    async def _send_wrong(self, client: httpx2.AsyncClient, rng: random.Random) -> None:
+        path, body, due = rng.choice(self.wrong)
         response = await client.post(path, content=body, headers={"Content-Type": "application/json"})
         self.tally.statuses[f"wrong, {response.status_code}"] += 1
         if response.status_code != due or not response.json()["error"]["message"]:
             self.tally.mistakes.append(f"{response.status_code} and not {due} for {body[:60]!r}: {response.text[:200]}")
 
-    async def _leave(self, client: httpx2.AsyncClient, chance: random.Random) -> None:
+    async def _leave(self, client: httpx2.AsyncClient, rng: random.Random) -> None:
         """Go in the middle of a stream."""
-        request, told = chance.choice(self.requests), chance.randrange(6)
+        request, remaining = rng.choice(self.requests), rng.randrange(6)
         async with client.stream("POST", request.path, json={**request.body, "stream": True}) as response:
             self.tally.statuses[f"left, {response.status_code}"] += 1
             if response.status_code != 200:
                 return
             self.tally.left += 1
             async for _ in chunks(response):
-                told -= 1
-                if told < 0:
+                remaining -= 1
+                if remaining < 0:
                     return
 
-    async def _ask(self, client: httpx2.AsyncClient, chance: random.Random) -> None:
-        request, began = chance.choice(self.requests), time.monotonic()
-        asked = self._stream if chance.random() < 0.5 else whole
-        status, answer, tokens, wait = await asked(client, request)
+    async def _ask(self, client: httpx2.AsyncClient, rng: random.Random) -> None:
+        request, began = rng.choice(self.requests), time.monotonic()
+        send = self._stream if rng.random() < 0.5 else whole
+        status, answer, tokens, wait = await send(client, request)
         self.tally.statuses[f"valid, {status}"] += 1
         if status == 429 and wait:
-            await asyncio.sleep(chance.random() * min(wait, LONGEST_PAUSE))
+            await asyncio.sleep(rng.random() * min(wait, LONGEST_PAUSE))
         elif status != 200:
             self.tally.mistakes.append(f"status {status} for a valid request")
         else:
@@ -126,7 +126,7 @@ class Load:
 
     async def _stream(self, client: httpx2.AsyncClient, request: Request) -> tuple[int, Answer, int, float]:
         body = {**request.body, "stream": True, "stream_options": {"include_usage": True}}
-        told: dict[int, list[Any]] = {}
+        choices: dict[int, list[Any]] = {}
         began, tokens = time.monotonic(), 0
         async with client.stream("POST", request.path, json=body) as response:
             if response.status_code != 200:
@@ -138,12 +138,12 @@ class Load:
                 for choice in chunk["choices"]:
                     delta = choice.get("delta") or {"content": choice.get("text")}
                     reasoning, content = delta.get("reasoning_content") or "", delta.get("content") or ""
-                    if (reasoning or content) and not told:
+                    if (reasoning or content) and not choices:
                         self.tally.first.append(time.monotonic() - began)
-                    parts = told.setdefault(choice["index"], ["", "", None])
+                    parts = choices.setdefault(choice["index"], ["", "", None])
                     parts[0], parts[1] = parts[0] + reasoning, parts[1] + content
                     parts[2] = choice["finish_reason"] or parts[2]
-        return 200, [tuple(told[index]) for index in sorted(told)], tokens, 0.0
+        return 200, [tuple(choices[index]) for index in sorted(choices)], tokens, 0.0
 
     def check(self, request: Request, answer: Answer) -> None:
         """Compare with what the request gives alone, and look for what belongs to others."""

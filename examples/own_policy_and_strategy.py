@@ -37,7 +37,7 @@ class NearestToTwentyTokens(minseek.Strategy):
     thoughts: int = 6
     answer: ClassVar[str] = "direct"
 
-    def decide(self, kept: Sequence[Thought], new: Thought, chance: random.Random) -> Decision:
+    def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
         """Return which thought leaves the cache, and why."""
         if not kept:
             return Decision(None, "it is the first induced thought")

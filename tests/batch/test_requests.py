@@ -1,4 +1,4 @@
-"""Lines of batch files: requests, refused lines, and that no line is lost whatever it holds."""
+"""Lines of batch files: requests, refused lines, and no line is lost, valid or not."""
 
 from __future__ import annotations
 

@@ -67,14 +67,14 @@ def test_log_probabilities_of_a_chat_are_those_of_its_answer(tiny: minseek.Model
     question = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 20}
     files = write(tmp_path, [{"id": 1, **question}, {"id": 2, **question, "logprobs": True, "top_logprobs": 1}])
     run_file(tiny, *files, sampling=minseek.Sampling(temperature=0))
-    bare, told = read(files[1])[1], read(files[1])[2]
-    assert {name: value for name, value in told.items() if name not in ("id", "logprobs")} == {
+    bare, detailed = read(files[1])[1], read(files[1])[2]
+    assert {name: value for name, value in detailed.items() if name not in ("id", "logprobs")} == {
         name: value for name, value in bare.items() if name != "id"
     }
     # the model's own thinking, its tag included, is no part of the answer
-    wanted = told["usage"]["completion_tokens"] - told["usage"]["completion_tokens_details"]["reasoning_tokens"]
-    assert 0 < len(told["logprobs"]["content"]) <= wanted
-    for token in told["logprobs"]["content"]:  # greedy: the most likely one
+    wanted = detailed["usage"]["completion_tokens"] - detailed["usage"]["completion_tokens_details"]["reasoning_tokens"]
+    assert 0 < len(detailed["logprobs"]["content"]) <= wanted
+    for token in detailed["logprobs"]["content"]:  # greedy: the most likely one
         assert token["top_logprobs"][0]["logprob"] == token["logprob"]
 
 
@@ -137,7 +137,7 @@ def test_an_interrupt_keeps_what_the_pass_finishes(
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "told"),
+    ("options", "error", "message"),
     [
         ({"plan": 3}, TypeError, "plan must be"),
         ({"max_new_tokens": 0}, minseek.InputError, "not 0"),
@@ -149,23 +149,23 @@ def test_an_interrupt_keeps_what_the_pass_finishes(
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(
-    tiny: minseek.Model, tmp_path: Path, options: dict[str, Any], error: type[Exception], told: str
+    tiny: minseek.Model, tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     files = write(tmp_path, [{"id": 1, "prompt": "Hello"}])
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         run_file(tiny, *files, **options)
     assert not files[1].exists()
 
 
 def test_files_that_cannot_be_used_are_refused(tiny: minseek.Model, tmp_path: Path) -> None:
     files = write(tmp_path, [{"id": 1, "prompt": "Hello"}])
-    for wrong, told in (
+    for wrong, message in (
         ((tmp_path / "none", files[1]), "cannot be read"),
         ((files[0], files[0]), "the same file"),
         ((files[0], tmp_path), "is a directory"),
         ((files[0], tmp_path / "none" / "out"), "there is no directory"),
     ):
-        with pytest.raises(minseek.InputError, match=told):
+        with pytest.raises(minseek.InputError, match=message):
             run_file(tiny, *wrong)
     with pytest.raises(TypeError, match="load it first"):
         run_file("tiny", *files)  # type: ignore[arg-type]

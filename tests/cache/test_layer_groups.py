@@ -21,17 +21,17 @@ def make_slots(caps: tuple[int, ...], cap: int, block: int, count: int = 3, devi
     return SlotPool(shape, Rotary(torch.tensor([1.0, 0.1], device=device)), count, device=device).slots
 
 
-def fill(slot: Slot, tokens: int, chance: torch.Generator) -> None:
+def fill(slot: Slot, tokens: int, rng: torch.Generator) -> None:
     """Append random pairs with attention and policy scores, as a model and a policy would."""
     for layer in range(len(slot.keys)):
-        keys, values = torch.randn(2, HEADS, tokens, DIM, generator=chance).to(slot.keys[0].device)
+        keys, values = torch.randn(2, HEADS, tokens, DIM, generator=rng).to(slot.keys[0].device)
         slot.append(layer, keys, values)
-        given = torch.rand(HEADS, 1, tokens, slot.lengths[layer] + tokens, generator=chance)
+        given = torch.rand(HEADS, 1, tokens, slot.lengths[layer] + tokens, generator=rng)
         observer_of(slot).observe(layer, given.to(slot.keys[0].device))
     slot.advance(tokens)
     for group in slot.layer_groups:
         new = group.policy_scores[:, :, group.length - tokens : group.length]
-        new.copy_(torch.rand(new.shape, generator=chance))
+        new.copy_(torch.rand(new.shape, generator=rng))
 
 
 def held(slot: Slot) -> list[dict[str, Tensor]]:
@@ -42,11 +42,11 @@ def held(slot: Slot) -> list[dict[str, Tensor]]:
     ]
 
 
-def choices(slot: Slot, chance: torch.Generator) -> list[Tensor | None]:
+def choices(slot: Slot, rng: torch.Generator) -> list[Tensor | None]:
     """Random pairs of the layer groups that are full."""
     chosen: list[Tensor | None] = []
     for group in slot.layer_groups:
-        drawn = torch.rand(len(group.layers), HEADS, group.length, generator=chance)
+        drawn = torch.rand(len(group.layers), HEADS, group.length, generator=rng)
         due = not group.free_tokens and group.cap < group.length
         chosen.append(drawn.topk(group.cap).indices.sort().values.to(group.keys.device) if due else None)
     return chosen
@@ -59,16 +59,16 @@ layers_and_caps = st.lists(st.integers(1, 30), min_size=1, max_size=5)
 @given(caps=layers_and_caps, block=st.integers(1, 9), seed=st.integers(0, 99))
 def test_chosen_pairs_are_unchanged_by_moves(caps: list[int], block: int, seed: int) -> None:
     """Compared with plain copies; the neighboring slots keep every bit."""
-    cap, chance = -(-sum(caps) // len(caps)), torch.Generator().manual_seed(seed)
+    cap, rng = -(-sum(caps) // len(caps)), torch.Generator().manual_seed(seed)
     slots = make_slots(tuple(caps), cap, block)
     for slot in slots:
-        fill(slot, slot.free_tokens, chance)
-    neighbors, mine = [held(slots[0]), held(slots[2])], slots[1]
+        fill(slot, slot.free_tokens, rng)
+    neighbors, target = [held(slots[0]), held(slots[2])], slots[1]
     for _ in range(6):
-        before, chosen = held(mine), choices(mine, chance)
-        mine.retain(chosen)
-        after = held(mine)
-        for group, own in zip(mine.layer_groups, chosen, strict=True):
+        before, chosen = held(target), choices(target, rng)
+        target.retain(chosen)
+        after = held(target)
+        for group, own in zip(target.layer_groups, chosen, strict=True):
             assert group.capacity == group.cap + block
             assert own is None or group.length == group.cap
             for i, layer in enumerate(group.layers):
@@ -80,7 +80,7 @@ def test_chosen_pairs_are_unchanged_by_moves(caps: list[int], block: int, seed: 
             for name in ("attn_sum", "policy_scores"):
                 assert not getattr(group, name)[:, :, group.length :].any(), name
             assert not group.attn_window_sum.any()
-        fill(mine, mine.free_tokens, chance)
+        fill(target, target.free_tokens, rng)
     for slot, was in zip((slots[0], slots[2]), neighbors, strict=True):
         for layer, now in enumerate(held(slot)):
             assert all(torch.equal(now[name], was[layer][name]) for name in FIELDS)
@@ -124,10 +124,10 @@ def test_a_slot_evicts_nothing_until_it_is_full_for_the_first_time(device: str) 
 
 def test_a_cleared_slot_is_no_longer_partitioned(device: str) -> None:
     used, new = make_slots((2, 10, 3), 5, 4, device=device)[:2]
-    chance = torch.Generator().manual_seed(2)
+    rng = torch.Generator().manual_seed(2)
     for _ in range(5):
-        fill(used, used.free_tokens, chance)
-        used.retain(choices(used, chance))
+        fill(used, used.free_tokens, rng)
+        used.retain(choices(used, rng))
     before = used.allocation
     used.clear()
     assert used.allocation != before  # stored addresses are stale
@@ -135,16 +135,16 @@ def test_a_cleared_slot_is_no_longer_partitioned(device: str) -> None:
     assert observer_of(used).num_since_eviction == 0
     for slot in (used, new):
         fill(slot, 9, torch.Generator().manual_seed(3))
-    for mine, other in zip(held(used), held(new), strict=True):
-        assert all(torch.equal(mine[name], other[name]) for name in FIELDS)
+    for target, other in zip(held(used), held(new), strict=True):
+        assert all(torch.equal(target[name], other[name]) for name in FIELDS)
     assert ThoughtCache.over(used).capacity == 9
 
 
 def test_the_newest_pairs_have_the_same_positions_in_all_layers(device: str) -> None:
-    slot, chance = make_slots((2, 10, 3), 5, 4, device=device)[0], torch.Generator().manual_seed(4)
+    slot, rng = make_slots((2, 10, 3), 5, 4, device=device)[0], torch.Generator().manual_seed(4)
     for _ in range(6):
-        fill(slot, slot.free_tokens, chance)
-        slot.retain(choices(slot, chance))
+        fill(slot, slot.free_tokens, rng)
+        slot.retain(choices(slot, rng))
     slot.reencode()
     assert slot.position == slot.length == max(slot.lengths) > min(slot.lengths)
     for layer, length in enumerate(slot.lengths):

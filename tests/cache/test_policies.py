@@ -148,16 +148,16 @@ def synthetic(count: int = 2, seed: int = 0, device: str = "cpu") -> list[Slot]:
     return pool.slots
 
 
-def more(slot: Slot, count: int, chance: torch.Generator) -> None:
+def more(slot: Slot, count: int, rng: torch.Generator) -> None:
     device = slot.keys[0].device
     for layer in range(2):
-        keys, values = torch.randn(2, 2, count, 8, generator=chance).to(device)
-        observer_of(slot).record_queries(layer, torch.randn(4, count, 8, generator=chance).to(device)[:, -BLOCK:])
+        keys, values = torch.randn(2, 2, count, 8, generator=rng).to(device)
+        observer_of(slot).record_queries(layer, torch.randn(4, count, 8, generator=rng).to(device)[:, -BLOCK:])
         slot.append(layer, keys, values)
         observer_of(slot).window = BLOCK // 2
-        observer_of(slot).observe(layer, torch.rand(2, 2, count, slot.length + count, generator=chance).to(device))
+        observer_of(slot).observe(layer, torch.rand(2, 2, count, slot.length + count, generator=rng).to(device))
     slot.advance(count)
-    observer_of(slot).record_surprise(torch.randn(count, generator=chance).to(device), torch.zeros(5, device=device))
+    observer_of(slot).record_surprise(torch.randn(count, generator=rng).to(device), torch.zeros(5, device=device))
 
 
 def small(kind: type[Policy]) -> Policy:
@@ -166,7 +166,7 @@ def small(kind: type[Policy]) -> Policy:
 
 @pytest.mark.parametrize("kind", POLICIES.values())
 def test_a_choice_is_ascending_complete_and_keeps_protected_pairs(kind: type[Policy], device: str) -> None:
-    policy, chance = small(kind), torch.Generator().manual_seed(5)
+    policy, rng = small(kind), torch.Generator().manual_seed(5)
     slot = synthetic(device=device)[1]
     for _ in range(4):
         for cap in (CAP, 11, N):
@@ -187,7 +187,7 @@ def test_a_choice_is_ascending_complete_and_keeps_protected_pairs(kind: type[Pol
         token_index = slot.layer_groups[0].token_index.cpu()
         assert (token_index[:, :, :3] == torch.arange(3)).all()
         assert (token_index[:, :, CAP - 7 : CAP] == torch.arange(slot.num_tokens - 7, slot.num_tokens)).all()
-        more(slot, BLOCK, chance)
+        more(slot, BLOCK, rng)
 
 
 @pytest.mark.parametrize("kind", POLICIES.values())
@@ -343,13 +343,13 @@ def test_expected_attention_is_the_mean_attention_of_gaussian_queries() -> None:
     pairs = Candidates(slot)
     assert pairs.queries is not None
     got = policy.score(pairs).double().numpy() / pairs.values.double().norm(dim=-1).numpy()
-    turn, chance = mean_rotation(slot.rotary, N, 16), np.random.default_rng(1)
+    turn, rng = mean_rotation(slot.rotary, N, 16), np.random.default_rng(1)
     for layer, head in ((0, 0), (1, 1)):
         total = np.zeros(N)
         for g in range(2):
             queries = pairs.queries[layer, 2 * head + g].double().numpy()
             assert len(queries) == BLOCK
-            drawn = chance.multivariate_normal(queries.mean(0), np.cov(queries.T, bias=True), 200_000) @ turn.T
+            drawn = rng.multivariate_normal(queries.mean(0), np.cov(queries.T, bias=True), 200_000) @ turn.T
             paid = np.exp(drawn @ pairs.keys[layer, head].double().numpy().T / math.sqrt(8)).mean(0)
             total += paid / paid.sum() / 2
         np.testing.assert_allclose(got[layer, head], total, rtol=0.05)
@@ -395,9 +395,9 @@ def survivors(policy: Random, evictions: int, cap: int = 30, block: int = 20) ->
     for _ in range(evictions):
         slot.advance(slot.capacity - slot.length)
         slot.retain([policy.choose(Candidates(slot), cap)])
-    there = torch.zeros(2, 3, slot.num_tokens)
+    present = torch.zeros(2, 3, slot.num_tokens)
     token_index = torch.stack([token_index_of(slot, layer) for layer in range(2)])
-    return there.scatter_(2, token_index.long(), 1.0)
+    return present.scatter_(2, token_index.long(), 1.0)
 
 
 @pytest.mark.parametrize("evictions", [1, 3])

@@ -42,14 +42,14 @@ def make_pool(count: int = 3, dtype: torch.dtype = torch.float32, device: str = 
     return SlotPool(shape, Rotary(INV_FREQ.to(device), 1.3), count, device=device)
 
 
-def fill(slot: Slot, count: int, chance: torch.Generator) -> Tensor:
+def fill(slot: Slot, count: int, rng: torch.Generator) -> Tensor:
     """Append random tokens; return their keys without positions, [L, H, T, D]."""
     device, dtype = slot.keys[0].device, slot.keys[0].dtype
-    keys = torch.randn(LAYERS, HEADS, count, DIM, generator=chance).to(device, dtype)
+    keys = torch.randn(LAYERS, HEADS, count, DIM, generator=rng).to(device, dtype)
     slot.reserve(count)
     for layer in range(LAYERS):
-        slot.append(layer, keys[layer], torch.randn(HEADS, count, DIM, generator=chance).to(device, dtype))
-        observer_of(slot).observe(layer, torch.rand(HEADS, 2, count, slot.length + count, generator=chance).to(device))
+        slot.append(layer, keys[layer], torch.randn(HEADS, count, DIM, generator=rng).to(device, dtype))
+        observer_of(slot).observe(layer, torch.rand(HEADS, 2, count, slot.length + count, generator=rng).to(device))
     slot.advance(count)
     return keys
 
@@ -61,8 +61,8 @@ def turned(raw: Tensor, positions: Tensor) -> Tensor:
     return torch.cat((product.real, product.imag), dim=-1)
 
 
-def random_choice(kept: int, count: int, chance: torch.Generator) -> Tensor:
-    return torch.rand(LAYERS, HEADS, count, generator=chance).topk(kept).indices.sort().values
+def random_choice(kept: int, count: int, rng: torch.Generator) -> Tensor:
+    return torch.rand(LAYERS, HEADS, count, generator=rng).topk(kept).indices.sort().values
 
 
 # Bytes
@@ -108,50 +108,54 @@ def copies(pool: SlotPool) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_retain_equals_a_list(path: str, dtype: torch.dtype, device: str) -> None:
-    chance = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     for index, kept in enumerate((1, 5, CAP, CAP + BLOCK - 1, CAP + BLOCK, CAP)):
         pool = make_pool(dtype=dtype, device=device)
         for slot in pool.slots:
-            fill(slot, CAP + BLOCK, chance)
-        pool.memory.policy_scores.copy_(torch.rand(pool.memory.policy_scores.shape, generator=chance))
-        before, mine = copies(pool), pool.slots[index % 3]
-        chosen = random_choice(kept, CAP + BLOCK, chance)
-        mine.retain([chosen.to(device)])
+            fill(slot, CAP + BLOCK, rng)
+        pool.memory.policy_scores.copy_(torch.rand(pool.memory.policy_scores.shape, generator=rng))
+        before, evicted = copies(pool), pool.slots[index % 3]
+        chosen = random_choice(kept, CAP + BLOCK, rng)
+        evicted.retain([chosen.to(device)])
         after = copies(pool)
         for name, old in before.items():
             new = after[name]
             for layer in range(LAYERS):
                 for slot in pool.slots:
-                    if slot is not mine:
+                    if slot is not evicted:
                         assert torch.equal(new[layer, slot.index], old[layer, slot.index]), name
                 if name not in MOVED:
                     continue
                 for head in range(HEADS):
-                    was = old[layer, mine.index, head]
+                    was = old[layer, evicted.index, head]
                     wanted = [was[i] for i in chosen[layer, head].tolist()]
-                    assert torch.equal(new[layer, mine.index, head, :kept], torch.stack(wanted)), name
+                    assert torch.equal(new[layer, evicted.index, head, :kept], torch.stack(wanted)), name
         for name in ("attn_sum", "policy_scores"):
-            assert not after[name][:, mine.index, :, kept:].any(), name
-        assert not after["attn_window_sum"][:, mine.index].any()
-        assert (mine.length, mine.layer_groups[0].num_survivors) == (kept, kept)
-        assert (mine.num_tokens, mine.position, observer_of(mine).num_since_eviction) == (CAP + BLOCK, CAP + BLOCK, 0)
-        assert (mine.evictions, mine.free_tokens) == (1, CAP + BLOCK - kept)
+            assert not after[name][:, evicted.index, :, kept:].any(), name
+        assert not after["attn_window_sum"][:, evicted.index].any()
+        assert (evicted.length, evicted.layer_groups[0].num_survivors) == (kept, kept)
+        assert (evicted.num_tokens, evicted.position, observer_of(evicted).num_since_eviction) == (
+            CAP + BLOCK,
+            CAP + BLOCK,
+            0,
+        )
+        assert (evicted.evictions, evicted.free_tokens) == (1, CAP + BLOCK - kept)
 
 
 def test_every_head_keeps_its_own_pairs_over_many_evictions(path: str) -> None:
     """Over eight blocks, compared with a plain list of token index, position and key for each head."""
-    pool, chance = make_pool(), torch.Generator().manual_seed(2)
+    pool, rng = make_pool(), torch.Generator().manual_seed(2)
     slot = pool.slots[1]
     lists: list[list[list[tuple[int, Tensor]]]] = [[[] for _ in range(HEADS)] for _ in range(LAYERS)]
     came = 0
     for _ in range(8):
         count = slot.capacity - slot.length
-        keys = fill(slot, count, chance)
+        keys = fill(slot, count, rng)
         for layer, heads in enumerate(lists):
             for head, pairs in enumerate(heads):
                 pairs += [(came + t, keys[layer, head, t]) for t in range(count)]
         came += count
-        chosen = random_choice(CAP, slot.length, chance)
+        chosen = random_choice(CAP, slot.length, rng)
         slot.retain([chosen])
         for layer, heads in enumerate(lists):
             for head, pairs in enumerate(heads):
@@ -169,10 +173,10 @@ def test_both_backends_retain_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> 
     for native in (True, False):
         if not native:
             monkeypatch.setattr(kernels_module, "_library", lambda tensor: None)
-        pool, chance = make_pool(dtype=torch.bfloat16), torch.Generator().manual_seed(3)
+        pool, rng = make_pool(dtype=torch.bfloat16), torch.Generator().manual_seed(3)
         for slot in pool.slots:
-            fill(slot, CAP + BLOCK, chance)
-        pool.slots[2].retain([random_choice(CAP, CAP + BLOCK, chance)])
+            fill(slot, CAP + BLOCK, rng)
+        pool.slots[2].retain([random_choice(CAP, CAP + BLOCK, rng)])
         kept.append([copies(pool)[name][:, 2, :, :CAP] for name in MOVED])
     for native_kept, other in zip(*kept, strict=True):
         assert torch.equal(native_kept, other)
@@ -192,14 +196,14 @@ def test_retaining_all_pairs_moves_nothing(path: str) -> None:
 
 
 def test_reencoded_keys_have_the_new_positions(device: str) -> None:
-    pool, chance = make_pool(device=device), torch.Generator().manual_seed(5)
+    pool, rng = make_pool(device=device), torch.Generator().manual_seed(5)
     slot = pool.slots[1]
-    raw = fill(slot, CAP + BLOCK, chance)
+    raw = fill(slot, CAP + BLOCK, rng)
     for _ in range(3):
-        chosen = random_choice(CAP, CAP + BLOCK, chance).to(device)
+        chosen = random_choice(CAP, CAP + BLOCK, rng).to(device)
         slot.retain([chosen])
         raw = raw.gather(2, chosen[..., None].expand(-1, -1, -1, DIM))
-        raw = torch.cat((raw, fill(slot, BLOCK, chance)), dim=2)
+        raw = torch.cat((raw, fill(slot, BLOCK, rng)), dim=2)
     old, untouched = slot.position, pool.memory.keys[0].clone()
     slot.reencode()
     positions = torch.arange(CAP + BLOCK)
@@ -212,16 +216,16 @@ def test_reencoded_keys_have_the_new_positions(device: str) -> None:
     assert torch.equal(pool.memory.keys[0], untouched)
     slot.reencode()  # they have these positions already
     assert torch.equal(torch.stack(slot.keys), got)
-    slot.retain([random_choice(CAP, CAP + BLOCK, chance).to(device)])
-    fill(slot, 1, chance)
+    slot.retain([random_choice(CAP, CAP + BLOCK, rng).to(device)])
+    fill(slot, 1, rng)
     assert slot.positions[0][:, CAP].tolist() == [CAP + BLOCK] * HEADS  # the next token follows them
 
 
 def test_unrotated_keys_of_candidates_are_the_appended_ones() -> None:
-    pool, chance = make_pool(), torch.Generator().manual_seed(6)
+    pool, rng = make_pool(), torch.Generator().manual_seed(6)
     slot = pool.slots[0]
-    raw = fill(slot, CAP + BLOCK, chance)
-    chosen = random_choice(CAP, CAP + BLOCK, chance)
+    raw = fill(slot, CAP + BLOCK, rng)
+    chosen = random_choice(CAP, CAP + BLOCK, rng)
     slot.retain([chosen])
     wanted = raw.gather(2, chosen[..., None].expand(-1, -1, -1, DIM))
     for _ in range(2):
@@ -233,13 +237,13 @@ def test_unrotated_keys_of_candidates_are_the_appended_ones() -> None:
 
 
 def test_a_cleared_slot_equals_a_new_one() -> None:
-    pool, chance = make_pool(), torch.Generator().manual_seed(7)
+    pool, rng = make_pool(), torch.Generator().manual_seed(7)
     used, other = pool.slots[1], pool.slots[2]
     for slot in (used, other):
-        fill(slot, CAP + BLOCK, chance)
-        slot.retain([random_choice(CAP, CAP + BLOCK, chance)])
+        fill(slot, CAP + BLOCK, rng)
+        slot.retain([random_choice(CAP, CAP + BLOCK, rng)])
         slot.reencode()
-    fill(used, 3, chance)
+    fill(used, 3, rng)
     others = other.memory.attn_sum[2].clone()
     used.clear()
     assert (used.length, used.layer_groups[0].num_survivors, used.num_tokens, used.position) == (0,) * 4
@@ -248,7 +252,7 @@ def test_a_cleared_slot_equals_a_new_one() -> None:
     for tensor in (pool.memory.attn_sum, pool.memory.attn_window_sum, pool.memory.policy_scores):
         assert not tensor[1].any()
     assert torch.equal(pool.memory.attn_sum[2], others)
-    raw = fill(used, 5, chance)
+    raw = fill(used, 5, rng)
     assert torch.equal(token_index_of(used, 0)[0], torch.arange(5, dtype=torch.int32))
     wanted = turned(raw, torch.arange(5).expand(LAYERS, HEADS, -1))
     torch.testing.assert_close(torch.stack(used.keys)[:, :, :5].double(), wanted, atol=2e-5, rtol=0)
@@ -279,8 +283,8 @@ def test_the_window_is_the_last_queries_before_the_eviction(window: int) -> None
 
 @pytest.mark.parametrize("chunks", [[1, 9, 12, 3, 1, 6], [32], [20, 12], [1] * 32])
 def test_queries_of_the_last_block_are_kept(chunks: list[int]) -> None:
-    slot, chance = make_pool(1).slots[0], torch.Generator().manual_seed(9)
-    every = torch.randn(LAYERS, 4, CAP + 2 * BLOCK, DIM, generator=chance)
+    slot, rng = make_pool(1).slots[0], torch.Generator().manual_seed(9)
+    every = torch.randn(LAYERS, 4, CAP + 2 * BLOCK, DIM, generator=rng)
     at = 0
     for count in chunks:  # to the first eviction
         for layer in range(LAYERS):
@@ -300,13 +304,13 @@ def test_queries_of_the_last_block_are_kept(chunks: list[int]) -> None:
 
 
 def test_a_thought_cache_uses_a_slots_memory() -> None:
-    pool, chance = make_pool(), torch.Generator().manual_seed(10)
+    pool, rng = make_pool(), torch.Generator().manual_seed(10)
     untouched = copies(pool)
     slot = pool.slots[1]
     over = ThoughtCache.over(slot)
     own = ThoughtCache(pool.memory.shape.cache_shape, pool.memory.rotary, max_tokens=CAP + BLOCK)
     for count, start, stop in ((20, 5, 9), (10, 0, 3), (9, 30, 32), (2, 12, 32)):
-        keys, values = (torch.randn(LAYERS, HEADS, count, DIM, generator=chance) for _ in range(2))
+        keys, values = (torch.randn(LAYERS, HEADS, count, DIM, generator=rng) for _ in range(2))
         for cache in (over, own):
             cache.reserve(count)
             for layer in range(LAYERS):
@@ -331,9 +335,9 @@ def test_a_thought_cache_uses_a_slots_memory() -> None:
 
 
 def test_ranks_equal_their_definition(path: str, device: str) -> None:
-    chance = torch.Generator().manual_seed(11)
+    rng = torch.Generator().manual_seed(11)
     for n in (1, 2, 3, 17, 200):
-        for scores in (torch.randn(2, 3, n, generator=chance), torch.randint(0, 4, (2, 3, n), generator=chance) / 4):
+        for scores in (torch.randn(2, 3, n, generator=rng), torch.randint(0, 4, (2, 3, n), generator=rng) / 4):
             got = ranks(scores.to(device)).cpu()
             assert got.dtype == torch.float32
             for row, given_ranks in zip(scores.flatten(0, 1).tolist(), got.flatten(0, 1).tolist(), strict=True):
@@ -343,9 +347,9 @@ def test_ranks_equal_their_definition(path: str, device: str) -> None:
 
 
 def test_topk_sorted_equals_its_definition(path: str, device: str) -> None:
-    chance = torch.Generator().manual_seed(14)
+    rng = torch.Generator().manual_seed(14)
     for n, count in ((1, 1), (2, 1), (17, 16), (17, 17), (200, 3), (1000, 700)):
-        for scores in (torch.randn(2, 3, n, generator=chance), torch.randint(-2, 2, (2, 3, n), generator=chance) / 4):
+        for scores in (torch.randn(2, 3, n, generator=rng), torch.randint(-2, 2, (2, 3, n), generator=rng) / 4):
             scores[..., n // 2] = torch.inf
             scores[..., n // 3] = -torch.inf
             got = topk_sorted(scores.to(device), count).cpu()
@@ -369,8 +373,8 @@ def test_ranks_of_infinities_and_of_a_view(path: str) -> None:
 
 
 def test_ranks_are_added_to_other_scores(path: str, device: str) -> None:
-    chance = torch.Generator().manual_seed(15)
-    scores, onto = (torch.randn(2, 3, 17, generator=chance).to(device) for _ in range(2))
+    rng = torch.Generator().manual_seed(15)
+    scores, onto = (torch.randn(2, 3, 17, generator=rng).to(device) for _ in range(2))
     wanted = onto + 0.5 * ranks(scores)
     got = ranks(scores, 0.5, onto=onto)
     assert got is onto
@@ -380,10 +384,10 @@ def test_ranks_are_added_to_other_scores(path: str, device: str) -> None:
 
 def test_boost_topk_equals_its_definition(path: str, device: str) -> None:
     """With a threshold, and policy scores that are a view of a larger tensor."""
-    chance = torch.Generator().manual_seed(16)
+    rng = torch.Generator().manual_seed(16)
     for n, count in ((1, 1), (17, 5), (17, 17), (200, 60)):
-        whole = torch.randint(0, 9, (2, 3, n + 4), generator=chance) / 4  # many are equal
-        notes, scores = whole[:, :, :n], torch.randn(2, 3, n, generator=chance)
+        whole = torch.randint(0, 9, (2, 3, n + 4), generator=rng) / 4  # many are equal
+        notes, scores = whole[:, :, :n], torch.randn(2, 3, n, generator=rng)
         got = scores.to(device, copy=True)
         boost_topk(got, whole.to(device)[:, :, :n], count, threshold=1.0, boost=2.5)
         for layer in range(2):
@@ -399,11 +403,11 @@ def test_boost_topk_equals_its_definition(path: str, device: str) -> None:
 @pytest.mark.parametrize("dim", [2, 16, 34, 64, 514])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_cosine_to_running_mean_equals_its_definition(path: str, dim: int, dtype: torch.dtype, device: str) -> None:
-    chance = torch.Generator().manual_seed(17)
+    rng = torch.Generator().manual_seed(17)
     total = torch.zeros(2, 3, dim, device=device)
     came = torch.zeros(2, 3, 0, dim, dtype=torch.float64)
     for n in (1, 7, 20):
-        new = torch.randn(2, 3, n, dim, generator=chance).to(device, dtype)
+        new = torch.randn(2, 3, n, dim, generator=rng).to(device, dtype)
         came = torch.cat((came, torch.nn.functional.normalize(new.cpu().double(), dim=-1)), 2)
         direction = torch.nn.functional.normalize(came.sum(2), dim=-1)
         got = cosine_to_running_mean(new, total)
@@ -425,12 +429,12 @@ def naive_cosine_to_mean(keys: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_prerope_cosine_to_mean_equals_its_definition(dim: int, dtype: torch.dtype) -> None:
     """In C where it is supported, and in PyTorch, for a slot in the middle of its pool."""
-    chance, inv_freq = torch.Generator().manual_seed(12), 1.0 / 100.0 ** (torch.arange(0, dim, 2) / dim)
+    rng, inv_freq = torch.Generator().manual_seed(12), 1.0 / 100.0 ** (torch.arange(0, dim, 2) / dim)
     shape = SlotShape(CacheShape(2, 3, dim, dtype), 10, 5)
     for n in (1, 2, 7, 15):
         pool = SlotPool(shape, Rotary(inv_freq, 1.3), 3)
         slot = pool.slots[1]
-        raw = torch.randn(2, 3, n, dim, generator=chance)
+        raw = torch.randn(2, 3, n, dim, generator=rng)
         raw[1, 2, 0] = 0
         for layer in range(2):
             slot.append(layer, raw[layer].to(dtype), raw[layer].to(dtype))
@@ -450,10 +454,10 @@ def test_prerope_cosine_to_mean_equals_its_definition(dim: int, dtype: torch.dty
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_value_error_equals_its_definition(path: str, dim: int, dtype: torch.dtype, device: str) -> None:
     """In C where it is supported, and in PyTorch, for values in the middle of a pool."""
-    chance = torch.Generator().manual_seed(15)
+    rng = torch.Generator().manual_seed(15)
     for n in (1, 2, 7, 15):
-        values = torch.randn(2, 3, 3, 15, dim, generator=chance).to(dtype).to(device)[:, 1, :, :n]
-        weights = torch.rand(2, 3, n, generator=chance).to(device)
+        values = torch.randn(2, 3, 3, 15, dim, generator=rng).to(dtype).to(device)[:, 1, :, :n]
+        weights = torch.rand(2, 3, n, generator=rng).to(device)
         weights[1, 2] = 0  # no attention
         exact, by = values.double().cpu(), weights.double().cpu()
         mean = (by[..., None] * exact).sum(2, keepdim=True) / by.sum(2)[..., None, None].clamp_min(1e-300)

@@ -83,7 +83,7 @@ def ask(command: Ask, flags: list[str]) -> Ask:
 
 
 def interrupted_after(monkeypatch: pytest.MonkeyPatch, kind: str, count: int) -> None:
-    """Let Ctrl-C come after so many events of a kind."""
+    """Send Ctrl-C after `count` events of a kind."""
     real = minseek.reasoning.run.Run.events
 
     def events(run: Any) -> Iterator[Any]:
@@ -259,7 +259,7 @@ def test_the_help_names_the_policy_that_is_the_default(
     assert "minseek models" in line
 
 
-def test_env_tells_what_was_chosen_and_why(command: Ask) -> None:
+def test_env_names_the_defaults_and_their_reasons(command: Ask) -> None:
     ran = command("env")
     assert (ran.code, ran.err) == (0, "")
     for what in (minseek.__version__, torch.__version__, "device", "dtype", "decoding", "because"):

@@ -107,8 +107,8 @@ def test_an_open_server_is_warned_of(
     monkeypatch.setattr("minseek.cli.serve._serve", lambda *_: 0)
     for host, warned in (("0.0.0.0", True), ("127.0.0.1", False)):
         assert main(["serve", "-m", str(tiny_folders["llama"]), "--host", host, "--port", "0"]) == 0
-        told = f"minseek: anybody who reaches {host} can use this server: give it an --api-key"
-        assert (told in capsys.readouterr().err) == warned
+        message = f"minseek: anybody who reaches {host} can use this server: give it an --api-key"
+        assert (message in capsys.readouterr().err) == warned
 
 
 WRONG: list[tuple[list[str], str]] = [
@@ -135,14 +135,14 @@ WRONG: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), WRONG, ids=lambda value: value[0] if isinstance(value, list) else "")
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=lambda value: value[0] if isinstance(value, list) else "")
 def test_what_is_refused(
-    tiny_folders: dict[str, Path], capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    tiny_folders: dict[str, Path], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     port = [] if "--port" in arguments else ["--port", "0"]
     assert main(["serve", "-m", str(tiny_folders["llama"]), "--dtype", "float32", *port, *arguments]) == 2
     printed = capsys.readouterr()
-    assert told in printed.err
+    assert message in printed.err
     (line,) = printed.err.splitlines()
     assert line.startswith("minseek: ")
 

@@ -13,10 +13,10 @@ from minseek.decode import Sampler, Sampling
     [{"top_p": 0.95}, {"top_p": 1.0}, {"top_p": 0.5, "min_p": 0.05}, {"top_k": 5, "top_p": 0.9}, {"min_p": 0.1}],
 )
 def test_a_draw_is_that_of_multinomial(filters: dict[str, float]) -> None:
-    chance = torch.Generator().manual_seed(7)
+    rng = torch.Generator().manual_seed(7)
     for size in (*range(1, 40), 99, 272, 700):
         for sharpness in (0.3, 2.0, 12.0):  # from nearly uniform to nearly certain
-            logits = torch.randn(size, generator=chance) * sharpness
+            logits = torch.randn(size, generator=rng) * sharpness
             sampler = Sampler(Sampling(temperature=0.6, seed=size, **filters))  # type: ignore[arg-type]
             mirror = torch.Generator().manual_seed(size)
             for _ in range(3):
@@ -26,10 +26,10 @@ def test_a_draw_is_that_of_multinomial(filters: dict[str, float]) -> None:
 
 
 def test_top_p_passes_the_first_tokens_that_reach_the_sum() -> None:
-    chance = torch.Generator().manual_seed(8)
+    rng = torch.Generator().manual_seed(8)
     for sharpness in (0.3, 1.0, 3.0, 12.0):
         for share in (0.05, 0.5, 0.9, 0.95):
-            logits = torch.randn(99, generator=chance) * sharpness
+            logits = torch.randn(99, generator=rng) * sharpness
             kept, ids = Sampler(Sampling(temperature=1.0, top_p=share)).candidates(logits)
             exact = torch.softmax(logits.double(), 0).sort(descending=True)
             wanted = int((exact.values.cumsum(0) - exact.values < share).sum())

@@ -81,7 +81,7 @@ def test_a_character_comes_with_its_last_token(text: str) -> None:
 
 @given(TEXTS, TEXTS)
 @settings(deadline=None, max_examples=50)
-def test_what_stands_before_is_not_given_out(before: str, text: str) -> None:
+def test_the_context_is_not_repeated(before: str, text: str) -> None:
     assert "".join(streamed(tokens_of(text.encode()), before=tokens_of(before.encode()))) == text
 
 
@@ -216,9 +216,9 @@ def held(tag: str, text: str) -> int:
 
 @given(st.sampled_from(TAGS), st.lists(st.sampled_from(FRAGMENTS), max_size=12), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=120)
-def test_a_tag_is_found_wherever_the_text_is_cut(tag: str, fragments: list[str], chance: random.Random) -> None:
+def test_a_tag_is_found_wherever_the_text_is_cut(tag: str, fragments: list[str], rng: random.Random) -> None:
     text = "".join(fragments)
-    cuts = sorted(chance.randint(0, len(text)) for _ in range(chance.randint(0, 8)))
+    cuts = sorted(rng.randint(0, len(text)) for _ in range(rng.randint(0, 8)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     watcher, released, pushed = TagWatcher(tag), "", ""
     for piece in pieces:

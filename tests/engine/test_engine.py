@@ -1,4 +1,4 @@
-"""The engine step by step, and what is told of a run: jobs that come, go and fail, stop strings, likelihoods."""
+"""The engine step by step, and the events of a run: jobs that come, go and fail, stop strings, log-probabilities."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TALK = [
 
 
 class Failing(Generation):
-    """A generation that raises an error when it is told logits for the n-th time."""
+    """A generation that raises an error when it receives logits for the n-th time."""
 
     at = 3
 
@@ -50,7 +50,7 @@ class Refusing(Generation):
 
 
 def finish(engine: Engine) -> list[Any]:
-    """Step until nobody sits; the jobs that ended without an error."""
+    """Step until no job runs; return the jobs that ended without an error."""
     done = []
     while engine.free < engine.plan.slots:
         for ended in engine.step():
@@ -126,8 +126,8 @@ def test_a_thinking_job_can_be_withdrawn(tiny: minseek.Model) -> None:
     after = ThinkingJob(tiny, "Why?", RunOptions(sampling=SAMPLED), plan=plan)
     engine.admit(after)
     assert finish(engine) == [after]
-    room = minseek.Limits(kv_budget=plan.slot.capacity * tiny.token_bytes())
-    assert after.result().tokens == minseek.reason(tiny, "Why?", sampling=SAMPLED, limits=room).tokens
+    slot_limits = minseek.Limits(kv_budget=plan.slot.capacity * tiny.token_bytes())
+    assert after.result().tokens == minseek.reason(tiny, "Why?", sampling=SAMPLED, limits=slot_limits).tokens
 
 
 def test_an_error_ends_the_job_that_raised_it_and_no_other(tiny: minseek.Model) -> None:
@@ -221,23 +221,25 @@ def test_a_run_raises_the_first_error_and_leaves_no_slot_taken(tiny: minseek.Mod
     assert engine.free == 2  # the rest was given up
 
 
-# What is told
+# Tokens, text and log-probabilities
 
 
-def told_by(model: minseek.Model, prompt: list[int], **options: Any) -> tuple[list[Any], minseek.engine.Completion]:
-    told: list[Any] = []
+def generate_with_events(
+    model: minseek.Model, prompt: list[int], **options: Any
+) -> tuple[list[Any], minseek.engine.Completion]:
+    events: list[Any] = []
     options = {"max_new_tokens": 24, "sampling": GREEDY, "ignore_eos": True, **options}
-    job = Generation(model, prompt, on_token=lambda *given: told.append(given), **options)
+    job = Generation(model, prompt, on_token=lambda *given: events.append(given), **options)
     list(Engine(model, make_plan(model, None, cap=400)).run([job]))
-    return told, job.completion()
+    return events, job.completion()
 
 
 def test_a_generation_tells_its_tokens_and_text(tiny: minseek.Model) -> None:
     prompt, whole = text_model(tiny)
-    told, completion = told_by(tiny, prompt)
-    assert [token for token, _, _ in told if token is not None] == whole.tokens == completion.tokens
-    assert "".join(text for _, text, _ in told) == whole.text == completion.text
-    assert all(logprob is None for _, _, logprob in told)
+    events, completion = generate_with_events(tiny, prompt)
+    assert [token for token, _, _ in events if token is not None] == whole.tokens == completion.tokens
+    assert "".join(text for _, text, _ in events) == whole.text == completion.text
+    assert all(logprob is None for _, _, logprob in events)
 
 
 @pytest.mark.parametrize("follows", [False, True])
@@ -247,8 +249,8 @@ def test_a_continuation_begins_with_its_space(
     """Llama 2's tokenizer: every token is a word, and a text's first space is dropped."""
     monkeypatch.setattr(tiny, "decode", lambda tokens: "".join(f" {token}" for token in tokens)[1:], raising=False)
     prompt, space = tokens(9, 3), " " if follows else ""
-    told, completion = told_by(tiny, prompt, max_new_tokens=4, is_continuation=follows)
-    assert completion.text == space + " ".join(map(str, completion.tokens)) == "".join(text for _, text, _ in told)
+    events, completion = generate_with_events(tiny, prompt, max_new_tokens=4, is_continuation=follows)
+    assert completion.text == space + " ".join(map(str, completion.tokens)) == "".join(text for _, text, _ in events)
     quiet = Generation(tiny, prompt, max_new_tokens=4, sampling=GREEDY, ignore_eos=True, is_continuation=follows)
     list(Engine(tiny, make_plan(tiny, None, cap=400)).run([quiet]))
     assert quiet.completion() == completion
@@ -263,28 +265,28 @@ def test_no_part_of_a_stop_string_is_emitted(tiny: minseek.Model, length: int) -
         stop = whole.text[at : at + length]
         if "\ufffd" in stop:
             continue
-        told, completion = told_by(tiny, prompt, stop=["never", stop])
+        events, completion = generate_with_events(tiny, prompt, stop=["never", stop])
         wanted = whole.text[: whole.text.index(stop)]
-        assert "".join(text for _, text, _ in told) == completion.text == wanted
+        assert "".join(text for _, text, _ in events) == completion.text == wanted
         assert completion.finish_reason == "stop"
 
 
 def test_a_possible_stop_string_is_emitted_at_the_end(tiny: minseek.Model) -> None:
     prompt, whole = text_model(tiny)
-    told, completion = told_by(tiny, prompt, stop=[whole.text[-3:] + "x"])
+    events, completion = generate_with_events(tiny, prompt, stop=[whole.text[-3:] + "x"])
     assert (completion.text, completion.finish_reason) == (whole.text, "length")
-    assert "".join(text for _, text, _ in told) == whole.text
-    assert told[-1][0] is None
-    assert whole.text.endswith(told[-1][1])
+    assert "".join(text for _, text, _ in events) == whole.text
+    assert events[-1][0] is None
+    assert whole.text.endswith(events[-1][1])
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 20])
 def test_likelihoods_are_those_of_the_raw_logits(tiny: minseek.Model, count: int) -> None:
     prompt, sampling = tokens(12, 3), minseek.Sampling(temperature=1.7, top_p=0.8, top_k=30, seed=5)
-    told, completion = told_by(tiny, prompt, logprobs=count, sampling=sampling)
+    events, completion = generate_with_events(tiny, prompt, logprobs=count, sampling=sampling)
     session = tiny.session()
     logits = session.forward(prompt)
-    for token, logprob in ((token, logprob) for token, _, logprob in told if token is not None):
+    for token, logprob in ((token, logprob) for token, _, logprob in events if token is not None):
         wanted = logits.double().softmax(-1).log()
         assert logprob.token == token
         assert logprob.logprob == pytest.approx(float(wanted[token]), abs=1e-4)
@@ -294,8 +296,8 @@ def test_likelihoods_are_those_of_the_raw_logits(tiny: minseek.Model, count: int
             [float(wanted[i]) for i, _ in logprob.top], abs=1e-4
         )
         logits = session.forward([token])
-    assert any(logprob.token not in dict(logprob.top) for _, _, logprob in told if logprob) or count == 20
-    assert completion.tokens == told_by(tiny, prompt, sampling=sampling)[1].tokens
+    assert any(logprob.token not in dict(logprob.top) for _, _, logprob in events if logprob) or count == 20
+    assert completion.tokens == generate_with_events(tiny, prompt, sampling=sampling)[1].tokens
 
 
 def test_likelihoods_of_equal_tokens_come_in_the_order_of_their_ids() -> None:
@@ -377,15 +379,15 @@ def test_likelihoods_of_an_answer(template: str, tmp_path: Path) -> None:
     model = minseek.load(str(save(tmp_path, "llama", template)), device="cpu", dtype="float32")
     for strategy in (minseek.Standard(), minseek.MinSeek(2)):
         answer, result = streamed(model, strategy=strategy, logprobs=2)
-        told = [event for event in answer if event.token is not None]
+        events = [event for event in answer if event.token is not None]
         session = model.session()
         if isinstance(strategy, minseek.Standard) and result.stats.answer_tokens:
             chain = [
                 *Run(model, "hello", RunOptions(strategy=strategy, sampling=GREEDY, limits=minseek.Limits())).prompt
             ]
-            chain += result.tokens[: len(result.tokens) - len(told)]
+            chain += result.tokens[: len(result.tokens) - len(events)]
             logits = session.forward(chain)
-            for event in told:
+            for event in events:
                 wanted = logits.double().softmax(-1).log()
                 assert event.logprob is not None
                 assert event.logprob.token == event.token
@@ -466,7 +468,7 @@ def test_a_thinking_budget_of_nothing_gives_the_answer_at_once(template: str, st
     closing = [] if template == "plain" else [258]
     assert run.prompt + closing == chain
     assert result.tokens[: len(closing)] == closing
-    (plain,) = minseek.generate(model, [chain], max_new_tokens=30)  # what the model writes behind just that
+    (plain,) = minseek.generate(model, [chain], max_new_tokens=30)  # the model's continuation of exactly that
     assert result.tokens[len(closing) :] == plain.tokens
     assert result.answer == plain.text.strip()
 
@@ -510,17 +512,17 @@ def test_a_thinking_job_tells_the_events_of_the_run(tiny: minseek.Model) -> None
     plan = make_plan(tiny, None, cap=200, block=40)
     limits = minseek.Limits(answer_tokens=10, max_thought_tokens=40)
     options: Any = {"strategy": minseek.MinSeek(3), "sampling": SAMPLED, "limits": limits, "logprobs": 1}
-    told: list[Any] = []
-    job = ThinkingJob(tiny, TALK, RunOptions(**options), plan=plan, on_event=told.append)
+    events: list[Any] = []
+    job = ThinkingJob(tiny, TALK, RunOptions(**options), plan=plan, on_event=events.append)
     list(Engine(tiny, plan).run([job, *(generation(tiny, LONG[0]) for _ in range(3))]))
     alone = list(minseek.stream(tiny, TALK, **options))
-    assert [type(event) for event in told] == [type(event) for event in alone]
-    for ours, theirs in zip(told[:-1], alone[:-1], strict=True):
+    assert [type(event) for event in events] == [type(event) for event in alone]
+    for ours, theirs in zip(events[:-1], alone[:-1], strict=True):
         if isinstance(ours, minseek.AnswerToken):
             assert (ours.token, ours.text, ours.cached) == (theirs.token, theirs.text, theirs.cached)  # type: ignore
         else:
             assert ours == theirs
-    assert told[-1].result is job.result()
+    assert events[-1].result is job.result()
 
 
 def test_an_error_in_the_event_callback_ends_the_job(tiny: minseek.Model) -> None:
@@ -529,7 +531,7 @@ def test_an_error_in_the_event_callback_ends_the_job(tiny: minseek.Model) -> Non
 
     def refuse(event: Any) -> None:
         if isinstance(event, minseek.ThoughtEnded):
-            raise ConnectionError("nobody listens")
+            raise ConnectionError("no listener")
 
     bad = ThinkingJob(tiny, "hello", RunOptions(sampling=SAMPLED), plan=plan, on_event=refuse)
     good = ThinkingJob(tiny, "Why?", RunOptions(sampling=SAMPLED), plan=plan)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import minseek
-from minseek.cache import Slot
-from minseek.cache.policies import POLICIES, ObservedAttention
-from minseek.engine import Engine, Generation, Job
+from minseek.cache.policies import POLICIES
+from minseek.engine import Engine
 from minseek.errors import InputError
 from minseek.models.forward.chunk import SequenceChunk
-from minseek.reasoning.options import RunOptions
-from minseek.reasoning.thinking_job import ThinkingJob
 from tests.helpers.generation import END, GREEDY, LONG, continued, generation, make_plan, outputs, text_model
 from tests.helpers.loading import load
 from tests.helpers.prompts import tokens
-from tests.helpers.slots import token_index_of
 from tests.helpers.tiny_models import ARCHITECTURES, make_reference, save
 
 VARIANTS = (
@@ -37,7 +31,7 @@ NEW = 20
 
 
 class Pair:
-    """Our model, and what transformers writes with the same weights."""
+    """Our model, and the tokens that transformers generates with the same weights."""
 
     def __init__(self, variant: str, folder: Path) -> None:
         save(folder, variant)
@@ -77,13 +71,13 @@ def test_sequences_that_fit_are_plain_generation(pair: Pair) -> None:
 
 
 def test_a_policy_changes_nothing_where_all_fits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every policy with the four architectures, with variants one of each kind: by attention, window, queries."""
+    """Every policy with the four architectures, with variants one of each kind: attention, window, queries."""
 
-    def asked(*_: Any) -> None:
-        raise AssertionError("a policy is asked only when pairs must go")
+    def refuse_choice(*_: Any) -> None:
+        raise AssertionError("a policy chooses only if pairs must be evicted")
 
     for policy in POLICIES if pair.variant in ARCHITECTURES else ("rank-sum", "snapkv", "expected-attention"):
-        monkeypatch.setattr(POLICIES[policy], "choose", asked)
+        monkeypatch.setattr(POLICIES[policy], "choose", refuse_choice)
         plan = make_plan(pair.model, policy, cap=max(LENGTHS) + NEW - 16)  # the last token need not be fed
         pair.check(minseek.generate(pair.model, PROMPTS, plan=plan, max_new_tokens=NEW))
 
@@ -98,7 +92,7 @@ def test_without_the_kernels_too(
     pair.check(minseek.generate(pair.model, PROMPTS, policy=policy, max_new_tokens=NEW))
 
 
-# Company and order
+# Batch composition and order
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -109,7 +103,7 @@ def test_with_evictions_a_sequence_depends_on_nothing_but_itself(tiny: minseek.M
     backwards = outputs(tiny, make_plan(tiny, policy), LONG[::-1])
     assert backwards[::-1] == alone
     full = outputs(tiny, make_plan(tiny, None, cap=496), LONG)
-    assert full != alone  # something was evicted, and told
+    assert full != alone  # something was evicted
 
 
 @pytest.mark.parametrize("variant", ["mistral-window", "qwen3-yarn"])
@@ -160,218 +154,7 @@ def test_an_engine_runs_again(tiny: minseek.Model) -> None:
     assert runs[0] == runs[1]
 
 
-# Evictions against a list of pairs
-
-
-@dataclass(eq=False)
-class Noted:
-    """A pair of one head: its key without position, its value, and what is noted of it."""
-
-    key: Tensor
-    value: Tensor
-    position: int
-    arrival: int
-    attn_sum: float = 0.0
-
-
-@dataclass
-class SlowSequence:
-    """One sequence through a transformers Llama's weights in float64, token by token, head by head, pair by pair."""
-
-    reference: Any
-    context: int
-    caps: tuple[int, ...]
-    cap: int
-    block: int
-    sinks: int
-    recent: int
-    heads: list[list[list[Noted]]] = field(default_factory=list)
-    seen: int = 0
-    position: int = 0
-    evictions: int = 0
-    reencodings: int = 0
-
-    def __post_init__(self) -> None:
-        self.heads = [[[] for _ in range(2)] for _ in range(3)]
-
-    @property
-    def lengths(self) -> list[int]:
-        return [len(layer[0]) for layer in self.heads]
-
-    @property
-    def capacities(self) -> list[int]:
-        """All layers have the same room until they are full for the first time."""
-        return [(cap if self.evictions else self.cap) + self.block for cap in self.caps]
-
-    @property
-    def room(self) -> int:
-        return min(room - length for room, length in zip(self.capacities, self.lengths, strict=True))
-
-    def forward(self, given: Sequence[int]) -> Tensor:
-        """Feed as the engine does: up to the next eviction, with positions renewed at the context's end."""
-        at, logits = 0, torch.empty(0)
-        while at < len(given):
-            if not self.room:
-                self.evict()
-            count = min(len(given) - at, 128, self.room)
-            if self.position + count > self.context:
-                self.position = max(self.lengths)
-                for pairs in (pairs for layer in self.heads for pairs in layer):
-                    for index, pair in enumerate(pairs):
-                        pair.position = self.position - len(pairs) + index
-                self.reencodings += 1
-            for token in given[at : at + count]:
-                logits = self.step(token)
-            at += count
-        return logits
-
-    def evict(self) -> None:
-        full = [length == room for length, room in zip(self.lengths, self.capacities, strict=True)]
-        for layer, cap, due in zip(self.heads, self.caps, full, strict=True):
-            for head, pairs in enumerate(layer):
-                if not due or len(pairs) <= cap:
-                    continue
-                scores = {id(p): p.attn_sum / (self.seen - p.arrival) for p in pairs}
-                safe = [p for p in pairs if p.arrival < self.sinks] + pairs[len(pairs) - self.recent :]
-                others = [p for p in pairs if p not in safe]
-                others.sort(key=lambda p: -scores[id(p)])
-                stay = {id(p) for p in safe + others[: cap - len(safe)]}
-                layer[head] = [p for p in pairs if id(p) in stay]
-        self.evictions += 1
-
-    def turn(self, x: Tensor, position: int) -> Tensor:
-        angles = position * self.reference.model.rotary_emb.inv_freq.double()
-        product = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)
-        return torch.cat((product.real, product.imag), dim=-1)
-
-    def step(self, token: int) -> Tensor:
-        model, stands = self.reference.model, self.position
-        x = model.embed_tokens.weight[token]
-        for layer, heads in zip(model.layers, self.heads, strict=True):
-            attention, normed = layer.self_attn, layer.input_layernorm(x)
-            q = attention.q_proj(normed).view(6, 16)
-            k, v = attention.k_proj(normed).view(2, 16), attention.v_proj(normed).view(2, 16)
-            out = torch.zeros(6, 16, dtype=torch.float64)
-            for head, pairs in enumerate(heads):
-                pairs.append(Noted(k[head], v[head], stands, self.seen))
-                keys = torch.stack([self.turn(p.key, p.position) for p in pairs])
-                for g in range(3):
-                    weights = (keys @ self.turn(q[3 * head + g], stands) / 4).softmax(0)
-                    out[3 * head + g] = weights @ torch.stack([p.value for p in pairs])
-                    for pair, weight in zip(pairs, weights.tolist(), strict=True):
-                        pair.attn_sum += weight / 3
-            x = x + attention.o_proj(out.flatten())
-            normed = layer.post_attention_layernorm(x)
-            x = x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(normed)) * layer.mlp.up_proj(normed))
-        self.seen, self.position = self.seen + 1, self.position + 1
-        logits: Tensor = self.reference.lm_head(model.norm(x))
-        return logits
-
-
-class Told(Generation):
-    """A generation that remembers the logits it was given, and what is in its slot at the end."""
-
-    def start(self, slot: Slot) -> Sequence[int]:
-        self.logits: list[Tensor] = []
-        return super().start(slot)
-
-    def next_tokens(self, logits: Tensor) -> Sequence[int]:
-        self.logits.append(logits.clone())
-        given = super().next_tokens(logits)
-        if not given:
-            self.token_index = [token_index_of(self.cache, layer).tolist() for layer in range(3)]
-            lengths = self.cache.lengths
-            self.positions = [self.cache.positions[layer][:, : lengths[layer]].tolist() for layer in range(3)]
-            self.counts = self.cache.evictions, self.cache.reencodings, self.cache.num_tokens
-        return given
-
-
-@pytest.mark.parametrize("step", ["C", "PyTorch"])
-@pytest.mark.parametrize("context", [512, 64])
-@pytest.mark.parametrize("caps", [(), (20, 32, 20), (18, 28, 23)], ids=["one cap", "two caps", "three caps"])
-def test_the_schedule_equals_a_list_of_pairs(
-    caps: tuple[int, ...], context: int, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pairs in every head, their positions, logits and tokens are the same."""
-    model = load(save(tmp_path, "llama", max_position_embeddings=context), device, step, monkeypatch)
-    reference = make_reference("llama", max_position_embeddings=context).double()
-    plan = make_plan(model, ObservedAttention(sinks=2, recent=4), cap=24, block=8, sequences=2)
-    plan = replace(plan, slot=replace(plan.slot, caps=caps))
-    jobs = [generation(model, tokens(length, length), Told, 25) for length in (80, 33)]
-    assert len(list(Engine(model, plan).run(jobs))) == 2
-    for job in jobs:
-        slow = SlowSequence(reference, context, caps or (24,) * 3, 24, 8, sinks=2, recent=4)
-        given = job.prompt
-        for token, logits in zip(job.tokens, job.logits, strict=True):
-            wanted = slow.forward(given)
-            torch.testing.assert_close(logits.cpu().double(), wanted, atol=2e-3, rtol=1e-3)
-            assert int(wanted.argmax()) == token
-            given = [token]
-        assert job.token_index == [[[p.arrival for p in pairs] for pairs in layer] for layer in slow.heads]
-        assert job.positions == [[[p.position for p in pairs] for pairs in layer] for layer in slow.heads]
-        assert job.counts == (slow.evictions, slow.reencodings, slow.seen)
-    assert jobs[0].counts[0] > 7
-    assert (jobs[0].counts[1] > 0) == (context == 64)
-
-
-# Prompts longer than the context
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("variant", ["llama", "mistral-window"])
-def test_prompts_may_be_longer_than_the_context(
-    variant: str, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context = 96
-    model = minseek.load(str(save(tmp_path, variant, max_position_embeddings=context)), device="cpu", dtype="float32")
-    forward_batch, highest = minseek.Model.forward_batch, []
-
-    def watched(self: minseek.Model, feeds: Sequence[SequenceChunk]) -> tuple[Tensor, Tensor]:
-        given = forward_batch(self, feeds)
-        for feed in feeds:
-            at = torch.stack(list(feed.cache.positions))[..., : feed.cache.length]
-            assert (at.diff(dim=-1) > 0).all()  # in the order of their arrival, no two at one place
-            highest.append(int(at.max()))
-        return given
-
-    monkeypatch.setattr(minseek.Model, "forward_batch", watched)
-    plan = make_plan(model, policy, sequences=2)
-    prompts = [tokens(250, 1), tokens(97, 2)]
-    got = minseek.generate(model, prompts, plan=plan, max_new_tokens=30, ignore_eos=True)
-    assert max(highest) < context
-    for prompt, out in zip(prompts, got, strict=True):
-        assert len(out.tokens) == 30
-        fed = len(prompt) + 30 - 1
-        assert out.stats.evictions == (fed - 40 - 1) // 16
-        assert out.stats.reencodings > 0
-    assert [
-        out.tokens for out in minseek.generate(model, prompts[::-1], plan=plan, max_new_tokens=30, ignore_eos=True)
-    ][::-1] == [out.tokens for out in got]
-
-
-def test_positions_are_those_of_the_text_as_long_as_the_context_lasts(tiny: minseek.Model) -> None:
-    (out,) = minseek.generate(
-        tiny, [tokens(480, 1)], plan=make_plan(tiny, "rank-sum"), max_new_tokens=32, ignore_eos=True
-    )
-    assert out.stats.reencodings == 0
-    (out,) = minseek.generate(
-        tiny, [tokens(480, 1)], plan=make_plan(tiny, "rank-sum"), max_new_tokens=40, ignore_eos=True
-    )
-    assert out.stats.reencodings == 1
-
-
-def test_without_a_policy_long_prompts_are_refused_before_anything_runs(
-    tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(minseek.Model, "forward_batch", None)
-    with pytest.raises(InputError, match=r"^prompt 1 of 500 tokens and 64 new ones do not fit into a slot of 512, "):
-        minseek.generate(tiny, ["a", tokens(500, 1)], policy=None)
-    plan = make_plan(tiny, None, cap=60, block=20)
-    with pytest.raises(InputError, match=r"^prompt 0 of 77 tokens and 4 new ones do not fit into a slot of 80, "):
-        minseek.generate(tiny, [tokens(77, 1)], plan=plan, max_new_tokens=4)
-
-
-# How a completion ends
+# End of a completion
 
 
 def test_a_stop_string_ends_a_completion_and_is_left_out(tiny: minseek.Model) -> None:
@@ -417,7 +200,7 @@ def test_the_models_end_ends_a_completion_unless_ignored(tiny: minseek.Model) ->
             assert on.tokens[len(out.tokens)] == END
 
 
-def test_text_prompts_are_taken_as_they_stand(tiny: minseek.Model) -> None:
+def test_text_prompts_are_used_unchanged(tiny: minseek.Model) -> None:
     texts = ["Name a prime.", "é 😀", " x "]
     encoded = [tiny.encode(text) for text in texts]
     assert minseek.generate(tiny, texts, max_new_tokens=9) == minseek.generate(tiny, encoded, max_new_tokens=9)
@@ -436,7 +219,7 @@ def test_figures_are_a_completions_own_when_its_slot_is_taken_again(tiny: minsee
     assert [out.stats.evictions for out in got] == [10, 0]
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -528,115 +311,6 @@ def test_a_model_of_a_short_context_needs_no_plan(context: int, tmp_path: Path) 
     model = minseek.load(str(save(tmp_path, "llama", max_position_embeddings=context)), device="cpu", dtype="float32")
     (out,) = minseek.generate(model, [tokens(20, 1)], max_new_tokens=4, ignore_eos=True)
     assert len(out.tokens) == 4
-
-
-# Thinking beside generating
-
-
-QUESTIONS = (
-    "What is 1+1?",
-    "hello",
-    "Why?",
-    "Name a prime.",
-    "x",
-    "2*3*5",
-    "Is it so? Think.",
-    "Sort: c b a",
-    "y" * 90,
-)
-
-
-@pytest.mark.parametrize("policy", [None, "rank-sum"])
-@pytest.mark.parametrize("sampled", [False, True])
-@pytest.mark.parametrize("strategy", [minseek.MinSeek(3), minseek.BudgetForcing(2), minseek.Standard()])
-def test_thinking_in_slots_is_thinking_alone(
-    tiny: minseek.Model, strategy: Any, sampled: bool, policy: str | None
-) -> None:
-    """Thoughts, answers and figures are those of `reason`, in few slots, together with plain generation."""
-    plan = make_plan(tiny, policy, cap=200, block=40)
-    limits = minseek.Limits(answer_tokens=10, max_thought_tokens=40)
-    samplings = [minseek.Sampling(temperature=1.0, seed=seed) if sampled else GREEDY for seed in range(len(QUESTIONS))]
-    thinking = [
-        ThinkingJob(tiny, question, RunOptions(strategy=strategy, sampling=sampling, limits=limits), plan=plan)
-        for question, sampling in zip(QUESTIONS, samplings, strict=True)
-    ]
-    prompts = [prompt for prompt in LONG if policy or len(prompt) <= 200]
-    plain: list[Any] = [
-        Generation(tiny, prompt, max_new_tokens=30, sampling=GREEDY, evicts=policy is not None, ignore_eos=True)
-        for prompt in prompts
-    ]
-    jobs: list[Job] = [*thinking, *plain]
-    random.Random(1).shuffle(jobs)
-    assert len(list(Engine(tiny, plan).run(jobs))) == len(jobs)
-    assert [job.tokens for job in plain] == outputs(tiny, plan, prompts)
-    room = replace(limits, kv_budget=plan.slot.capacity * tiny.token_bytes())
-    for job, question, sampling in zip(thinking, QUESTIONS, samplings, strict=True):
-        alone = minseek.reason(tiny, question, strategy=strategy, sampling=sampling, limits=room)
-        got = job.result()
-        assert got.tokens == alone.tokens
-        assert got.answer == alone.answer
-        assert [(t.tokens, t.text, t.kept, t.ended_by) for t in got.thoughts] == [
-            (t.tokens, t.text, t.kept, t.ended_by) for t in alone.thoughts
-        ]
-        timeless = replace(alone.stats, seconds=got.stats.seconds, prefill_seconds=got.stats.prefill_seconds)
-        assert got.stats == timeless
-
-
-def test_thinking_ends_with_its_slot(tiny: minseek.Model) -> None:
-    """Unbounded thoughts in a small slot: the slot bounds the run as a budget would, and is never overrun."""
-    plan = make_plan(tiny, "rank-sum", cap=60, block=30, sequences=2)
-    jobs = [
-        ThinkingJob(
-            tiny,
-            question,
-            RunOptions(strategy=minseek.BudgetForcing(20), sampling=minseek.Sampling(seed=seed)),
-            plan=plan,
-        )
-        for seed, question in enumerate(QUESTIONS[:5])
-    ]
-    list(Engine(tiny, plan).run(jobs))
-    results = [job.result() for job in jobs]
-    assert all(result.stats.kv_tokens_peak <= 90 for result in results)
-    assert any(result.stats.ended_by == "kv-budget" for result in results)
-    limits = minseek.Limits(kv_budget=90 * tiny.token_bytes())
-    for seed, (question, result) in enumerate(zip(QUESTIONS[:5], results, strict=True)):
-        alone = minseek.reason(
-            tiny, question, strategy=minseek.BudgetForcing(20), sampling=minseek.Sampling(seed=seed), limits=limits
-        )
-        assert result.tokens == alone.tokens
-
-
-def test_a_question_that_does_not_fit_into_a_slot_is_refused_at_once(tiny: minseek.Model) -> None:
-    plan = make_plan(tiny, None, cap=60, block=30)
-    with pytest.raises(InputError, match=r"a slot holds 90 tokens, .* need at least \d+"):
-        ThinkingJob(tiny, "x" * 100, plan=plan)
-
-
-def test_a_slot_needs_no_memory_that_is_still_free(tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slots are allocated already: a GPU tells only what is left beside them."""
-    plan = make_plan(tiny, None, cap=60, block=30, sequences=2)
-    monkeypatch.setattr(
-        "minseek.reasoning.run_plan.memory_bytes", lambda _: plan.slot.capacity * tiny.token_bytes() - 1
-    )
-    sampling, limits = minseek.Sampling(seed=1), minseek.Limits(kv_budget=90 * tiny.token_bytes())
-    for own in (None, limits):
-        job = ThinkingJob(tiny, "hello", RunOptions(sampling=sampling, limits=own or minseek.Limits()), plan=plan)
-        assert list(Engine(tiny, plan).run([job])) == [job]
-        assert job.result().stats.kv_tokens_peak <= 90
-    with pytest.raises(InputError, match="allocated at once, and the device has"):
-        minseek.reason(tiny, "hello", sampling=sampling, limits=limits)
-
-
-def test_a_smaller_budget_than_the_slot_holds(tiny: minseek.Model) -> None:
-    plan = make_plan(tiny, None, cap=200, block=40, sequences=1)
-    limits = minseek.Limits(kv_budget=70 * tiny.token_bytes())
-    strategy, sampling = minseek.BudgetForcing(20), minseek.Sampling(seed=1)
-    job = ThinkingJob(tiny, "hello", RunOptions(strategy=strategy, sampling=sampling, limits=limits), plan=plan)
-    list(Engine(tiny, plan).run([job]))
-    alone = minseek.reason(tiny, "hello", strategy=strategy, sampling=sampling, limits=limits)
-    assert alone.stats.kv_tokens_peak <= 70
-    assert job.result().stats.kv_tokens_peak <= 70
-    assert job.result().tokens == alone.tokens
 
 
 # The engine's own figures

@@ -217,7 +217,7 @@ def test_budgets_are_read_as_sizes(tiny: minseek.Model) -> None:
     assert minseek.plan(tiny, kv_budget="1MiB", cap=80, block=20).kv_budget == 2**20
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_impossible_plans_are_refused_in_one_sentence(
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"cap": "large"}, "'auto'"),  # the one word that it may be is not told
+        ({"cap": "large"}, "'auto'"),  # the only word allowed is named
         ({"lengths": ["a"]}, "lengths"),
         ({"lengths": [-3]}, "lengths"),
         ({"lengths": [0]}, "lengths"),
@@ -312,9 +312,9 @@ model = minseek.load(name, device="cpu", dtype=dtype)
 small = minseek.plan(model, cap=37, block=4, sequences=1, policy=policy)
 list(Engine(model, small).run(jobs([40], 2)))
 plan = minseek.plan(model, kv_budget=budget, cap=cap, block=block, policy=policy)
-ctypes.CDLL(None).malloc_trim(0)  # what is free already must not pass for room
+ctypes.CDLL(None).malloc_trim(0)  # what is free already must not count as available
 before = now("VmRSS")
-open("/proc/self/clear_refs", "w").write("5")  # the high-water mark begins anew
+open("/proc/self/clear_refs", "w").write("5")  # the high-water mark is reset
 engine = Engine(model, plan)
 for tensor in vars(engine.pool.memory).values():
     if isinstance(tensor, torch.Tensor):
@@ -335,11 +335,11 @@ def measured(*options: Any) -> dict[str, int]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-BESIDE = 64 * 10**6
-"""What a run may take beside its slots and a pass. Not counted by a plan, and no larger with more slots: an eviction's
-work on one slot (scores [L, H, n] in float32 a few times over; keys without positions, of one head, for each thread),
-copies of logits for sampling, what malloc and PyTorch keep for the next time. The run is some 10 MB above its plan with
-the default policy; the rest is for other allocators and more threads."""
+OVERHEAD = 64 * 10**6
+"""Bytes that a run takes besides its slots and a pass. Not counted by a plan, and no larger with more slots: the work
+of an eviction on one slot (scores [L, H, n] in float32 a few times over; keys without positions, of one head, for
+each thread), copies of logits for sampling, what malloc and PyTorch keep for the next time. The run is some 10 MB
+above its plan with the default policy; the rest is for other allocators and more threads."""
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it")
 
@@ -348,7 +348,7 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="m
 def test_a_run_of_a_tiny_model_stays_in_its_plan(tmp_path: Path) -> None:
     got = measured(str(save(tmp_path, "llama")), "float32", "40MB", 256, 128, "rank-sum", 400, 3)
     check(got, 40_000_000)
-    assert got["grown"] <= got["kv"] + got["pass"] + BESIDE // 4  # less is less
+    assert got["grown"] <= got["kv"] + got["pass"] + OVERHEAD // 4  # less is less
 
 
 @LINUX
@@ -371,4 +371,4 @@ def check(got: dict[str, int], budget: int) -> None:
     assert 0.9 * budget < got["kv"] <= budget
     assert abs(got["held"] - got["kv"]) < 0.02 * budget + 2_000_000  # the slots are what they are said to be
     assert got["evictions"] >= 2
-    assert got["grown"] <= got["kv"] + got["pass"] + BESIDE, got
+    assert got["grown"] <= got["kv"] + got["pass"] + OVERHEAD, got

@@ -468,7 +468,7 @@ def test_wrong_input_is_one_sentence(make: Any, words: str) -> None:
         (lambda p: AdamW([p], eps=True), "eps must be a number, not True"),
     ],
 )
-def test_a_wrong_type_is_told_in_one_sentence(make: Any, sentence: str) -> None:
+def test_a_wrong_type_is_refused_in_one_sentence(make: Any, sentence: str) -> None:
     p = nn.Parameter(torch.zeros(3))
     with pytest.raises(TypeError) as caught:
         make(p)

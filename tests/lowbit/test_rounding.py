@@ -54,17 +54,17 @@ OTHERS = (
 )
 
 
-def from_gfloat(name: str, x: Tensor, rounding: str, **chance: Any) -> Tensor:
+def from_gfloat(name: str, x: Tensor, rounding: str, **rng: Any) -> Tensor:
     """Result of gfloat, float32; NaN where its format has none."""
     oracle, values = ORACLES[name], x.double().numpy()
     known = ~np.isnan(values)
     rounded = np.full_like(values, np.nan)
     mode = MODES.get(rounding, RoundMode.Stochastic)
-    if chance:
-        chance["srbits"] = chance["srbits"].numpy()[known]
+    if rng:
+        rng["srbits"] = rng["srbits"].numpy()[known]
     with np.errstate(all="ignore"):
         saturate = bool(FORMATS[name].saturate)
-        rounded[known] = gfloat.round_ndarray(oracle, values[known], mode, saturate, **chance)
+        rounded[known] = gfloat.round_ndarray(oracle, values[known], mode, saturate, **rng)
     return torch.from_numpy(rounded).to(x.dtype)
 
 
@@ -121,9 +121,9 @@ def test_stochastic_equals_gfloat_with_the_same_random_numbers(name: str, bits: 
     fmt = FORMATS[name]
     x = torch.cat((random_floats(100_000, seed=bits), all_halves(torch.float16)))
     grid = grid_for(fmt, "stochastic", bits, torch.float32)
-    chance = draws(x.numel(), bits, 99, 3, 0, torch.device("cpu"))
-    assert 0 <= int(chance.min()) <= int(chance.max()) < 2**bits
-    expected = from_gfloat(name, x, "stochastic", srbits=chance, srnumbits=bits)
+    rng = draws(x.numel(), bits, 99, 3, 0, torch.device("cpu"))
+    assert 0 <= int(rng.min()) <= int(rng.max()) < 2**bits
+    expected = from_gfloat(name, x, "stochastic", srbits=rng, srnumbits=bits)
     assert_same(round_grid(x.to(device), grid, 99, 3).cpu(), expected, x)
 
 
@@ -473,7 +473,7 @@ def test_wrong_input_is_one_sentence(make: Any, words: str) -> None:
         (lambda: Float(5, 2, bias=15.0), "bias must be an integer, not 15.0"),  # type: ignore[arg-type]
     ],
 )
-def test_a_wrong_type_is_told_in_one_sentence(make: Any, sentence: str) -> None:
+def test_a_wrong_type_is_refused_in_one_sentence(make: Any, sentence: str) -> None:
     with pytest.raises(TypeError) as caught:
         make()
     assert str(caught.value) == sentence

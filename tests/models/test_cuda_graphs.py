@@ -147,9 +147,9 @@ def test_thinking_and_plain_jobs_share_graphs(variant: str, device: str, load: A
     ]
     plain_jobs = generations(model, PROMPTS, 30, ignore_eos=True)
     run(model, plan, [*thinking, *plain_jobs])
-    room = replace(limits, kv_budget=plan.slot.capacity * model.token_bytes())
+    slot_limits = replace(limits, kv_budget=plan.slot.capacity * model.token_bytes())
     for job, question, strategy in zip(thinking, questions, strategies, strict=True):
-        alone = minseek.reason(model, question, strategy=strategy, sampling=GREEDY, limits=room)
+        alone = minseek.reason(model, question, strategy=strategy, sampling=GREEDY, limits=slot_limits)
         assert (job.result().tokens, job.result().answer) == (alone.tokens, alone.answer)
     alone = generations(model, PROMPTS, 30, ignore_eos=True)
     run(model, minseek.plan(model, kv_budget="10MB", cap=200, block=40, sequences=1), alone)

@@ -32,7 +32,7 @@ def test_logits_of_mixed_sequences_equal_transformers(
     variant: str, step: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, reference = load(save(tmp_path, variant), device, step, monkeypatch), make_reference(variant)
-    chance = random.Random(7)
+    rng = random.Random(7)
     prompts = [tokens(n, seed) for seed, n in enumerate(LENGTHS)]
     wanted = [reference(torch.tensor([ids])).logits[0] for ids in prompts]
     for evicts in (False, True):
@@ -41,9 +41,9 @@ def test_logits_of_mixed_sequences_equal_transformers(
         while any(a < len(p) for a, p in zip(at, prompts, strict=True)):
             chunks, expected = [], []
             for index, ids in enumerate(prompts):
-                count = min(len(ids) - at[index], chance.choice([0, 1, 1, 2, 15, 16, 31]))
+                count = min(len(ids) - at[index], rng.choice([0, 1, 1, 2, 15, 16, 31]))
                 if count:
-                    num_logits = chance.randint(0, count)
+                    num_logits = rng.randint(0, count)
                     chunks.append(SequenceChunk(ids[at[index] : at[index] + count], held[index], num_logits))
                     at[index] += count
                     expected.append(wanted[index][at[index] - num_logits : at[index]])
@@ -186,9 +186,9 @@ def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
     for step in ("C", "PyTorch"):
         model = load(tmp_path, device, step, monkeypatch)
         (slot,) = slots(model, 1)
-        chance = torch.Generator().manual_seed(1)
+        rng = torch.Generator().manual_seed(1)
         model.forward_batch([SequenceChunk(ids[:80], slot)])
-        chosen = torch.rand(3, 2, 80, generator=chance).topk(64).indices.sort().values
+        chosen = torch.rand(3, 2, 80, generator=rng).topk(64).indices.sort().values
         slot.retain([chosen.to(device)])
         assert slot.length == 64
         assert torch.equal(token_index_of(slot, 1)[0].cpu(), chosen[1, 0].int())

@@ -77,7 +77,7 @@ def write_gguf(file: Path, add: Callable[[GGUFWriter], object] = lambda writer: 
         *_, part = path = name.removesuffix(".weight").removeprefix("model.layers.").split(".", 1)
         there = f"blk.{path[0]}.{_GGUF_NAMES[part]}" if path[0].isdigit() else _GGUF_NAMES[".".join(path)]
         weight = tensor.numpy()
-        if part in ("self_attn.q_proj", "self_attn.k_proj"):  # llama.cpp rotates neighbours, not halves
+        if part in ("self_attn.q_proj", "self_attn.k_proj"):  # llama.cpp rotates neighbors, not halves
             halves = weight.reshape(-1, 2, config.head_dim // 2, weight.shape[1])
             weight = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
         if there != leave_out:
@@ -148,7 +148,7 @@ def test_a_gguf_file_is_converted_once_and_gives_the_same_logits(
         torch.testing.assert_close(one.session().forward(ids), reference.session().forward(ids), rtol=1e-4, atol=1e-4)
 
 
-def test_a_gguf_file_that_changed_or_another_dtype_is_converted_anew(
+def test_a_gguf_file_that_changed_or_another_dtype_is_converted_again(
     tiny_gguf: Path, kept: Path, tmp_path: Path
 ) -> None:
     file = Path(shutil.copy(tiny_gguf, tmp_path / "copy.gguf"))
@@ -161,7 +161,7 @@ def test_a_gguf_file_that_changed_or_another_dtype_is_converted_anew(
 
 def test_a_conversion_that_fails_leaves_nothing(tiny_gguf: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(model: object) -> None:
-        assert any(kept.iterdir()), "the temporary folder is beside the kept ones"
+        assert any(kept.iterdir()), "the temporary folder is next to the kept ones"
         raise OSError("no space left on device")
 
     monkeypatch.setattr(gguf, "from_transformers", fail)

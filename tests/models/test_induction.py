@@ -70,7 +70,7 @@ def test_the_strongest_layers_are_chosen(
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second layer of three copies, whatever the weights say."""
-    monkeypatch.setattr(Model, "induction_layers", property(lambda self: (1,)))  # also if a model was asked before
+    monkeypatch.setattr(Model, "induction_layers", property(lambda self: (1,)))  # even if measured before
 
 
 def test_induction_layers_get_more_of_the_same_bytes(tiny: minseek.Model, copies: None) -> None:
@@ -111,12 +111,12 @@ def test_policies_that_do_not_ask_are_not_probed_for(
 def test_partitioned_slots_are_batch_invariant(
     step: str, device: str, copies: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In turns with other prompts, in slots that were used before, beside sequences whose slots are not divided yet."""
+    """In turns with other prompts, in used slots, with sequences whose slots are not partitioned yet."""
     tiny = load(save(tmp_path, "llama"), device, step, monkeypatch)
     plan = minseek.plan(tiny, kv_budget="10MB", cap=60, block=20, sequences=2)
     assert plan.slot.caps
-    chance = torch.Generator().manual_seed(3)
-    prompts = [torch.randint(256, (n,), generator=chance).tolist() for n in (170, 40, 300, 75, 79, 230)]
+    rng = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(256, (n,), generator=rng).tolist() for n in (170, 40, 300, 75, 79, 230)]
     together = minseek.generate(tiny, prompts, plan=plan, max_new_tokens=50, ignore_eos=True)
     for prompt, got in zip(prompts, together, strict=True):
         (alone,) = minseek.generate(tiny, [prompt], plan=plan, max_new_tokens=50, ignore_eos=True)

@@ -26,9 +26,9 @@ def test_packed_weights_are_contiguous_and_still_shared() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2 * 2**20 - 1, 2 * 2**20, 9_000_001])
 def test_huge_bytes_have_the_requested_size(count: int) -> None:
-    room = huge_bytes(count)
-    assert room.shape == (count,)
-    room.fill_(7)
-    assert int(room.sum()) == 7 * count
+    buffer = huge_bytes(count)
+    assert buffer.shape == (count,)
+    buffer.fill_(7)
+    assert int(buffer.sum()) == 7 * count
     if count >= 2 * 2**20:
-        assert room.data_ptr() % (2 * 2**20) == 0
+        assert buffer.data_ptr() % (2 * 2**20) == 0

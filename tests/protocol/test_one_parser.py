@@ -100,7 +100,7 @@ REFUSED: Bodies = [
 
 
 def filled(index: int, path: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """A body that is short, greedy and told from all others by its text, unless its fields say otherwise."""
+    """A short, greedy body with a text of its own, unless its fields say otherwise."""
     body: dict[str, Any] = {"temperature": 0}
     if not fields.keys() & {"max_tokens", "max_completion_tokens", "max_new_tokens"}:
         body["max_tokens"] = 60

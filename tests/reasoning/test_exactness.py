@@ -91,7 +91,7 @@ def test_min_seek_is_budget_forcing_for_one_thought_and_parts_after_the_second(p
             assert thoughts[0][:3] == thoughts[1][:3]
 
 
-def test_how_likely_a_thought_is_told_as_transformers_has_it(pair: Pair) -> None:
+def test_log_probabilities_of_thoughts_are_those_of_transformers(pair: Pair) -> None:
     strategy, rated = minseek.MinSeek(3, keep=9, rule="most-likely"), 0
     for question in QUESTIONS[:4]:
         prompt, result = pair.task(question).prompt, pair.run(question, strategy)

@@ -83,7 +83,7 @@ def test_budget_forcing_stops_thinking_at_the_context_and_still_answers(
     assert all(thought.kept for thought in result.thoughts)
 
 
-def test_a_thought_that_filled_the_cache_leaves_room_for_the_next_one(tiny: minseek.Model) -> None:
+def test_a_thought_that_filled_the_cache_leaves_space_for_the_next_one(tiny: minseek.Model) -> None:
     limits = {"kv_budget": 120 * tiny.token_bytes(), "max_tokens": 4000}
     result = run(tiny, minseek.MinSeek(12), **limits)
     cut = [thought for thought in result.thoughts[1:] if not thought.finished]
@@ -241,7 +241,7 @@ def test_arguments_of_a_wrong_type_are_refused_before_anything_runs(tiny: minsee
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 @pytest.mark.parametrize("call", [minseek.reason, minseek.stream])
-def test_wrong_calls_are_told_in_one_sentence(tiny: minseek.Model, call: Any, wrong: Any, sentence: str) -> None:
+def test_wrong_calls_are_refused_in_one_sentence(tiny: minseek.Model, call: Any, wrong: Any, sentence: str) -> None:
     with pytest.raises(TypeError) as raised:
         call(question="hello", **{"model": tiny, **wrong})
     assert str(raised.value) == sentence

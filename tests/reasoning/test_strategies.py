@@ -101,7 +101,7 @@ def test_the_same_chance_gives_the_same_thoughts(lengths: list[tuple[int, Any]],
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("ending", CUT_OFF)
-def test_a_thought_that_was_cut_off_goes_even_where_there_is_room(rule: Any, ending: Any) -> None:
+def test_a_thought_that_was_cut_off_goes_even_if_fewer_are_kept(rule: Any, ending: Any) -> None:
     new = Thought(1, tokens=[0], ended_by=ending)
     assert MinSeek(keep=4, rule=rule).decide([], new, random.Random(0)).dropped is new
 

@@ -53,13 +53,13 @@ def solved(kind: str, prompt: str) -> str:
         sides = re.sub(r"(\d)(?=[x(])", r"\1*", text).replace("=", "==")
         return next(str(x) for x in range(-50, 100) if eval(sides, {"x": x}))
     if kind == "sequence":
-        terms, ahead = [int(n) for n in re.findall(r"-?\d+", prompt.split(".")[0])], 1
+        terms, num_terms = [int(n) for n in re.findall(r"-?\d+", prompt.split(".")[0])], 1
         if later := re.search(r"(\d+) terms later", prompt):
-            ahead = int(later[1])
+            num_terms = int(later[1])
         steps = [b - a for a, b in pairwise(terms)]
         doubles = len(set(steps)) > 1 and all(b == 2 * a for a, b in pairwise(steps))
         step, term, growth = steps[-1], terms[-1], steps[1] - steps[0]
-        for _ in range(ahead):
+        for _ in range(num_terms):
             step = 2 * step if doubles else step + growth
             term += step
         return str(term)
@@ -103,9 +103,9 @@ def test_answers_and_all_sound_derivations_are_right(kind: str, seed: int, diffi
 @given(seed=seeds)
 @settings(max_examples=60, deadline=None)
 def test_a_trace_ends_right_and_nothing_wrong_is_learned(kind: str, seed: int) -> None:
-    chance = Random(seed)
-    _, problem = draw(chance, test=False, kind=kind)
-    pieces = make_trace(problem, chance)
+    rng = Random(seed)
+    _, problem = draw(rng, test=False, kind=kind)
+    pieces = make_trace(problem, rng)
     text = "".join(piece.text for piece in pieces)
     thoughts, _, answer = text.partition("</think>\n")
     assert answer == f"The answer is \\boxed{{{problem.answer}}}."

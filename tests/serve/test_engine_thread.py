@@ -74,7 +74,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_try_again(tiny: minseek.Model, 
         alone = content(http.post(CHAT, json=body()))
         gate.open.clear()
         worker = running.service.engine_thread
-        asked = [pool.submit(http.post, CHAT, json=body()) for _ in range(3)]
+        responses = [pool.submit(http.post, CHAT, json=body()) for _ in range(3)]
         wait_for(lambda: (len(worker.running), worker.waiting) == (1, 2))
         assert running.metric("minseek_queue_length") == 2
         assert running.metric("minseek_slots_used") == 1
@@ -83,12 +83,12 @@ def test_a_full_queue_is_a_429_that_says_when_to_try_again(tiny: minseek.Model, 
             assert full.status_code == 429
             assert full.json()["error"]["code"] == "queue_full"
             assert 1 <= int(full.headers["retry-after"]) <= 600
-            told = f"3 choices run or wait, and no more are accepted: try again in {full.headers['retry-after']} s"
-            assert full.json()["error"]["message"] == told
+            message = f"3 choices run or wait, and no more are accepted: try again in {full.headers['retry-after']} s"
+            assert full.json()["error"]["message"] == message
         with pytest.raises(openai.RateLimitError):
             running.client().completions.create(model=running.service.name, prompt="a")
         gate.open.set()
-        assert [content(one.result()) for one in asked] == [alone] * 3
+        assert [content(one.result()) for one in responses] == [alone] * 3
         assert content(http.post(CHAT, json=body())) == alone
         refused = http.post(CHAT, json=body(n=4))  # one slot and a queue of two: never
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
@@ -105,8 +105,8 @@ def test_a_429_says_how_many_choices_the_queue_takes(tiny: minseek.Model, gate: 
         wait_for(lambda: len(running.service.engine_thread.running) == 1)
         full = http.post(CHAT, json=body(n=4))
         assert full.status_code == 429
-        told = "the request has 4 choices, and the queue takes 3 now: send fewer, or try again in "
-        assert full.json()["error"]["message"] == f"{told}{full.headers['retry-after']} s"
+        message = "the request has 4 choices, and the queue takes 3 now: send fewer, or try again in "
+        assert full.json()["error"]["message"] == f"{message}{full.headers['retry-after']} s"
         gate.open.set()
         assert content(first.result()) == content(http.post(CHAT, json=body(n=3)))
 
@@ -215,7 +215,7 @@ def test_idle_costs_nothing(tiny: minseek.Model) -> None:
         http.post(CHAT, json=body())
         before = time.process_time()
         time.sleep(0.5)
-        assert time.process_time() - before < 0.25  # whoever looked all the time would take 0.5 s
+        assert time.process_time() - before < 0.25  # polling would take 0.5 s
 
 
 def stopping(running: Running, while_it_stops: Callable[[], None]) -> None:
@@ -228,7 +228,7 @@ def test_stopping_finishes_running_requests_and_refuses_new_ones(tiny: minseek.M
     with serving(tiny, slots=1) as running, ThreadPoolExecutor(2) as pool, running.http() as http:
         alone = content(http.post(CHAT, json=body()))
         gate.open.clear()
-        asked = [pool.submit(httpx2.post, running.url + CHAT, json=body(), timeout=60) for _ in range(2)]
+        responses = [pool.submit(httpx2.post, running.url + CHAT, json=body(), timeout=60) for _ in range(2)]
         wait_for(lambda: running.service.engine_thread.busy == 2)
 
         def refuse() -> None:
@@ -238,19 +238,19 @@ def test_stopping_finishes_running_requests_and_refuses_new_ones(tiny: minseek.M
 
         stopping(running, refuse)
         gate.open.set()
-        assert [content(one.result()) for one in asked] == [alone] * 2
+        assert [content(one.result()) for one in responses] == [alone] * 2
 
 
 def test_stopping_ends_late_requests_with_an_error(tiny: minseek.Model) -> None:
     endless = body(thinking={"thoughts": "unbounded"}, max_completion_tokens=30_000)
     with serving(tiny, slots=2, grace=0.2) as running, ThreadPoolExecutor(3) as pool:
-        asked = [
+        responses = [
             pool.submit(httpx2.post, running.url + CHAT, json={**endless, "stream": stream}, timeout=60)
             for stream in (False, True, False)
         ]
         wait_for(lambda: running.service.engine_thread.busy == 3)
         running.server.should_exit = True
-        whole, stream, waiting = (one.result() for one in asked)
+        whole, stream, waiting = (one.result() for one in responses)
     for response in (whole, waiting):
         assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
     last = [line for line in stream.text.splitlines() if line][-1]
@@ -259,14 +259,14 @@ def test_stopping_ends_late_requests_with_an_error(tiny: minseek.Model) -> None:
 
 def test_the_log_has_no_prompts_by_default(tiny: minseek.Model, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "minseek.serve")
-    for asked in (False, True):
+    for log_prompts in (False, True):
         caplog.clear()
-        with serving(tiny, ServerSettings(log_prompts=asked)) as running, running.http() as http:
+        with serving(tiny, ServerSettings(log_prompts=log_prompts)) as running, running.http() as http:
             http.post(CHAT + "?q=hidden", json=body("marked words"))
             http.post(CHAT, json=body("marked words", temperature=9))
             http.post("/v1/completions", json={"prompt": "marked words", "max_tokens": 2})
             http.get("/%0aforged%20line/marked%1b")
-        assert ("marked words" in caplog.text) == asked
+        assert ("marked words" in caplog.text) == log_prompts
         assert "hidden" not in caplog.text
         assert f"POST {CHAT} 200 " in caplog.text
         assert f"POST {CHAT} 400 " in caplog.text

@@ -111,16 +111,16 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "told"), WRONG, ids=[f"{param}-{n}" for n, (_, param, _) in enumerate(WRONG)]
+    ("fields", "param", "message"), WRONG, ids=[f"{param}-{n}" for n, (_, param, _) in enumerate(WRONG)]
 )
 def test_fields_that_are_not_supported_are_named(
-    http: httpx2.Client, fields: dict[str, Any], param: str, told: str
+    http: httpx2.Client, fields: dict[str, Any], param: str, message: str
 ) -> None:
     wrong = error(
         http.post(CHAT, content=json.dumps({**HELLO, **fields}), headers={"Content-Type": "application/json"})
     )
     assert wrong["param"] == param
-    assert told in wrong["message"]
+    assert message in wrong["message"]
     assert wrong["type"] == "invalid_request_error"
 
 

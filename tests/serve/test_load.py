@@ -26,11 +26,11 @@ def test_under_load_every_answer_is_right_and_memory_is_flat(tiny_folders: dict[
 
 
 def test_a_wrong_answer_and_the_text_of_another_are_noticed() -> None:
-    asked, other = valid_requests(2, max_tokens=9)
-    load = Load([asked, other], {asked.marker: [("", "right", "stop")]}, slot_tokens=400)
-    load.check(asked, [("", "right", "stop")])
+    request, other = valid_requests(2, max_tokens=9)
+    load = Load([request, other], {request.marker: [("", "right", "stop")]}, slot_tokens=400)
+    load.check(request, [("", "right", "stop")])
     assert load.tally.mistakes == []
-    load.check(asked, [("", "right", "length")])
+    load.check(request, [("", "right", "length")])
     assert len(load.tally.mistakes) == 1
-    load.check(asked, [("", f"right {other.marker}", "stop")])
+    load.check(request, [("", f"right {other.marker}", "stop")])
     assert len(load.tally.mistakes) == 3

@@ -55,9 +55,9 @@ def pieces(stream: Any) -> tuple[dict[int, str], dict[int, str], dict[int, str]]
     for chunk in stream:
         for choice in chunk.choices:
             content[choice.index] = content.get(choice.index, "") + (choice.delta.content or "")
-            told = getattr(choice.delta, "reasoning_content", "") or ""
-            assert told == (getattr(choice.delta, "reasoning", "") or "")
-            reasoning[choice.index] = reasoning.get(choice.index, "") + told
+            piece = getattr(choice.delta, "reasoning_content", "") or ""
+            assert piece == (getattr(choice.delta, "reasoning", "") or "")
+            reasoning[choice.index] = reasoning.get(choice.index, "") + piece
             assert choice.index not in why, "nothing follows the finish reason"
             if choice.finish_reason:
                 why[choice.index] = choice.finish_reason
@@ -203,10 +203,10 @@ def test_concurrent_requests_get_the_same_answers_as_alone(client: openai.OpenAI
 def test_the_asynchronous_client(running: Running, client: openai.OpenAI) -> None:
     async def both() -> tuple[Any, str]:
         async with openai.AsyncOpenAI(base_url=running.url + "/v1", api_key="any") as own:
-            asked: dict[str, Any] = {"model": running.service.name, "messages": [{"role": "user", "content": "hi"}]}
-            asked |= {"max_completion_tokens": 120, **GREEDY}
+            request: dict[str, Any] = {"model": running.service.name, "messages": [{"role": "user", "content": "hi"}]}
+            request |= {"max_completion_tokens": 120, **GREEDY}
             whole, stream = await asyncio.gather(
-                own.chat.completions.create(**asked), own.chat.completions.create(**asked, stream=True)
+                own.chat.completions.create(**request), own.chat.completions.create(**request, stream=True)
             )
             text = ""
             async for chunk in stream:

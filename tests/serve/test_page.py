@@ -76,7 +76,7 @@ def ended(page: Page, phase: str = "Done.") -> None:
     expect(page.locator("#go")).to_have_text("Ask")
 
 
-def told(running: Running, thoughts: int = 4) -> tuple[str, list[dict[str, Any]]]:
+def ask_api(running: Running, thoughts: int = 4) -> tuple[str, list[dict[str, Any]]]:
     """The API's response to the same request: the answer, and its stream's notes on thoughts and cache."""
     how = {"strategy": "min-seek", "thoughts": thoughts, "rule": "shortest"}
     body = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "thinking": how, "stream": True}
@@ -101,11 +101,11 @@ def scripted(page: Page, *events: dict[str, Any], status: int = 200) -> None:
     page.route("**/v1/chat/completions", lambda route: route.fulfill(status=status, body=body))
 
 
-# What it shows
+# Contents
 
 
 def test_the_page_shows_the_response_of_the_server(page: Page, running: Running) -> None:
-    answer, notes = told(running)
+    answer, notes = ask_api(running)
     assert answer
     ask(page)
     ended(page)
@@ -141,7 +141,7 @@ SIZES = ("base", "kept", "current", "peak", "ghost")
 
 
 def test_a_bar_opens_to_the_text_of_its_thought(page: Page, running: Running) -> None:
-    _, notes = told(running)
+    _, notes = ask_api(running)
     ask(page)
     ended(page)
     second = bar(page, 2)
@@ -306,14 +306,14 @@ def test_every_control_has_a_name(page: Page) -> None:
 
 # Every text that is seen against what is behind it, and what must be seen without text (WCAG 2.2: 4.5 and 3).
 CONTRAST = """() => {
-  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const parse = (color) => color.match(/[\\d.]+/g).map(Number);
   const linear = (c) => ((c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
   const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
   const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
   const behind = (e) => {
     for (; e; e = e.parentElement) {
-      const colour = parse(getComputedStyle(e).backgroundColor);
-      if (colour.length < 4 || colour[3] === 1) return colour;
+      const color = parse(getComputedStyle(e).backgroundColor);
+      if (color.length < 4 || color[3] === 1) return color;
     }
     return [255, 255, 255];
   };
@@ -341,7 +341,7 @@ CONTRAST = """() => {
 
 
 @pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
-def test_colours_can_be_read_in_light_and_dark(page: Page, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_colors_can_be_read_in_light_and_dark(page: Page, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     ask(page)
     ended(page)
     bar(page, 1).click()
@@ -351,7 +351,7 @@ def test_colours_can_be_read_in_light_and_dark(page: Page, request: pytest.Fixtu
     scheme = request.node.callspec.params["page"]
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (sum(ground) < 3 * 64) == (scheme == "dark")
-    folder = Path(os.environ.get("MINSEEK_ARTEFACTS", tmp_path))
+    folder = Path(os.environ.get("MINSEEK_ARTIFACTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     for width, height in ((1200, 900), (360, 780)):
         page.set_viewport_size({"width": width, "height": height})

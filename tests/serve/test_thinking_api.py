@@ -209,14 +209,14 @@ def test_the_extension_of_an_answer(http: httpx2.Client, tiny: minseek.Model) ->
 def test_a_stream_reports_thoughts_and_cache(http: httpx2.Client, tiny: minseek.Model) -> None:
     fields: dict[str, Any] = {"thinking": {"thoughts": 5, "max_thought_tokens": 20}, "max_completion_tokens": 200}
     whole = ask(http, **fields)
-    told = chunks(http, **fields)
-    notes = [chunk["minseek"] for chunk in told]
+    chunk_list = chunks(http, **fields)
+    notes = [chunk["minseek"] for chunk in chunk_list]
     kinds = [note["type"] for note in notes]
     assert kinds[0] == "thought_started"
     assert kinds[-1] == "finished"
     assert set(kinds) == {"thought_started", "thought", "thought_ended", "answer", "finished"}
     kept, running_index = set[int](), -1
-    for chunk, note in zip(told, notes, strict=True):
+    for chunk, note in zip(chunk_list, notes, strict=True):
         delta = chunk["choices"][0]["delta"]
         assert ("reasoning_content" in delta) == (note["type"] == "thought")
         if note["type"] == "thought_started":
@@ -308,7 +308,7 @@ def test_the_entry_of_the_model(running: Running, http: httpx2.Client, tiny: min
     assert own["default"] == {"strategy": "standard", "thoughts": 0, "thinking_budget": None}
     assert own["efforts"]["high"] == {"strategy": "min-seek", "thoughts": 6, "thinking_budget": None}
     assert list(own["efforts"]) == ["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-    assert str(Path(tiny.name).parent) not in json.dumps(entry), "where the model lies is nobody's business"
+    assert str(Path(tiny.name).parent) not in json.dumps(entry), "the entry must not reveal the model's directory"
     for name in (entry["id"], tiny.name):
         assert http.post(CHAT, json=body(model=name, max_completion_tokens=4)).status_code == 200
 
@@ -368,7 +368,7 @@ def test_a_budget_becomes_slots(tiny: minseek.Model) -> None:
     assert plan_slots(tiny, kv_budget=1000 * one, slot_tokens=300).slots == 3
     small = plan_slots(tiny, kv_budget=130 * one)
     assert (small.slots, small.slot.capacity) == (2, 64)
-    for options, told in (
+    for options, message in (
         ({"kv_budget": 63 * one}, "a slot needs 64 tokens"),
         ({"kv_budget": 100 * one, "slot_tokens": 101}, "does not hold one slot"),
         ({"kv_budget": 1000 * one, "slot_tokens": 300, "slots": 4}, "only 3 fit"),
@@ -376,7 +376,7 @@ def test_a_budget_becomes_slots(tiny: minseek.Model) -> None:
         ({"slot_tokens": 0}, "must be 1 or more"),
         ({"slots": 0}, "must be 1 or more"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             plan_slots(tiny, **options)
 
 
