@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import minseek
@@ -21,7 +22,7 @@ from minseek.tune import Settings, TuneResult, TuneRun, tune
 from minseek.tune.checkpoint import read_checkpoint, write_checkpoint
 from minseek.tune.examples import read_examples
 from minseek.tune.memory import ProcessMeter
-from minseek.tune.model import load_model, read_config
+from minseek.tune.model import load_model, model_folder, read_config
 from minseek.tune.optimizers import make_optimizer
 from minseek.tune.trainable import select_layers
 from minseek.tune.trainer import Trainer
@@ -167,6 +168,88 @@ def test_weights_come_as_transformers_loads_them(small: Path, tiny_folders: dict
                 assert torch.equal(a, b), name
             ids = torch.randint(256, (1, 9))
             assert torch.equal(own(ids).logits, right.eval()(ids).logits)
+
+
+def changed(folder: Path, into: Path) -> Path:
+    """Copy a model with larger weights of its norms."""
+    shutil.copytree(folder, into)
+    for file in into.glob("*.safetensors"):
+        stored = load_file(file)
+        save_file({name: t * 2 if "norm" in name else t for name, t in stored.items()}, file, {"format": "pt"})
+    return into
+
+
+@pytest.mark.parametrize("kind", ["stale shards", "stale single", "consolidated", "overlay", "named", "mapped overlay"])
+def test_tune_reads_the_files_that_reason_reads(kind: str, small: Path, tmp_path: Path) -> None:
+    folder, sharded = tmp_path / "model", tmp_path / "sharded"
+    AutoModelForCausalLM.from_pretrained(small).save_pretrained(sharded, max_shard_size="20KB")
+    other = changed(sharded if kind == "stale shards" else small, tmp_path / "other")
+    shutil.copytree(sharded if kind in ("stale single", "overlay", "mapped overlay") else small, folder)
+    index = folder / "model.safetensors.index.json"
+    if kind == "stale shards":
+        for file in other.glob("model*"):
+            shutil.copy(file, folder)
+    elif kind == "stale single":  # a single file comes first
+        shutil.copy(other / "model.safetensors", folder)
+    elif kind == "consolidated":
+        shutil.copy(other / "model.safetensors", folder / "consolidated.safetensors")
+    elif kind == "named":
+        shutil.copy(other / "model.safetensors", folder / "tuned.safetensors")
+        config = json.loads((folder / "config.json").read_text()) | {"transformers_weights": "tuned.safetensors"}
+        (folder / "config.json").write_text(json.dumps(config))
+    else:
+        changes = {
+            name: t for name, t in load_file(other / "model.safetensors").items() if name.endswith("norm.weight")
+        }
+        save_file(changes, folder / "overlay.safetensors", {"format": "pt"})
+        if kind == "mapped overlay":
+            mapping = json.loads(index.read_text())
+            mapping["weight_map"] |= dict.fromkeys(changes, "overlay.safetensors")
+            index.write_text(json.dumps(mapping))
+    own = load_model(model_folder(str(folder), torch.float32), read_config("x", folder), torch.float32, CPU)
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for (name, a), b in zip(own.named_parameters(), reference.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_the_output_of_a_model_in_another_file_is_complete(small: Path, text: Path, tmp_path: Path) -> None:
+    folder, out = shutil.copytree(small, tmp_path / "model"), tmp_path / "out"
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    config = json.loads((folder / "config.json").read_text()) | {"transformers_weights": "weights.safetensors"}
+    (folder / "config.json").write_text(json.dumps(config))
+    tune(str(folder), text, out, Settings(**FAST), device="cpu")
+    minseek.load(str(out), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{}", "is damaged: it has no weight_map"),
+        ('{"weight_map": {"a": "b.safetensors"}}', "its index names b.safetensors, which"),
+        (None, "rename other.safetensors if it is the model"),
+    ],
+)
+def test_missing_weight_files_are_named(small: Path, tmp_path: Path, content: str | None, sentence: str) -> None:
+    folder = shutil.copytree(small, tmp_path / "copy")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    if content is not None:
+        (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(minseek.InputError, match=sentence):
+        model_folder(str(folder), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "pytorch_model.bin", "model.gguf"])
+def test_pointers_of_git_lfs_are_named(small: Path, text: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(small, tmp_path / "copy")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 16777216\n"
+    (folder / name).write_text(pointer)
+    model = folder / name if name == "model.gguf" else folder
+    for command in (
+        lambda: tune(str(model), text, tmp_path / "out", Settings(**FAST), device="cpu"),
+        lambda: minseek.load(str(model), device="cpu"),
+    ):
+        with pytest.raises(minseek.InputError, match=f"{name} is a Git LFS pointer .*: run git lfs pull"):
+            command()
 
 
 def test_damaged_weights_are_refused(small: Path, text: Path, tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def write_model(folder: Path, model: Any, tokenizer: Any, source: Path) -> None:
     save_file(weights, new, metadata={"format": "pt"})
     _fsync(new)
     model.config.dtype = model.dtype
+    if hasattr(model.config, "transformers_weights"):  # the name of the file in the source
+        del model.config.transformers_weights
     with quiet():
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,15 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from minseek.errors import InputError
 from minseek.models.config import check_config
 from minseek.models.loading.gguf import dense_folder
 from minseek.models.loading.load import find_source
 from minseek.models.loading.transformers_quirks import quiet, readable_errors
+from minseek.models.loading.weight_files import weight_files
 from minseek.tune.weights import read_weights
 
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_COPIES = ["consolidated*"]  # the same weights once more, in the format of their makers
 
 
 def model_folder(name: str, dtype: torch.dtype) -> Path:
@@ -29,7 +29,7 @@ def model_folder(name: str, dtype: torch.dtype) -> Path:
     Raises
     ------
     InputError
-        If there is no such model, or its weights are not in safetensors files.
+        If there is no such model, or its weights are not in safetensors files; see `weight_files`.
     """
     source = find_source(name)
     if source.is_file():
@@ -40,9 +40,10 @@ def model_folder(name: str, dtype: torch.dtype) -> Path:
         from huggingface_hub import snapshot_download
 
         with readable_errors(f"the model {name!r} could not be loaded"), quiet(bars=True):
-            folder = Path(snapshot_download(source.as_posix(), allow_patterns=list(_DOWNLOADED)))
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(f"the model {name!r} has no .safetensors files: only these can be tuned")
+            folder = Path(
+                snapshot_download(source.as_posix(), allow_patterns=list(_DOWNLOADED), ignore_patterns=_COPIES)
+            )
+    weight_files(folder)
     return folder
 
 
@@ -89,10 +90,7 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.devi
         model.model.rotary_emb = type(rotary)(config)
     into = {name: weight.detach() for name, weight in model.named_parameters(remove_duplicate=False)}
     tied = model.lm_head.weight is model.model.embed_tokens.weight
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) > 1:  # there may be a consolidated copy with the shards that an index names
-        files = [file for file in files if re.search(r"-of-\d+", file.name)] or files
-    read_weights(files, into, optional={"lm_head.weight"} if tied else set())
+    read_weights(weight_files(folder), into, optional={"lm_head.weight"} if tied else set())
     return model
 
 

@@ -13,6 +13,7 @@ import torch
 from minseek.errors import InputError, MinseekWarning
 from minseek.models import check_token_ids
 from minseek.models.device import resolve_device
+from minseek.models.loading.weight_files import weight_files
 from minseek.tune.batches import BatchSampler
 from minseek.tune.examples import Example, Examples, read_examples
 from minseek.tune.folder import RunFolder, check_folder
@@ -281,5 +282,5 @@ def _make_meter(device: torch.device, budget: int | None) -> MemoryMeter:
 
 def _fingerprint(folder: Path) -> str:
     """Hash of a model's configuration and of the sizes of its weight files."""
-    sizes = [(file.name, file.stat().st_size) for file in sorted(folder.glob("*.safetensors"))]
+    sizes = [(file.name, file.stat().st_size) for file in weight_files(folder)]
     return hashlib.sha256(f"{(folder / 'config.json').read_text()}{sizes}".encode()).hexdigest()[:16]

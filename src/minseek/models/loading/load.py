@@ -16,6 +16,7 @@ from minseek.models.device import DeviceChoice, resolve_device
 from minseek.models.loading.aliases import ALIASES, TINY, alias_file
 from minseek.models.loading.gguf import MODEL_CONFIG_FILE, dense_folder
 from minseek.models.loading.transformers_quirks import check_complete, quiet, readable_errors
+from minseek.models.loading.weight_files import check_downloaded
 from minseek.models.model import Model
 from minseek.models.weights import DecoderWeights, from_state_dict, pack_contiguous
 from minseek.native import native_status
@@ -85,10 +86,12 @@ def find_source(name: str) -> Path:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"the directory {name} holds no model: it has no config.json")
+        check_downloaded(path)
         return path
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(f"the file {name} is not a model: give a .gguf file or a directory with a config.json")
+        check_downloaded(path)
         return path
     if name.endswith(".gguf") or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise InputError(
