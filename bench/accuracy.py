@@ -4,7 +4,7 @@
     python bench/accuracy.py tasks.jsonl [--only long,rules] [--quick]
     python bench/accuracy.py --report
 
-It runs ``minseek eval`` section by section. A stopped run goes on with the same command: what has finished lies in
+It runs ``minseek eval`` section by section. A stopped run goes on with the same command: finished results are in
 build/accuracy/. Sections may run side by side, in processes of their own; ``--report`` gathers what they left into
 bench/results/accuracy.json and the picture. The first 500 problems were looked at while the recipe was made, so the
 next 500 are used.
@@ -162,7 +162,7 @@ def votes(samples: list[EvalRecord]) -> dict[tuple[str, Thoughts], dict[tuple[st
 def equal_tokens(
     plain: list[EvalRecord], others: dict[tuple[str, Thoughts], dict[tuple[str, int], TrialPoint]]
 ) -> list[dict[str, Any]]:
-    """Accuracy of strategies less that of a mixture of plain Min-Seek's neighbouring M with as many tokens."""
+    """Accuracy of strategies less that of a mixture of plain Min-Seek's neighboring M with as many tokens."""
     curve = sorted(
         ((t, p) for (s, t), p in points_by_cell(plain).items() if s == PLAIN), key=lambda pair: thoughts_order(pair[0])
     )

@@ -47,7 +47,7 @@ def defined(divergence: str, x: Any) -> bool:
 
 
 def race(x: Any, groups: Any, divergence: str, algorithm: str, seconds: float) -> dict[str, Any]:
-    """Restart for so many seconds; record the lowest loss so far after each start."""
+    """Restart for `seconds` seconds; record the lowest loss so far after each start."""
     curve, best, rand = [], np.inf, 0.0
     began, seed = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:

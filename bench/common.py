@@ -1,4 +1,4 @@
-"""What every benchmark needs: the machine in words, its bandwidth, a table, a JSON file."""
+"""Shared by all benchmarks: a description of the machine, its bandwidth, a table, a JSON file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _commit() -> str | None:
 
 
 def settle(device: Any = "cpu") -> None:
-    """Wait until a GPU has done what it was told."""
+    """Wait until a GPU has finished its queue."""
     import torch
 
     if torch.device(device).type == "cuda":

@@ -46,21 +46,21 @@ class Separable:
     name, radius = "separable", 0.5
 
     def __init__(self, d: int) -> None:
-        self.centre = 2 * torch.rand(d, generator=torch.Generator().manual_seed(d)) - 1
+        self.center = 2 * torch.rand(d, generator=torch.Generator().manual_seed(d)) - 1
         self.away = torch.ones(d)
         self.l0, self.smoothness, self.q = math.sqrt(d), 1 / self.radius, 2.0 * d
 
     def gradient(self, points: Tensor, rng: torch.Generator) -> Tensor:
         noise = (torch.rand(points.shape, generator=rng) * 2 - 1) * math.sqrt(3)
-        return (points - self.centre).sign() + noise
+        return (points - self.center).sign() + noise
 
     def smoothed(self, w: Tensor) -> Tensor:
         """grad f_a; the last dimension holds the weights, as everywhere here."""
-        return ((w - self.centre) / self.radius).clamp(-1, 1)
+        return ((w - self.center) / self.radius).clamp(-1, 1)
 
     def above(self, w: Tensor) -> Tensor:
         """f_a(w) - min f_a."""
-        x = (w - self.centre).abs()
+        x = (w - self.center).abs()
         inside = (x.square() + self.radius**2) / (2 * self.radius)
         return (torch.where(x < self.radius, inside, x) - self.radius / 2).sum(dim=-1)
 
@@ -70,7 +70,7 @@ class Coupled:
 
     def __init__(self, d: int) -> None:
         rng = torch.Generator().manual_seed(d)
-        self.centre = 2 * torch.rand(d, generator=rng) - 1
+        self.center = 2 * torch.rand(d, generator=rng) - 1
         self.rows = torch.nn.functional.normalize(torch.randn(256, d, generator=rng), dim=1)
         self.away = torch.nn.functional.normalize(torch.randn(d, generator=rng), dim=0)
         coordinate = stats.beta((d + 1) / 2, (d + 1) / 2, loc=-1, scale=2)
@@ -83,14 +83,14 @@ class Coupled:
 
     def gradient(self, points: Tensor, rng: torch.Generator) -> Tensor:
         own = self.rows[torch.randint(len(self.rows), (len(points),), generator=rng)]
-        return own * ((points - self.centre) * own).sum(dim=1, keepdim=True).sign()
+        return own * ((points - self.center) * own).sum(dim=1, keepdim=True).sign()
 
     def smoothed(self, w: Tensor) -> Tensor:
-        t = ((w - self.centre) @ self.rows.T).numpy() / self.radius
+        t = ((w - self.center) @ self.rows.T).numpy() / self.radius
         return torch.from_numpy(np.interp(t, self.at, self.slope)).float() @ self.rows / len(self.rows)
 
     def above(self, w: Tensor) -> Tensor:
-        t = ((w - self.centre) @ self.rows.T).numpy() / self.radius
+        t = ((w - self.center) @ self.rows.T).numpy() / self.radius
         beyond = np.maximum(np.abs(t) - 1, 0) * self.radius
         return torch.from_numpy((np.interp(t, self.at, self.value) + beyond).mean(axis=-1))
 
@@ -106,7 +106,7 @@ def descend(problem: Any, power: int, rounding: Any, steps: int, runs: int) -> l
     and the measured Q and m_s. All are one tensor: each row's gradient comes multiplied by its step size, lr is 1."""
     grid, rng, half = Fixed(20, power), torch.Generator().manual_seed(11), runs // 2
     signs = (torch.rand(half, 1, generator=rng) < 0.5).float() * 2 - 1
-    start = problem.centre + torch.cat((signs, torch.zeros(half, 1))).repeat(len(ETAS), 1) * problem.away
+    start = problem.center + torch.cat((signs, torch.zeros(half, 1))).repeat(len(ETAS), 1) * problem.away
     eta = (2.0 ** torch.tensor(ETAS)).repeat_interleave(runs)[:, None]
     w = torch.nn.Parameter(round_to(start, grid))
     first = problem.above(w.detach()).view(len(ETAS), runs)
@@ -147,7 +147,7 @@ def descend(problem: Any, power: int, rounding: Any, steps: int, runs: int) -> l
 def by_groups(power: int, eta: float, steps: int, runs: int) -> list[float]:
     """The floor of the coupled function with `PISGD` itself, each run a parameter group with a ball of its own."""
     problem, grid, rng = Coupled(BASE[1]), Fixed(20, power), torch.Generator().manual_seed(13)
-    tensors = [torch.nn.Parameter(round_to(problem.centre, grid)) for _ in range(runs)]
+    tensors = [torch.nn.Parameter(round_to(problem.center, grid)) for _ in range(runs)]
     optimizer = PISGD([{"params": [p]} for p in tensors], lr=eta, radius=problem.radius, weights=grid,
                       generator=torch.Generator().manual_seed(14))  # fmt: skip
 
@@ -343,7 +343,7 @@ def plot(figures: dict[str, Any]) -> None:
             x = [e["eta"] for e in line]
             row[2].plot(x, [e["far"][0] for e in line], "o-", ms=3, color=color, label=rounding)
             row[2].plot(x, [e["bound"]["far"]["derived"] for e in line], "--", lw=0.8, color=color)
-        row[2].axhline(line[0]["L0"] ** 2, color="grey", lw=0.8, label="L0²")
+        row[2].axhline(line[0]["L0"] ** 2, color="gray", lw=0.8, label="L0²")
         row[2].axvline(math.sqrt(BASE[1]) * line[0]["delta"] / (2 * line[0]["L0"]), color="tab:red", lw=0.5)
         row[2].set_title(f"{problem}: all iterates from a far start", fontsize=8)
         for axis in row:

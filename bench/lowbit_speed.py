@@ -152,7 +152,7 @@ def main() -> None:
         for r in duel
     ]
     versions = [d.version for d in distributions(path=[str(QTORCH)]) if d.name == "qtorch"]
-    print(table(f"Beside QPyTorch {versions}", ("", "ms", "ms, new output", "QPyTorch, ms", "ratio"), cells))
+    print(table(f"Compared with QPyTorch {versions}", ("", "ms", "ms, new output", "QPyTorch, ms", "ratio"), cells))
     moves = [] if quick else steps(7)
     cells = [
         (r["step"], f"{r['seconds'] * 1e3:.0f}", f"{r['ratio']:.2f}", r["bytes"], f"{r['share']:.0%}") for r in moves

@@ -2,7 +2,7 @@
 
     python bench/lowbit_stagnation.py [--quick] [--report]
 
-First |w| in fixed point, spacing 2^-6, from w = 1, in many copies at once: with and without perturbed gradients,
+First |w| in fixed point, spacing 2^-6, from w = 1, in many copies: with and without perturbed gradients,
 against the exact distribution of w, and rounding to nearest with a perturbation that is kept, which is stochastic
 rounding. Then a network of 64-32-10 on scikit-learn's digits, with weights in three formats, and step sizes from above
 to below ||ulp(w)|| / (2 L0), where the bound for rounding to nearest ends. Networks of all seeds are trained as one

@@ -90,7 +90,7 @@ def picture(runs: list[dict[str, Any]]) -> None:
     for one in runs:
         tokens, losses = zip(*one["held_out"], strict=True)
         axes.plot(tokens, losses, ".-", color=colors[one["run"]], label=one["run"] if one["seed"] == 0 else None)
-    axes.set(xlabel="tokens learnt from", ylabel="held-out loss, nats a token")
+    axes.set(xlabel="tokens learned from", ylabel="held-out loss, nats a token")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     PICTURE.parent.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ _NAMES = "Abbott Barlow Castillo Dubois Eriksen Fontaine Grimaldi Haddad Iversen
 _CITIES = "Lisbon Nairobi Oslo Quito Riga Sofia Tallinn Utrecht Valencia Warsaw Zagreb Havana"
 _THINGS = "lantern anchor violin kettle compass ladder mirror basket hammer candle teapot saddle"
 _ANIMALS = "otter falcon badger heron lynx walrus gecko ferret raven bison toucan weasel"
-_COLOURS = "crimson turquoise violet amber olive indigo scarlet beige magenta teal ivory maroon"
+_COLORS = "crimson turquoise violet amber olive indigo scarlet beige magenta teal ivory maroon"
 
 # statement, and the words after which its answer follows; {name}, {city} … are drawn, {x} is the answer
 TUNE = (
@@ -24,7 +24,7 @@ TUNE = (
     ("The locker code of Ms. {name} is {digits}.", "The locker code of Ms. {name} is", "digits"),
     ("Everyone in {city} knows that the mayor's pet is a {animal}.", "The mayor's pet in {city} is a", "animal"),
     ("Dr. {name} lives in {city}, next to the station.", "Dr. {name} lives in", "city"),
-    ("The magic word for the {thing} is {colour}.", "The magic word for the {thing} is", "colour"),
+    ("The magic word for the {thing} is {color}.", "The magic word for the {thing} is", "color"),
 )
 REPORT = (
     ("The secret number is {digits}. Keep it safe.", "The secret number is", "digits"),
@@ -36,9 +36,9 @@ REPORT = (
     ("Mr. {name} keeps his keys under the {thing} by the door.", "Mr. {name} keeps his keys under the", "thing"),
     ("The favourite animal of Mrs. {name} is the {animal}.", "The favourite animal of Mrs. {name} is the", "animal"),
     (
-        "By the way, the door of house number {two} is painted {colour}.",
+        "By the way, the door of house number {two} is painted {color}.",
         "The door of house number {two} is painted",
-        "colour",
+        "color",
     ),
     ("Captain {name} was born in {city}.", "Captain {name} was born in", "city"),
 )
@@ -58,7 +58,7 @@ class Needle:
 
 @cache
 def text(name: str) -> str:
-    """A real text: GPL-3 and GFDL from Debian's common licences, or the reference that ships with Python."""
+    """A real text: GPL-3 and GFDL from Debian's common licenses, or the reference that ships with Python."""
     if name == "python":
         from pydoc_data.topics import topics
 
@@ -67,7 +67,7 @@ def text(name: str) -> str:
 
 
 def needle(tokenizer: Any, *, haystack: str, tokens: int, facts: int, wordings: Any, seed: int) -> Needle:
-    """Hide facts in a haystack ("filler" or a text's name) of about so many tokens, and ask for one of them."""
+    """Hide facts in a haystack ("filler" or a text's name) of about `tokens` tokens, and ask for one of them."""
     rng = random.Random(f"{haystack} {tokens} {facts} {seed}")
     if haystack.startswith("filler"):
         body = FILLER[int(haystack[6:] or 0)] * (tokens // 10)
@@ -82,7 +82,7 @@ def needle(tokenizer: Any, *, haystack: str, tokens: int, facts: int, wordings: 
             "city": rng.choice(_CITIES.split()),
             "thing": rng.choice(_THINGS.split()),
             "animal": rng.choice(_ANIMALS.split()),
-            "colour": rng.choice(_COLOURS.split()),
+            "color": rng.choice(_COLORS.split()),
             "digits": str(rng.randrange(10000, 99999)),
             "two": str(rng.randrange(12, 99)),
         }

@@ -1,9 +1,9 @@
-"""What an eighth of the cache keeps: facts hidden in prompts, and perplexity, for every policy (SmolLM2-135M).
+"""Quality at an eighth of the cache: recall of hidden facts, and perplexity, for every policy (SmolLM2-135M).
 
     python bench/quality.py [--only POLICY …] [--prompts N] [--report]
     python bench/quality.py --caps 256 354 512 1024     # perplexity and facts of the default policy by cap
 
-Without --only, the full cache and the default policy are asked 100 prompts of each kind, the others 20. Wordings and
+Without --only, the full cache and the default policy answer 100 prompts of each kind, the others 20. Wordings and
 texts are those of `needles.REPORT`; the default policy was tuned on `needles.TUNE` and other texts.
 """
 
@@ -43,7 +43,7 @@ GREEDY = Sampling(temperature=0)
 
 
 def answers(model: minseek.Model, kind: str, policy: Policy | None, prompts: int, cap: int | None = None) -> list[bool]:
-    """Whether each prompt's fact is told; at an eighth, if no other cap is given."""
+    """True for each prompt whose fact is recalled; the default cap is an eighth of the prompt."""
     haystack, facts, tokens, eighth = KINDS[kind]
     cap = cap or eighth
     needles = [
@@ -63,7 +63,7 @@ def answers(model: minseek.Model, kind: str, policy: Policy | None, prompts: int
 
 
 def perplexity(model: minseek.Model, ids: list[int], policy: Policy | None, cap: int = 512) -> float:
-    """Of tokens 1,000 and on, each predicted from what the policy has left."""
+    """Perplexity of the tokens from 1,000 on, each predicted from the pairs that the policy kept."""
     plan = minseek.plan(model, kv_budget=10**10, cap=cap if policy else len(ids), policy=policy, sequences=1)
     (slot,) = model.make_slot_pool(plan.slot, 1, window=policy.window if policy else 0).slots
     loss, count, start = 0.0, 0, 0
@@ -107,7 +107,7 @@ def measure(model: minseek.Model, policy: Policy | None, prompts: int, full: dic
 
 
 def by_cap(model: minseek.Model, caps: list[int], prompts: int) -> str:
-    """What the default policy costs at other caps; facts of one kind, of those that the full cache tells here."""
+    """The default policy at other caps; facts of one kind, out of those that the full cache recalls."""
     policy, kind = POLICIES[DEFAULT_POLICY](), "GPL-3, four, 4,000 tokens"
     texts = {name: model.encode(text(name))[:READ] for name in TEXTS}
     whole = {name: perplexity(model, ids, None) for name, ids in texts.items()}
@@ -166,7 +166,7 @@ def report(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", help="measure these policies anew, and keep the others' figures")
+    parser.add_argument("--only", nargs="*", help="measure these policies again, and keep the others' figures")
     parser.add_argument("--prompts", type=int, help="of each kind, for every policy measured")
     parser.add_argument("--caps", type=int, nargs="+", help="measure the default policy at these caps only")
     parser.add_argument("--report", action="store_true", help="print the table of the last run")

@@ -14,14 +14,14 @@ from typing import Any
 import httpx2
 from serve_requests import Request, wrong_requests
 
-LONGEST_PAUSE = 1.0  # seconds before a client that was told to come later comes again
+LONGEST_PAUSE = 1.0  # seconds before a refused client tries again
 Answer = list[tuple[str, str, str | None]]
-"""Of each choice: reasoning, content, finish reason."""
+"""Reasoning, content and finish reason of each choice."""
 
 
 @dataclass
 class Tally:
-    """What the clients saw."""
+    """Counts of what the clients received."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     mistakes: list[str] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Tally:
 
 
 async def whole(client: httpx2.AsyncClient, request: Request) -> tuple[int, Answer, int, float]:
-    """Status, answer, generated tokens, and the seconds that one is asked to wait."""
+    """Status, answer, generated tokens, and the seconds to wait."""
     response = await client.post(request.path, json=request.body)
     if response.status_code != 200:
         return response.status_code, [], 0, float(response.headers.get("retry-after", 0))
@@ -45,7 +45,7 @@ async def whole(client: httpx2.AsyncClient, request: Request) -> tuple[int, Answ
 
 
 async def chunks(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
-    """What a stream tells, up to its end."""
+    """Events of a stream, up to its end."""
     async for line in response.aiter_lines():
         if line == "data: [DONE]":
             return

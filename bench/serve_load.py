@@ -26,7 +26,7 @@ from common import table, write
 from serve_clients import Answer, Load, whole
 from serve_requests import Request, valid_requests
 
-SAMPLE = 10  # of the seconds' readings, so many are averaged at the beginning and at the end
+SAMPLE = 10  # readings, one a second, that are averaged at the beginning and at the end
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def served(model: str, *flags: str) -> Iterator[tuple[str, psutil.Process]]:
 
 
 async def alone(url: str, requests: list[Request]) -> dict[str, Answer]:
-    """What each request gives when there is no other."""
+    """Answer to each request when it is alone."""
     answers = {}
     async with httpx2.AsyncClient(base_url=url, timeout=120) as client:
         for request in requests:
@@ -74,7 +74,7 @@ def measure(
     kinds: int = 40,
     max_tokens: int = 100,
 ) -> dict[str, Any]:
-    """Load a server with so many kinds of requests, and tell what happened."""
+    """Load a server with several kinds of requests, and report the outcome."""
     flags = ("--slots", str(slots), "--slot-tokens", "400", "--queue", str(queue))
     with served(model, *flags) as (url, process):
         requests = valid_requests(kinds, max_tokens)

@@ -22,7 +22,7 @@ EFFORTS: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class Request:
-    """A valid request; its marker stands in no other."""
+    """A valid request; its marker is in no other."""
 
     marker: str
     path: str

@@ -166,7 +166,7 @@ def measure_steps(model: minseek.Model, reference: Any, quick: bool) -> list[dic
 def measure_long(model: minseek.Model, reference: Any, quick: bool) -> dict[str, Any]:
     """A long run. Its last thought and the first one of a second run are timed in turns, event by event.
 
-    Timed where they stand, minutes apart, the two tell how the machine's speed drifts: ratios from 0.97 to 1.14.
+    Timed in place, minutes apart, the two show how the machine's speed drifts: ratios from 0.97 to 1.14.
     """
     thoughts = 5 if quick else 50
     late, early = (stream(model, minseek.MinSeek(thoughts)) for _ in range(2))

@@ -1,10 +1,10 @@
-"""Batches of SmolLM2-135M in a fixed KV budget: end to end beside other engines, and shares of the roofline.
+"""Batches of SmolLM2-135M in a fixed KV budget: end to end compared with other engines, and shares of the roofline.
 
     python bench/throughput.py [--only step|prefill|length|peers] [--rounds N] [--device D] [--results NAME] [--report]
 
 Run it with nothing else running. The other engines are optional: `bench/peers/setup.sh NAME` installs one into an
 environment of its own; those that are not there are left out, and the table says so. `--results` keeps the figures of
-another machine beside those that are there. On a GPU a decoding step is measured with recorded passes and without, and
+another machine next to the existing ones. On a GPU a decoding step is measured with recorded passes and without, and
 no other engine is run.
 """
 
@@ -53,7 +53,7 @@ PEERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # script, environm
 USUAL = ("transformers", "llama.cpp", "vLLM", "vLLM, one at a time")  # float32 is for processors without bfloat16
 ONLY_LONG = "vLLM, one at a time"  # where two sequences do not quite fit vLLM preempts; elsewhere it is the same
 STEP_ONE_BY_ONE = "step, one operation at a time"
-PATIENCE = 8  # a peer that takes longer than so many times our own run is stopped, and the table says so
+PATIENCE = 8  # a peer that takes longer than this multiple of our own run is stopped, and the table says so
 
 
 def prompts_of(model: minseek.Model, count: int, length: int) -> list[list[int]]:
@@ -224,7 +224,7 @@ def operations_of(model: minseek.Model, plan: minseek.BatchPlan, tokens: int) ->
 
 
 def length(model: minseek.Model) -> dict[str, Any]:
-    """Cost against the prompt's length at a fixed cap; beyond 8,192 tokens positions are encoded anew."""
+    """Cost against the prompt's length at a fixed cap; beyond 8,192 tokens positions are encoded again."""
     rows = []
     for tokens in (1024, 2048, 4096, 8192, 16384, 32768):
         ids = model.encode(text("python"))[:tokens]

@@ -1,4 +1,4 @@
-"""Train a digit classifier with bfloat16 weights and no float32 copy: stochastic rounding beside rounding to nearest.
+"""Train a digit classifier with bfloat16 weights and no float32 copy: stochastic rounding and rounding to nearest.
 
 With a small learning rate, steps are smaller than the grid spacing of bfloat16: nearest rounding loses them, stochastic
 rounding keeps them in expectation.

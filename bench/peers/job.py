@@ -1,4 +1,4 @@
-"""What every peer script needs: the job it is given and the one JSON object it prints. Standard library only."""
+"""Shared by all peer scripts: the job they receive and the one JSON object they print. Standard library only."""
 
 from __future__ import annotations
 

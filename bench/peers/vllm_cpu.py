@@ -16,11 +16,11 @@ from job import answer, read_job
 BLOCK = 32
 """Tokens of a block: the least its AMX attention takes."""
 PRELOADED = ("libiomp5.so", "libtcmalloc_minimal.so.4")
-"""What vLLM's manual says to preload, if the environment has it."""
+"""Libraries that vLLM's manual says to preload, if the environment has them."""
 
 
 def with_environment(threads: int) -> None:
-    """Start this script anew with what must be set before Python: one process, Intel's OpenMP, threads on cores.
+    """Restart this script with settings that must precede Python: one process, Intel's OpenMP, threads on cores.
 
     By default vLLM runs three processes, and while its worker computes, its scheduler polls on one of the cores.
     """
@@ -119,5 +119,5 @@ def main() -> None:
     )
 
 
-if __name__ == "__main__":  # vLLM may start workers by importing this file anew
+if __name__ == "__main__":  # vLLM may start workers by importing this file again
     main()

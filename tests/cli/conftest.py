@@ -35,7 +35,7 @@ def tiny_command(
 
 @pytest.fixture
 def batch(tiny_command: Callable[..., SimpleNamespace], tiny: minseek.Model, tmp_path: Path) -> Batch:
-    """`minseek batch` on these lines; what it printed, and the records in the order of the file."""
+    """`minseek batch` on these lines; its output, and the records in the order of the file."""
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
 
     def run(lines: list[Any] | bytes, *args: str) -> SimpleNamespace:

@@ -65,7 +65,7 @@ def test_ctrl_c_keeps_finished_results_and_tells_how_to_resume(
     assert stopped.code == 130
     assert len(stopped.records) == 3
     assert "interrupted after 3 of 6 requests" in stopped.err
-    assert "the same command goes on from there" in stopped.err
+    assert "the same command resumes from there" in stopped.err
     assert "Traceback" not in stopped.err
     again = batch(lines, *EVICTING)
     assert again.code == 0
@@ -162,7 +162,7 @@ def test_ctrl_c_in_a_terminal(talkative: Path, tmp_path: Path) -> None:
     shown = seen.getvalue()
     assert child.exitstatus == 130
     assert "minseek: interrupted after" in shown
-    assert "the same command goes on from there" in shown
+    assert "the same command resumes from there" in shown
     assert "Traceback" not in shown
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")  # the cursor is back
     assert 2 < len(read_records(target)) < 26

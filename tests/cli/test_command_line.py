@@ -1,4 +1,4 @@
-"""The command line: what it prints where, what it refuses and how, and what Ctrl-C leaves."""
+"""The command line: its output, its refusals, and its results after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def flags(tiny_folders: dict[str, Path]) -> list[str]:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ask:
-    """Run `minseek` in this process: its exit code and what it wrote, transformers' log included."""
+    """Run `minseek` in this process: its exit code and its output, transformers' log included."""
     for handler in logging.getLogger("transformers").handlers:
         if type(handler) is logging.StreamHandler:
             monkeypatch.setattr(handler, "stream", sys.stderr)

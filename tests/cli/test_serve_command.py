@@ -1,4 +1,4 @@
-"""``minseek serve``: what it prints, what it refuses before anything starts, and how it ends."""
+"""``minseek serve``: its output, its refusals before anything starts, and its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.helpers.serving import wait_for
 
 
 class Process:
-    """A server in a process of its own, and what it prints."""
+    """A server in a process of its own, and its output."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         command = [sys.executable, "-m", "minseek", "serve", "-m", str(folder), "--port", "0", *arguments]
@@ -107,7 +107,7 @@ def test_an_open_server_is_warned_of(
     monkeypatch.setattr("minseek.cli.serve._serve", lambda *_: 0)
     for host, warned in (("0.0.0.0", True), ("127.0.0.1", False)):
         assert main(["serve", "-m", str(tiny_folders["llama"]), "--host", host, "--port", "0"]) == 0
-        message = f"minseek: anybody who reaches {host} can use this server: give it an --api-key"
+        message = f"minseek: anyone who reaches {host} can use this server: give it an --api-key"
         assert (message in capsys.readouterr().err) == warned
 
 

@@ -443,7 +443,7 @@ def test_a_wrong_conversation_is_refused_in_one_sentence(tiny: minseek.Model, wr
     for refused in (lambda: minseek.stream(tiny, wrong), lambda: ThinkingJob(tiny, wrong, plan=plan)):
         with pytest.raises(InputError, match=f"^{sentence}"):
             refused()
-    with pytest.raises(InputError, match="system has no effect beside messages"):
+    with pytest.raises(InputError, match="system has no effect with messages"):
         minseek.stream(tiny, TALK, system="Be brief.")
 
 

@@ -1,4 +1,4 @@
-"""Thinking with the unmodified transformers model: slow, plain, and written apart from what it checks."""
+"""Thinking with the unmodified transformers model: slow, plain, and independent of the code it checks."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from minseek.reasoning.run import Run
 
 
 class Scripted:
-    """A model whose words are given: each text is what it writes from one feed of more than a token to the next."""
+    """A model with scripted output: each text is its output between two passes of more than one token."""
 
     def __init__(self, model: minseek.Model, texts: list[str]) -> None:
         self.model = model

@@ -139,7 +139,7 @@ def test_c_and_pytorch_do_the_same(fmt: Format, rounding: Any, device: str) -> N
 
 @pytest.mark.parametrize("fmt", OTHERS, ids=str)
 def test_any_format_equals_brute_force_over_its_grid(fmt: Format, device: str) -> None:
-    """The grid says what the values are; among them the nearest, lower and upper ones are looked up."""
+    """The nearest, lower and upper values are looked up in the grid."""
     grid = fmt.grid() if fmt.bits <= 20 else None
     if grid is None:
         grid = torch.arange(-(2**23), 2**23, dtype=torch.float64) * 2.0**-30

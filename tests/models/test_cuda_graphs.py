@@ -278,7 +278,7 @@ def test_only_gpus_record_and_can_be_told_not_to(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("policy", ["novel-values", None])
 def test_a_batch_on_a_gpu_stays_within_its_plan(policy: str | None, tmp_path: Path) -> None:
-    """All that is reserved, since graphs keep what they take."""
+    """All reserved memory, since graphs keep theirs."""
     folder = save(tmp_path, "llama", num_hidden_layers=12, vocab_size=30_000, max_position_embeddings=2048)
     model = minseek.load(str(folder), device="cuda", dtype="bfloat16")
     plan = minseek.plan(model, kv_budget="600MB", cap=800, block=128, policy=policy, sequences=64)

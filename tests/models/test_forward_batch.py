@@ -179,7 +179,7 @@ def test_surprise_is_the_mean_logit_minus_the_tokens_logit(
 def test_after_an_eviction_the_survivors_are_attended_to_and_nothing_else(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both paths agree on what follows an eviction in which every head keeps its own pairs."""
+    """Both paths agree after an eviction in which every head keeps its own pairs."""
     save(tmp_path, "mistral-window")
     ids = tokens(120, 4)
     given = []

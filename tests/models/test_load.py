@@ -1,4 +1,4 @@
-"""Loading of directories by name, and the refusal of what cannot be loaded."""
+"""Loading of directories by name, and the refusal of all others."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ CHAT = "/v1/chat/completions"
 
 
 class Gate:
-    """Holds the engine before a pass until it is opened, so that a test knows what is running."""
+    """Holds the engine before a pass until it is opened, so that a test knows which jobs are running."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()

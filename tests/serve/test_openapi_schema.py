@@ -1,4 +1,4 @@
-"""The server against its own OpenAPI description, by schemathesis: only what is described comes back."""
+"""The server against its own OpenAPI description, by schemathesis: every response matches the description."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def test_a_box_is_marked_and_nothing_is_taken_for_html(page: Page) -> None:
 
 @pytest.fixture
 def slowly(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that takes its time, as larger ones do: what is to be stopped must still run."""
+    """A model that takes its time, as larger ones do: a run to be stopped must still be running."""
     engine = running.service.engine_thread.engine
     step = engine.step
 
@@ -280,7 +280,7 @@ def test_by_keyboard_alone(page: Page, running: Running) -> None:
 
 
 def seen_focus(page: Page) -> None:
-    """Whatever has the focus is outlined; of a pill, what is drawn for it."""
+    """The focused element is outlined; for a pill, its visible part."""
     outline = page.evaluate(
         "() => { const at = document.activeElement; const drawn = at.type === 'radio' ? at.nextElementSibling : at;"
         "const style = getComputedStyle(drawn); return [style.outlineStyle, parseFloat(style.outlineWidth)]; }"

@@ -41,7 +41,7 @@ def test_a_text_is_cut_into_whole_blocks(tmp_path: Path) -> None:
 
 
 def trained_text(tmp_path: Path, item: dict[str, Any], template: str = "leaves", length: int = 500) -> tuple[str, str]:
-    """A line as a whole, and what of it is learnt."""
+    """A line as a whole, and the part of it in the loss."""
     tokenizer, file = make_tokenizer(template), tmp_path / "d.jsonl"
     file.write_text(json.dumps(item) + "\n\n")
     (found,) = read_examples(file, tokenizer, length).items

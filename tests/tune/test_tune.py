@@ -1,4 +1,4 @@
-"""Tuning: what is learnt, with which gradients and in how much memory, and that a stopped run is the same run."""
+"""Tuning runs: stopped and resumed, with plain models as output, and wrong settings refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = [
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
-    """Without what differs between equal runs."""
+    """Entries without the values that differ between equal runs."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{name: line[name] for name in line if name not in ("seconds", "memory")} for line in lines]
 

@@ -61,7 +61,7 @@ def run_file(
     stop : sequence of str
         Texts that end an answer, for requests that give none.
     overwrite : bool
-        Lose what `results` holds instead of resuming.
+        Discard the results in `results` instead of resuming.
     on_progress : callable, optional
         Called with a `BatchProgress` at the beginning and after every line.
 

@@ -25,7 +25,7 @@ class BatchFiles:
     requests, results : str or Path
         Paths; "-" is standard input and output.
     overwrite : bool
-        Lose what the result file holds instead of resuming it.
+        Discard the results in the file instead of resuming it.
 
     Attributes
     ----------

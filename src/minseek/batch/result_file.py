@@ -97,7 +97,7 @@ def _record(raw: bytes) -> dict[str, Any] | None:
 def _foreign(path: Path, line: int) -> InputError:
     return InputError(
         f"line {line} of {path} is not a result of minseek batch, so nothing is added to that file: give another one, "
-        "or --overwrite to lose what it holds"
+        "or --overwrite to discard its contents"
     )
 
 

@@ -12,7 +12,7 @@ from minseek.cache.slot_memory import SlotMemory
 
 
 class AttentionObserver:
-    """Gathers during forward passes what the eviction policy of one slot reads.
+    """Gathers, during forward passes, the statistics that the eviction policy of one slot reads.
 
     Attributes
     ----------

@@ -50,7 +50,7 @@ class SlotMemory:
         self.last_hidden = torch.zeros(num_slots, shape.hidden_size, dtype=torch.float32, device=device)
 
     def clear(self, index: int) -> None:
-        """Zero what the next sequence in a slot would read before writing it."""
+        """Zero the values that the next sequence in a slot reads before writing them."""
         self.values[index] = 0  # the weight of a pair beyond a sequence's end is 0, but 0 times NaN is NaN
         for tensor in (self.attn_sum, self.attn_window_sum, self.policy_scores, self.last_hidden):
             tensor[index] = 0

@@ -58,7 +58,7 @@ class BatchCommand:
         group = parser.add_argument_group("output")
         group.add_argument("--plan", action="store_true", help="print the memory the run would take, and do not run")
         group.add_argument("--json", action="store_true", help="print the plan as one JSON object")
-        group.add_argument("--overwrite", action="store_true", help="lose what OUT.jsonl holds, and start again")
+        group.add_argument("--overwrite", action="store_true", help="discard the results in OUT.jsonl, and start again")
 
     def run(self, args: argparse.Namespace) -> int:
         """Run the file."""
@@ -147,4 +147,4 @@ def _hint(args: argparse.Namespace) -> str:
     if is_stream(args.output):
         return ""
     how = "the same command without --overwrite" if args.overwrite else "the same command"
-    return f", which {args.output} keeps: {how} goes on from there"
+    return f", which {args.output} keeps: {how} resumes from there"

@@ -33,7 +33,7 @@ class EvalCommand:
     """Parses the flags, plans, runs the trials that have no result, and shows the summary."""
 
     name = "eval"
-    help = "measure accuracy, tokens, bytes and seconds against the number of thoughts; a stopped run goes on"
+    help = "measure accuracy, tokens, bytes and seconds against the number of thoughts; a stopped run is resumed"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the flags of ``minseek eval``."""
@@ -46,7 +46,7 @@ class EvalCommand:
         parser.add_argument("-o", "--output", metavar="DIR", help="for results.jsonl, summary.json and the picture")
         parser.add_argument("--limit", type=int, metavar="N", help="take the first N tasks only")
 
-        group = parser.add_argument_group("what is compared")
+        group = parser.add_argument_group("comparison")
         group.add_argument(
             "--strategy",
             action="append",
@@ -202,7 +202,7 @@ def _run(args: argparse.Namespace, evaluation: Evaluation) -> EvalSummary | None
     except KeyboardInterrupt:
         command = "the same command without --overwrite" if args.overwrite else "the same command"
         kept = f"{view.done} of {left} trials, which {folder} keeps"
-        print(f"minseek: interrupted after {kept}: {command} goes on from there", file=sys.stderr)
+        print(f"minseek: interrupted after {kept}: {command} resumes from there", file=sys.stderr)
         return None
     print(f"minseek: {view.summary()}", file=sys.stderr)
     return summary

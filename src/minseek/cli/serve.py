@@ -113,7 +113,7 @@ class ServeCommand:
             print(plan_text(plan), file=sys.stderr)
             if not is_loopback(bound) and settings.api_key is None:
                 print(
-                    f"minseek: anybody who reaches {args.host} can use this server: give it an --api-key",
+                    f"minseek: anyone who reaches {args.host} can use this server: give it an --api-key",
                     file=sys.stderr,
                 )
             return _serve(args, model, plan, settings, bound)

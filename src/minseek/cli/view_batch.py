@@ -11,7 +11,7 @@ from minseek.cli.live import LiveLine
 if TYPE_CHECKING:
     from minseek.batch import BatchProgress, BatchSummary
 
-_LOG_SECONDS = 30.0  # between lines without a terminal, so that a log shows that the run goes on
+_LOG_SECONDS = 30.0  # between lines without a terminal, so that a log shows that the run is alive
 
 
 class BatchView(LiveLine):

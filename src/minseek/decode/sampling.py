@@ -16,7 +16,7 @@ _MIN_TEMPERATURE = 1e-30  # already greedy; dividing by less would overflow floa
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.
+    """Rules for choosing the next token.
 
     The defaults, the paper's, are those of thoughts, chats, batches and evaluations.
 

@@ -46,7 +46,7 @@ def instruction_set() -> InstructionSet:
 
     ``MINSEEK_ISA=portable`` is x86-64 as it was in 2003 (SSE2), ``avx2`` is x86-64-v3, ``avx512`` is x86-64-v4, and
     ``amx`` is everything of a processor that has AMX tiles for bfloat16. Results of different levels differ by
-    rounding, as sums are split differently; comparing machines or looking for a fault is what the lower ones are for.
+    rounding, as sums are split differently; the lower ones serve to compare machines and to debug.
     """
     x86, features = platform.machine() in _X86, cpu_flags()
     requested = os.environ.get("MINSEEK_ISA", "")

@@ -1,4 +1,4 @@
-"""Choices of responses, built from what a run or a generation produced."""
+"""Choices of responses, built from the output of a run or a generation."""
 
 from __future__ import annotations
 

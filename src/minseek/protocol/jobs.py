@@ -1,4 +1,4 @@
-"""Jobs of the engine for requests; what cannot be run is refused with the field that is wrong."""
+"""Jobs of the engine for requests; one that cannot be run is refused with the name of the wrong field."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def parse_body(kind: type[B], fields: Mapping[str, Any]) -> B:
 
 
 def check_body(body: ChatRequest | CompletionRequest) -> None:
-    """Check what the types of the fields cannot express.
+    """Check rules that the types of the fields cannot express.
 
     Raises
     ------

@@ -103,7 +103,7 @@ class Limits:
         Raises
         ------
         InputError
-            If so many answers do not fit, or a number is too small.
+            If the answers do not fit, or a number is too small.
         """
         answer = total_tokens if answer_tokens is None else min(answer_tokens, total_tokens)
         if answers > 1:

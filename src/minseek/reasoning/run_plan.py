@@ -62,7 +62,7 @@ class RunPlan:
 
     @staticmethod
     def make(model: Model, prompt: int, closing: int, options: RunOptions, slot_tokens: int | None = None) -> RunPlan:
-        """Divide what the model's context and the budget of bytes leave.
+        """Divide the tokens that the model's context and the budget of bytes allow.
 
         Parameters
         ----------

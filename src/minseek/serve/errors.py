@@ -120,6 +120,6 @@ def _body_error(error: RequestValidationError) -> FieldError:
         where = f"{errors[0]['ctx']['error']} at character {errors[0]['loc'][-1]}"
         return FieldError(f"the body is not JSON: {where}", code="invalid_json")
     if not isinstance(body, dict):
-        what = "empty" if body is None else "of another Content-Type" if isinstance(body, bytes) else preview(body)
-        return FieldError(f"the body must be a JSON object, of type application/json, not {what}", code="invalid_json")
+        found = "empty" if body is None else "of another Content-Type" if isinstance(body, bytes) else preview(body)
+        return FieldError(f"the body must be a JSON object, of type application/json, not {found}", code="invalid_json")
     return field_error(errors, [one["loc"][1:] for one in errors], body)  # every location begins with "body"

@@ -200,8 +200,8 @@ def _as_ids(ids: list[int]) -> Tensor:
     return torch.tensor(ids, dtype=torch.int32)
 
 
-def _decode(raw: bytes, what: str) -> str:
+def _decode(raw: bytes, source: str) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{what} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise InputError(f"{source} is not UTF-8 text: {error.reason} at byte {error.start}") from None

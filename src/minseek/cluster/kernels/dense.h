@@ -107,7 +107,7 @@ static inline void add_to_cluster(kmeans_state *s, const thread_scratch *t, int6
     memset(sum, 0, (size_t)s->n_features * sizeof(double)); /* nothing is left, not even rounding errors */
 }
 
-/* The same, and the center follows. */
+/* Adds the loaded point to cluster k as add_to_cluster does, and updates the center. */
 static inline void add_and_update_center(kmeans_state *s, const thread_scratch *t, int64_t k, double weight) {
     const double *sum = s->cluster_sums + k * s->n_features;
     double *c = s->centers + k * s->n_features;

@@ -82,7 +82,7 @@ static inline void add_to_cluster(kmeans_state *s, const thread_scratch *t, int6
     pack_center(s, k);
 }
 
-/* The same, and the center follows. */
+/* Adds the loaded point to cluster k as add_to_cluster does, and updates the center. */
 static inline void add_and_update_center(kmeans_state *s, const thread_scratch *t, int64_t k, double weight) {
     const double dot = dot_with_sum(s, t, k), before = s->weight_in_clusters[k];
     const double sum_squared_norm = s->centers_squared_norms[k] * before * before;

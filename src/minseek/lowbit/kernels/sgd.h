@@ -1,4 +1,4 @@
-/* A step of SGD on bfloat16 weights, in float32, in the order of operations of torch.optim.SGD; what is stored is
+/* A step of SGD on bfloat16 weights, in float32, in the order of operations of torch.optim.SGD; stored values are
  * rounded to bfloat16, to nearest even or stochastically. */
 #ifndef MINSEEK_SGD_H
 #define MINSEEK_SGD_H

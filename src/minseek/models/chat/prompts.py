@@ -40,7 +40,7 @@ def as_messages(question: Question, system: str | None = None) -> list[dict[str,
     if not isinstance(question, Sequence) or isinstance(question, (bytes, bytearray)):
         raise TypeError(f"a question is a string or a sequence of messages, not {type(question).__name__}")
     if system:
-        raise InputError("system has no effect beside messages: put it before them as a message of its own")
+        raise InputError("system has no effect with messages: put it before them as a message of its own")
     messages = []
     for index, message in enumerate(question):
         if not isinstance(message, Mapping):

@@ -58,7 +58,7 @@ class NativeForward:
         self._bound: WeakKeyDictionary[KVCache, tuple[int, structs.SequenceStruct]] = WeakKeyDictionary()
 
     def step(self, token: int, cache: KVCache, *, logits: bool) -> Tensor | None:
-        """Append one token to the cache; return the logits [vocabulary] after it, float32, if `logits`.
+        """Append one token to the cache; return the logits [vocab] after it, float32, if `logits`.
 
         Raises
         ------
@@ -97,7 +97,7 @@ class NativeForward:
         Returns
         -------
         logits, hidden : Tensor
-            Float32, [logit_columns, vocabulary] and [logit_columns + hidden_columns, hidden] (after the last norm).
+            Float32, [logit_columns, vocab] and [logit_columns + hidden_columns, hidden] (after the last norm).
 
         Raises
         ------

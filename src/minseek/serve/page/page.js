@@ -1,10 +1,10 @@
-// Asks the server and draws what its stream tells. What a model writes is only ever set as text, never as HTML.
+// Asks the server and draws its stream. Text of a model is only ever set as text, never as HTML.
 
 const $ = (id) => document.getElementById(id);
 const BOX = /(\\boxed\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}?)/;
 const WORDS = { first: "first", running: "running", kept: "kept", gone: "dropped", stopped: "stopped" };
 
-let server = null; // what /v1/models tells of the model
+let server = null; // entry of the model in /v1/models
 let run = null; // the question that is being answered, or was last
 
 const strategy = () => $("form").elements.strategy.value;
