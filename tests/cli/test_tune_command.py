@@ -246,7 +246,7 @@ def without_times(folder: Path) -> list[dict[str, Any]]:
     return [{name: line[name] for name in line if name not in ("seconds", "memory")} for line in lines]
 
 
-def test_ctrl_c_and_a_kill_leave_a_run_that_ends_as_if_nothing_had_been(small: Path, tmp_path: Path) -> None:
+def test_ctrl_c_a_kill_and_sigterm_leave_a_run_that_ends_as_if_nothing_had_been(small: Path, tmp_path: Path) -> None:
     data, parts, whole = tmp_path / "d.txt", tmp_path / "parts", tmp_path / "whole"
     data.write_text("one two three four five six seven; " * 15)
     begin = [sys.executable, *arguments(small, data, parts, 80)]
@@ -276,6 +276,13 @@ def test_ctrl_c_and_a_kill_leave_a_run_that_ends_as_if_nothing_had_been(small: P
     until(at + 20, second)
     second.kill()
     second.communicate(timeout=60)
+    third = subprocess.Popen(begin, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    until(at + 25, third)
+    third.terminate()
+    printed = third.communicate(timeout=60)[1]
+    assert third.returncode == 143
+    assert "the same command resumes from there" in printed
+    assert (parts / "checkpoint").is_dir()
     assert main(arguments(small, data, parts, 80)[2:]) == 0
     assert main(arguments(small, data, whole, 80)[2:]) == 0
     assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()

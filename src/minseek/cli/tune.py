@@ -6,10 +6,9 @@ import argparse
 import json
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from minseek.cli.view_tune import TuneView
     from minseek.tune import Settings, TuneResult
 
-_INTERRUPTED = 130
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OLD_FLAGS: dict[str, tuple[str, type]] = {  # of earlier versions, still accepted
     "--length": ("max_length", int),
     "--batch": ("batch_size", int),
@@ -88,14 +87,14 @@ class TuneCommand:
 
         group = parser.add_argument_group("output")
         group.add_argument(
-            "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (only when interrupted)"
+            "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (one every ten minutes)"
         )
         group.add_argument("--overwrite", action="store_true", help="delete the run in DIR and start again")
         for flag, (name, kind) in _OLD_FLAGS.items():
             parser.add_argument(flag, dest=name, type=kind, help=argparse.SUPPRESS, default=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace) -> int:
-        """Plan, and train; 130 after Ctrl-C."""
+        """Plan, and train; 130 after Ctrl-C, 143 after SIGTERM."""
         _check_flags(args)
         from minseek.cli.view import loading
         from minseek.cli.view_tune import TuneView
@@ -116,7 +115,7 @@ class TuneCommand:
         print(tuning.plan, file=sys.stderr)
         print(f"minseek: {tuning.describe_data()}", file=sys.stderr)
         view = TuneView()
-        with view, _stop_on_interrupt(view) as stop:
+        with view, _stop_on_signals(view) as stop:
             result = tuning.run(
                 args.output,
                 memory_budget=args.memory_budget,
@@ -129,7 +128,7 @@ class TuneCommand:
             command = "the same command without --overwrite" if args.overwrite else "the same command"
             state = f"after step {result.steps} of {tuning.steps}, which {args.output} keeps"
             print(f"minseek: interrupted {state}: {command} resumes from there", file=sys.stderr)
-            return _INTERRUPTED
+            return 128 + (stop.signal or signal.SIGINT)
         print(f"minseek: {_summary(result, args.output, tuning.plan.total)}", file=sys.stderr)
         return 0
 
@@ -163,22 +162,41 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise InputError(" ".join(words)) from None
 
 
+@dataclass
+class _Stop:
+    """Request to stop after the current step.
+
+    Attributes
+    ----------
+    signal : int or None
+        Signal that requested it.
+    """
+
+    signal: int | None = None
+
+    def is_set(self) -> bool:
+        """True once a stop was requested."""
+        return self.signal is not None
+
+
 @contextmanager
-def _stop_on_interrupt(view: TuneView) -> Iterator[threading.Event]:
-    """Set the event on the first Ctrl-C, so that the current step is finished; raise on the second."""
-    stop = threading.Event()
+def _stop_on_signals(view: TuneView) -> Iterator[_Stop]:
+    """Request a stop on the first Ctrl-C or SIGTERM, so that the current step is finished; raise on a second Ctrl-C."""
+    stop = _Stop()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if stop.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.set()
-        view.say("stopping after this step, with a checkpoint; Ctrl-C again stops at once, without")
+        if stop.signal is None:
+            stop.signal = number
+            view.say("stopping after this step, with a checkpoint; Ctrl-C again stops at once, without")
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in _STOP_SIGNALS}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _summary(result: TuneResult, output: str, planned: int) -> str:

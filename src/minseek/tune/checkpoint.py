@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from minseek.errors import InputError
 from minseek.models.loading.transformers_quirks import quiet
 from minseek.tune.weights import read_weights
+from minseek.units import format_bytes
 
 _WEIGHTS, _STATE = "model.safetensors", "state.pt"
 
@@ -30,15 +32,17 @@ def write_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer,
     progress : mapping
         Plain values that `read_checkpoint` returns.
     """
-    from safetensors.torch import save_file
-
     new, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    save_file(_trained(model), new / _WEIGHTS)
-    torch.save({"optimizer": optimizer.state_dict(), "progress": dict(progress)}, new / _STATE)
-    for name in (_WEIGHTS, _STATE):
-        _fsync(new / name)
+    try:
+        new.mkdir()
+        _save(_trained(model), new / _WEIGHTS)
+        torch.save({"optimizer": optimizer.state_dict(), "progress": dict(progress)}, new / _STATE)
+        for name in (_WEIGHTS, _STATE):
+            _fsync(new / name)
+    except BaseException as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise _as_os_error(error) from error
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -72,12 +76,14 @@ def read_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer) 
 
 def write_model(folder: Path, model: Any, tokenizer: Any, source: Path) -> None:
     """Write a plain transformers directory; the weights come last, and whole."""
-    from safetensors.torch import save_file
-
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     new = folder / f"{_WEIGHTS}.new"
-    save_file(weights, new, metadata={"format": "pt"})
-    _fsync(new)
+    try:
+        _save(weights, new)
+        _fsync(new)
+    except BaseException as error:
+        new.unlink(missing_ok=True)
+        raise _as_os_error(error) from error
     model.config.dtype = model.dtype
     if hasattr(model.config, "transformers_weights"):  # the name of the file in the source
         del model.config.transformers_weights
@@ -89,6 +95,43 @@ def write_model(folder: Path, model: Any, tokenizer: Any, source: Path) -> None:
     else:
         model.generation_config.save_pretrained(folder)
     os.replace(new, folder / _WEIGHTS)
+
+
+def check_disk(folder: Path, model: Any) -> None:
+    """Refuse a run whose model does not fit on the disk.
+
+    Raises
+    ------
+    InputError
+        If it does not.
+    """
+    size = sum(weight.nbytes for weight in model.parameters())
+    earlier = folder / _WEIGHTS
+    free = shutil.disk_usage(folder if folder.is_dir() else folder.absolute().parent).free
+    free += earlier.stat().st_size if earlier.is_file() else 0
+    if free < size:
+        raise InputError(
+            f"the tuned model takes {format_bytes(size)} and the disk of {folder} has {format_bytes(free)} free: make "
+            "more free, or give a directory on another disk"
+        )
+
+
+def _save(weights: dict[str, Tensor], file: Path) -> None:
+    """Write a safetensors file with the permissions of a new file: the library gives them to the owner alone."""
+    from safetensors.torch import save_file
+
+    file.unlink(missing_ok=True)
+    file.touch()
+    mode = stat.S_IMODE(file.stat().st_mode)
+    save_file(weights, file, metadata={"format": "pt"})
+    file.chmod(mode)
+
+
+def _as_os_error(error: BaseException) -> BaseException:
+    """An `OSError` in place of the errors of PyTorch and safetensors about a file that cannot be written."""
+    if isinstance(error, OSError) or not isinstance(error, Exception):
+        return error
+    return OSError(None, str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
 def _trained(model: Any) -> dict[str, Tensor]:

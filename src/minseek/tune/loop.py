@@ -18,6 +18,9 @@ from minseek.tune.memory import MemoryMeter
 from minseek.tune.trainer import Trainer
 from minseek.units import format_bytes
 
+CHECKPOINT_SECONDS = 600
+"""Time between two checkpoints where no number of steps is given."""
+
 
 class TrainingLoop:
     """Executes a run.
@@ -83,16 +86,17 @@ class TrainingLoop:
         planned : int
             Bytes of the plan, for the log.
         checkpoint_every : int or None
-            Steps between checkpoints.
+            Steps between checkpoints; None writes one every ten minutes.
         stop : callable
             Called after every step.
 
         Raises
         ------
         InputError
-            If the memory budget was exceeded; the step is finished and a checkpoint written.
+            If the memory budget was exceeded, after the step and a checkpoint, or if the model cannot be written: a
+            checkpoint keeps the run if the disk takes it.
         """
-        progress = self._progress
+        progress, saved = self._progress, time.monotonic()
         if progress["step"] == 0:
             self._evaluate()
         while progress["step"] < self._steps:
@@ -110,10 +114,24 @@ class TrainingLoop:
             if stop():
                 self._checkpoint()
                 return self._result(finished=False)
-            if checkpoint_every is not None and progress["step"] % checkpoint_every == 0:
-                self._checkpoint()
+            if checkpoint_every is None:
+                is_due = time.monotonic() - saved >= CHECKPOINT_SECONDS
+            else:
+                is_due = progress["step"] % checkpoint_every == 0
+            if is_due:
+                self._try_checkpoint()
+                saved = time.monotonic()
+        trained = dict(progress)
         self._evaluate()
-        write_model(self._folder.path, self._model, tokenizer, source)
+        try:
+            write_model(self._folder.path, self._model, tokenizer, source)
+        except OSError as error:
+            self._progress = trained  # without the evaluation, which is repeated
+            self._checkpoint()
+            raise InputError(
+                f"the tuned model could not be written to {self._folder.path} ({error.strerror}): a checkpoint keeps "
+                "the whole run, and the same command writes the model once there is space"
+            ) from error
         self._log_entry("end", planned=planned)
         self._folder.finish()
         return self._result(finished=True)
@@ -149,7 +167,21 @@ class TrainingLoop:
             self._over_budget = True
 
     def _checkpoint(self) -> None:
-        write_checkpoint(self._folder.checkpoint, self._model, self._trainer.optimizer, self._progress)
+        try:
+            write_checkpoint(self._folder.checkpoint, self._model, self._trainer.optimizer, self._progress)
+        except OSError as error:
+            kept = "the one before is kept" if self._folder.checkpoint.exists() else "there is none before it"
+            raise InputError(
+                f"the checkpoint after step {self._progress['step']} could not be written to "
+                f"{self._folder.checkpoint} ({error.strerror}): {kept}"
+            ) from error
+
+    def _try_checkpoint(self) -> None:
+        """Write a checkpoint; a full disk is a warning, as it may have space for the next one."""
+        try:
+            self._checkpoint()
+        except InputError as error:
+            warnings.warn(f"{error}, and training continues", MinseekWarning, stacklevel=2)
 
     def _result(self, *, finished: bool) -> TuneResult:
         p = self._progress

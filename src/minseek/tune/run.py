@@ -15,6 +15,7 @@ from minseek.models import check_token_ids
 from minseek.models.device import resolve_device
 from minseek.models.loading.weight_files import weight_files
 from minseek.tune.batches import BatchSampler
+from minseek.tune.checkpoint import check_disk
 from minseek.tune.examples import Example, Examples, read_examples
 from minseek.tune.folder import RunFolder, check_folder
 from minseek.tune.log import LogEntry, TuneResult
@@ -141,7 +142,7 @@ class TuneRun:
         memory_budget : int, str or None
             Bytes the run may take: it is refused if the plan is larger, and stopped with a checkpoint if it takes more.
         checkpoint_every : int or None
-            Steps between two checkpoints; None writes one only when the run is stopped.
+            Steps between two checkpoints; None writes one every ten minutes. A stopped run always writes one.
         overwrite : bool
             Delete an earlier run in `out`.
         on_entry : callable
@@ -168,6 +169,7 @@ class TuneRun:
                 "memory of a process: leave it out, or run on Linux or a CUDA device"
             )
         model = load_model(self._source, self.config, self.settings.dtype, self._device)
+        check_disk(Path(out), model)
         folder = RunFolder(Path(out), self._record, overwrite=overwrite)
         try:
             trained = select_layers(model, self.settings.layers)
@@ -236,7 +238,7 @@ def tune(
         Bytes the run may take, such as "900MB": it is refused if the plan is larger, and stopped with a checkpoint if
         it takes more.
     checkpoint_every : int, optional
-        Steps between two checkpoints; without it, one is written only when the run is stopped.
+        Steps between two checkpoints; without it, one is written every ten minutes.
     overwrite : bool
         Lose an earlier run in `out`.
 
