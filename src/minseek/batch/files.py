@@ -46,8 +46,8 @@ class BatchFiles:
         self._requests = RequestFile(str(requests))
         self.name = self._requests.name
         path = Path(results)
-        fresh = overwrite or is_stream(self._results) or not path.exists()
-        self.resume = ResumeState() if fresh else read_resume_state(path)
+        starts_empty = overwrite or is_stream(self._results) or not path.exists()
+        self.resume = ResumeState() if starts_empty else read_resume_state(path)
 
     def __enter__(self) -> Self:
         return self

@@ -63,7 +63,9 @@ class DecodeBatch:
         self._all_slots = len(input_rows) == memory.num_slots  # then slices do for indices, and nothing is gathered
         self._rows = slice(None) if self._all_slots else self._slots
         layers = [layers for _, layers in memory.shape.layer_groups]
-        self._place = {layer: (group, i) for group, own in enumerate(layers) for i, layer in enumerate(own)}
+        self._group_and_row = {
+            layer: (group, i) for group, indices in enumerate(layers) for i, layer in enumerate(indices)
+        }
         cos, sin = (angles[:, None] for angles in memory.rotary.of(self._positions))
         self._cos, self._sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
         self._beyond_end = [
@@ -76,12 +78,12 @@ class DecodeBatch:
         first, capacity = self._layout[group]
         shape = self._memory.shape
         layers, heads = len(shape.layer_groups[group][1]), shape.cache_shape.num_kv_heads
-        own = whole[:, first : first + layers * heads * capacity]
-        return own.view(len(whole), layers, heads, capacity, *whole.shape[2:])
+        view = whole[:, first : first + layers * heads * capacity]
+        return view.view(len(whole), layers, heads, capacity, *whole.shape[2:])
 
     def _layer_view(self, layer: int, whole: Tensor) -> Tensor:
         """[slots, H, capacity, …] of a layer."""
-        group, i = self._place[layer]
+        group, i = self._group_and_row[layer]
         return self._group_view(group, whole)[:, i]
 
     def write_positions(self) -> None:
@@ -100,17 +102,17 @@ class DecodeBatch:
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write rotated keys and values [B, H, D]; all of the layer, [B, H, n, D] each."""
-        own_keys, own_values = self._layer_view(layer, self._memory.keys), self._layer_view(layer, self._memory.values)
-        group, _ = self._place[layer]
-        own_keys[self._slots, :, self._lengths[group]] = keys
-        own_values[self._slots, :, self._lengths[group]] = values
-        # Two and more are gathered even if they are all slots: the matrix products want contiguous operands.
-        own = (self._slots if len(keys) > 1 else self._rows, slice(None), slice(self._max_kv_len[group]))
-        return own_keys[own], own_values[own]
+        all_keys, all_values = self._layer_view(layer, self._memory.keys), self._layer_view(layer, self._memory.values)
+        group, _ = self._group_and_row[layer]
+        all_keys[self._slots, :, self._lengths[group]] = keys
+        all_values[self._slots, :, self._lengths[group]] = values
+        # Two or more sequences are gathered even if they are all slots: matrix products need contiguous operands.
+        pairs = (self._slots if len(keys) > 1 else self._rows, slice(None), slice(self._max_kv_len[group]))
+        return all_keys[pairs], all_values[pairs]
 
     def attention_mask(self, layer: int, window: int | None) -> Tensor:
         """[B, 1 or H, n], True for pairs that the new token does not attend to."""
-        group, _ = self._place[layer]
+        group, _ = self._group_and_row[layer]
         beyond_end = self._beyond_end[group][:, None]
         if window is None:
             return beyond_end
@@ -129,10 +131,10 @@ class DecodeBatch:
         self._add(layer, self._memory.attn_window_sum, by_kv_head * self._in_window[:, None, None])
 
     def _add(self, layer: int, whole: Tensor, weights: Tensor) -> None:
-        own = self._layer_view(layer, whole)[:, :, : weights.shape[2]]
-        total = own[self._rows].add_(weights)
+        sums = self._layer_view(layer, whole)[:, :, : weights.shape[2]]
+        total = sums[self._rows].add_(weights)
         if not self._all_slots:  # the gathered rows are a copy
-            own[self._slots] = total
+            sums[self._slots] = total
 
     def record_queries(self, layer: int, queries: Tensor) -> None:
         """Keep queries without positions [B, H * G, D], if the policy needs them."""

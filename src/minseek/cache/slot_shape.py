@@ -66,7 +66,9 @@ class SlotShape:
     def layer_groups(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
         """Caps in ascending order, each with the layers that have it."""
         caps = self.caps or (self.cap,) * self.cache_shape.num_layers
-        return tuple((cap, tuple(i for i, own in enumerate(caps) if own == cap)) for cap in sorted(set(caps)))
+        return tuple(
+            (cap, tuple(i for i, layer_cap in enumerate(caps) if layer_cap == cap)) for cap in sorted(set(caps))
+        )
 
     def layout(self, partitioned: bool) -> list[tuple[int, int]]:
         """First pair of each layer group in a slot's memory, and the pairs per head that fit into it."""

@@ -79,8 +79,8 @@ class Slot:
     def _bind_views(self, *, partitioned: bool) -> None:
         """Bind the groups to consecutive parts of memory, sized for equal capacities or by their caps."""
         memory = self.memory
-        for group, place in zip(self.layer_groups, memory.shape.layout(partitioned), strict=True):
-            group.bind(memory, self.index, *place)
+        for group, span in zip(self.layer_groups, memory.shape.layout(partitioned), strict=True):
+            group.bind(memory, self.index, *span)
         self.partitioned = partitioned
         self.keys, self.values = by_layer(self.layer_groups, "keys"), by_layer(self.layer_groups, "values")
         self.positions: Sequence[Tensor] = ()

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 class LiveLine(ABC):
-    """Context manager that shows the line while it is entered, if `wanted`."""
+    """Context manager that shows the line while it is entered, if `live`."""
 
-    def __init__(self, console: Console, *, wanted: bool) -> None:
-        self._console, self._live_wanted = console, wanted
+    def __init__(self, console: Console, *, live: bool) -> None:
+        self._console, self._is_live = console, live
 
     @abstractmethod
     def _status(self) -> str:
         """Return the current text of the line."""
 
     def __enter__(self) -> Self:
-        if self._live_wanted:
+        if self._is_live:
             from rich.live import Live
 
             self._live = Live(console=self._console, get_renderable=self._render, transient=True, refresh_per_second=4)
@@ -32,7 +32,7 @@ class LiveLine(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live_wanted:
+        if self._is_live:
             self._live.stop()
 
     def _render(self) -> Text:

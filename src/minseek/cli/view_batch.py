@@ -28,13 +28,13 @@ class BatchView(LiveLine):
 
         self._progress: BatchProgress | None = None
         console = Console(stderr=True, highlight=False)
-        super().__init__(console, wanted=console.is_terminal and not quiet)
+        super().__init__(console, live=console.is_terminal and not quiet)
         self._logged = time.perf_counter()
 
     def update(self, progress: BatchProgress) -> None:
         """Show the state after a line has been written."""
         self._progress = progress
-        if not self._live_wanted and time.perf_counter() - self._logged > _LOG_SECONDS:
+        if not self._is_live and time.perf_counter() - self._logged > _LOG_SECONDS:
             self._logged = time.perf_counter()
             print(f"minseek: {self._status()}", file=sys.stderr)
 

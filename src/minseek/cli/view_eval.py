@@ -28,7 +28,7 @@ class EvalView(LiveLine):
         from rich.console import Console
 
         console = Console(stderr=True, highlight=False)
-        super().__init__(console, wanted=console.is_terminal)
+        super().__init__(console, live=console.is_terminal)
         self._evaluation, self._total = evaluation, len(evaluation.remaining)
         self._slots = evaluation.plan.slots
         self.done = self.generated = self._right = 0
@@ -44,7 +44,7 @@ class EvalView(LiveLine):
         self.done += 1
         self.generated += record.generated
         self._right += record.points[-1].right
-        if not self._live_wanted and time.perf_counter() - self._logged > _LOG_SECONDS:
+        if not self._is_live and time.perf_counter() - self._logged > _LOG_SECONDS:
             self._logged = time.perf_counter()
             print(f"minseek: {self._status()}", file=sys.stderr, flush=True)
 

@@ -22,7 +22,7 @@ class TuneView(LiveLine):
         from rich.console import Console
 
         console = Console(stderr=True, highlight=False)
-        super().__init__(console, wanted=console.is_terminal)
+        super().__init__(console, live=console.is_terminal)
         self._entry: LogEntry | None = None
         self._held_out: float | None = None
         self._first: tuple[int, float] | None = None  # tokens and seconds when this process started or resumed the run
@@ -37,7 +37,7 @@ class TuneView(LiveLine):
         self._entry = entry
         if entry.event == "held-out":
             self.say(f"held-out loss {entry.held_out_loss:.4f} after step {entry.step} of {entry.steps}")
-        elif entry.event == "step" and not self._live_wanted:
+        elif entry.event == "step" and not self._is_live:
             now = time.perf_counter()
             if now - self._last_line > _LOG_SECONDS or entry.step == entry.steps:
                 self._last_line = now
@@ -45,7 +45,7 @@ class TuneView(LiveLine):
 
     def say(self, line: str) -> None:
         """Print a line of its own."""
-        if self._live_wanted:
+        if self._is_live:
             self._console.print(f"minseek: {line}", markup=False, soft_wrap=True)
         else:
             print(f"minseek: {line}", file=sys.stderr, flush=True)

@@ -78,8 +78,8 @@ class Certificate:
         spans = [f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in self.empty_clusters]
         if not spans:
             return ""
-        one = len(spans) == 1 and len(self.empty_clusters[0]) == 1
-        return f"; cluster {spans[0]} is empty" if one else f"; clusters {', '.join(spans)} are empty"
+        is_single = len(spans) == 1 and len(self.empty_clusters[0]) == 1
+        return f"; cluster {spans[0]} is empty" if is_single else f"; clusters {', '.join(spans)} are empty"
 
 
 def tolerance_for(backend: Backend, loss: float, tol: float) -> float:

@@ -77,10 +77,10 @@ class Sampler:
             self._generator.manual_seed(sampling.seed)
 
     def fork(self) -> Sampler:
-        """Copy with the same random state: it draws what this sampler would draw next."""
-        other = Sampler(self.sampling)
-        other._generator.set_state(self._generator.get_state())
-        return other
+        """Copy with the same random state: it draws the same tokens as this sampler would."""
+        forked = Sampler(self.sampling)
+        forked._generator.set_state(self._generator.get_state())
+        return forked
 
     def pick(self, logits: Tensor, banned: Sequence[int] = ()) -> int:
         """Choose a token from logits [vocab]; `banned` ids are never chosen."""
@@ -88,15 +88,15 @@ class Sampler:
             logits = logits.clone()
             logits[list(banned)] = -math.inf
         logits = logits.float().cpu()
-        highest, likeliest = logits.max(0)
+        highest, most_likely = logits.max(0)
         if not math.isfinite(highest):
             raise InputError("the model's logits are not finite numbers: try bfloat16 or float32 if it runs in float16")
         if self.sampling.temperature == 0:
-            return int(likeliest)
+            return int(most_likely)
         weights = self._weights(logits, highest)
         total = float(weights.sum())
         if self.sampling.top_p < 1 and self.sampling.top_p * total <= 1:  # usual when the model is confident
-            return int(likeliest)
+            return int(most_likely)
         passed, ids = self._candidates(weights, total)
         return int(ids[self._draw(passed)])
 

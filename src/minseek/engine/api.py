@@ -122,7 +122,7 @@ def _each(sampling: Sampling | Sequence[Sampling] | None, count: int) -> list[Sa
         sampling = Sampling(temperature=0)
     if isinstance(sampling, Sampling):
         return [sampling] * count
-    if not isinstance(sampling, Sequence) or not all(isinstance(one, Sampling) for one in sampling):
+    if not isinstance(sampling, Sequence) or not all(isinstance(item, Sampling) for item in sampling):
         raise TypeError(f"sampling must be a Sampling, or one for each prompt, not {sampling!r:.80}")
     if len(sampling) != count:
         raise InputError(f"there are {count} prompts and {len(sampling)} samplings: give one, or one for each prompt")

@@ -99,7 +99,7 @@ class Engine:
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """Run all jobs and yield each one when it has finished. An error in a job ends the run after that pass."""
-        waiting, own = iter(jobs), dict[int, Job]()
+        waiting, admitted = iter(jobs), dict[int, Job]()
         more = True
         try:
             while more or self._running:
@@ -108,18 +108,18 @@ class Engine:
                     more = job is not None
                     if job is not None:
                         self.admit(job)
-                        own[id(job)] = job
+                        admitted[id(job)] = job
                 ended_now = self.step()
                 for ended in ended_now:
-                    own.pop(id(ended.job), None)
+                    admitted.pop(id(ended.job), None)
                 for ended in ended_now:
                     if ended.error is None:
                         yield ended.job
                 for ended in ended_now:
                     if ended.error is not None:  # raised last, so that no finished job is lost
                         raise ended.error
-        finally:  # a caller that stops early leaves no slot taken
-            for job in own.values():
+        finally:  # slots are released if the caller stops early
+            for job in admitted.values():
                 self.cancel(job)
 
     def admit(self, job: Job) -> None:

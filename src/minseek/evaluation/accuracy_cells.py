@@ -145,7 +145,7 @@ def _by_task(values: dict[tuple[str, int], float]) -> tuple[Any, Any]:
     for (task, _), value in values.items():
         sums.setdefault(task, []).append(value)
     ordered = [sums[task] for task in sorted(sums)]
-    return np.array([sum(own) for own in ordered]), np.array([float(len(own)) for own in ordered])
+    return np.array([sum(values) for values in ordered]), np.array([float(len(values)) for values in ordered])
 
 
 def _is_cut(point: TrialPoint) -> bool:

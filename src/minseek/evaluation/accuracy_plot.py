@@ -60,7 +60,7 @@ def draw_accuracy(cells: Sequence[EvalCell], paths: Sequence[Path], title: str =
         _panel(panels[2], "mean peak cache, MB", cells, lambda cell: cell.kv_bytes_peak / 1e6)
         _panel(panels[3], "seconds of the batch", cells, lambda cell: cell.seconds)
         for panel in panels:
-            panel.set_xticks(range(len(grid)), ["∞" if at is None else str(format_thoughts(at)) for at in grid])
+            panel.set_xticks(range(len(grid)), ["∞" if n is None else str(format_thoughts(n)) for n in grid])
             panel.set_xlim(-0.3, len(grid) - 0.7)
         for panel in panels[2:]:
             panel.set_xlabel("induced thoughts")
@@ -82,20 +82,20 @@ def _panel(
         panel.set_yscale("log")
     styles = zip(cycle(_COLORS), cycle(_MARKERS), cycle(_DASHES))
     for (color, marker, dash), name in zip(styles, dict.fromkeys(cell.strategy for cell in cells), strict=False):
-        own = [cell for cell in cells if cell.strategy == name]
-        at, heights = [grid.index(cell.thoughts) for cell in own], [value(cell) for cell in own]
-        cut = [(x, height) for x, height, cell in zip(at, heights, own, strict=True) if cell.cut_short > 0.5]
+        line = [cell for cell in cells if cell.strategy == name]
+        xs, heights = [grid.index(cell.thoughts) for cell in line], [value(cell) for cell in line]
+        cut = [(x, height) for x, height, cell in zip(xs, heights, line, strict=True) if cell.cut_short > 0.5]
         if cut:  # most chains ended earlier: these are the answers that they gave there
             x, y = zip(*cut, strict=True)
             hollow: dict[str, Any] = {"markerfacecolor": "white", "linestyle": "", "zorder": 3}
             panel.plot(x, y, color=color, marker=marker, markersize=4, **hollow)
-        if len(own) == 1:
+        if len(line) == 1:
             panel.axhline(heights[0], color=color, linestyle=":", linewidth=1)
-        panel.plot(at, heights, color=color, marker=marker, markersize=4, linestyle=dash, linewidth=1.5, label=name)
+        panel.plot(xs, heights, color=color, marker=marker, markersize=4, linestyle=dash, linewidth=1.5, label=name)
         if bands:
-            low, high = ([100 * cell.interval[side] for cell in own] for side in (0, 1))
-            if len(own) == 1:
+            low, high = ([100 * cell.interval[side] for cell in line] for side in (0, 1))
+            if len(line) == 1:
                 reach = [[heights[0] - low[0]], [high[0] - heights[0]]]
-                panel.errorbar(at, heights, yerr=reach, color=color, capsize=2, linewidth=1)
-            panel.fill_between(at, low, high, color=color, alpha=0.12, linewidth=0)
+                panel.errorbar(xs, heights, yerr=reach, color=color, capsize=2, linewidth=1)
+            panel.fill_between(xs, low, high, color=color, alpha=0.12, linewidth=0)
     panel.set_title(title, fontsize=9, loc="left")

@@ -44,8 +44,8 @@ class EvalSettings:
 
     def slot_tokens(self, model: Model) -> int:
         """Tokens of cache for each trial."""
-        wanted = model.max_positions if self.cache_tokens is None else self.cache_tokens
-        return wanted if self.limits.beyond_context else min(wanted, model.max_positions)
+        tokens = model.max_positions if self.cache_tokens is None else self.cache_tokens
+        return tokens if self.limits.beyond_context else min(tokens, model.max_positions)
 
     def as_dict(self, model: Model) -> dict[str, Any]:
         """Everything that results depend on; runs that add to one file must agree in it."""
@@ -65,14 +65,14 @@ class EvalSettings:
 
 
 def plan_trial_slots(model: Model, settings: EvalSettings, *, kv_budget: int | str | None, sequences: int) -> BatchPlan:
-    """Plan the memory of a sweep: as many slots as are wanted and fit, each with the cache of one trial.
+    """Plan the memory of a sweep: up to `sequences` slots, each with the cache of one trial.
 
     Parameters
     ----------
     kv_budget : int, str or None
         Bytes that all slots may take; None is the default of `minseek.plan`.
     sequences : int
-        Trials wanted in flight.
+        Largest number of trials in flight.
 
     Raises
     ------

@@ -16,10 +16,10 @@ def chat_logprobs(model: Model, logprobs: Sequence[TokenLogprob]) -> list[ChatLo
     """Format for chats: each token with the most likely ones in its place."""
     return [
         ChatLogprob(
-            **_token(model, one.token, one.logprob).model_dump(),
-            top_logprobs=[_token(model, token, logprob) for token, logprob in one.top],
+            **_token(model, entry.token, entry.logprob).model_dump(),
+            top_logprobs=[_token(model, token, logprob) for token, logprob in entry.top],
         )
-        for one in logprobs
+        for entry in logprobs
     ]
 
 
@@ -32,15 +32,15 @@ def _token(model: Model, token: int, logprob: float) -> TopLogprob:
 
 def completion_logprobs(model: Model, logprobs: Sequence[TokenLogprob], offset: int = 0) -> CompletionLogprobs:
     """Format for completions: one list a figure; `offset` is the length of the text before the first token."""
-    tokens = [_text(model, one.token) for one in logprobs]
+    tokens = [_text(model, entry.token) for entry in logprobs]
     offsets = []
     for token in tokens:
         offsets.append(offset)
         offset += len(token)
     return CompletionLogprobs(
         tokens=tokens,
-        token_logprobs=[max(_MIN_LOGPROB, one.logprob) for one in logprobs],
-        top_logprobs=[_by_text(model, one.top) for one in logprobs],
+        token_logprobs=[max(_MIN_LOGPROB, entry.logprob) for entry in logprobs],
+        top_logprobs=[_by_text(model, entry.top) for entry in logprobs],
         text_offset=offsets,
     )
 

@@ -117,7 +117,7 @@ class Chain:
 
     def fork(self) -> Chain:
         """A copy of the state that shares only the cache, which the caller cuts back afterwards."""
-        other = copy(self)
-        other.thoughts, other.kept, other.tokens = list(self.thoughts), list(self.kept), list(self.tokens)
-        other._sampler = self._sampler.fork()
-        return other
+        forked = copy(self)
+        forked.thoughts, forked.kept, forked.tokens = list(self.thoughts), list(self.kept), list(self.tokens)
+        forked._sampler = self._sampler.fork()
+        return forked

@@ -113,11 +113,11 @@ async def _complete_response(
         completion_choice(
             service.model,
             index,
-            text=own.text,
+            text=completion.text,
             finish_reason=job.finish_reason,
-            logprobs=None if body.num_logprobs is None else own.logprobs,
+            logprobs=None if body.num_logprobs is None else completion.logprobs,
         )
-        for index, (own, job) in enumerate(zip(streams, jobs, strict=True))
+        for index, (completion, job) in enumerate(zip(streams, jobs, strict=True))
     ]
     response = CompletionResponse(**head, choices=choices, usage=_usage(body, jobs))
     return Response(response.model_dump_json(), media_type="application/json")

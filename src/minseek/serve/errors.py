@@ -122,4 +122,4 @@ def _body_error(error: RequestValidationError) -> FieldError:
     if not isinstance(body, dict):
         found = "empty" if body is None else "of another Content-Type" if isinstance(body, bytes) else preview(body)
         return FieldError(f"the body must be a JSON object, of type application/json, not {found}", code="invalid_json")
-    return field_error(errors, [one["loc"][1:] for one in errors], body)  # every location begins with "body"
+    return field_error(errors, [item["loc"][1:] for item in errors], body)  # every location begins with "body"

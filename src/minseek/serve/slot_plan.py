@@ -58,11 +58,11 @@ def plan_slots(
             "give a larger budget, fewer slots, or longer ones"
         )
     block = min(_BLOCK, tokens - 1)
-    wanted = slots or (_MIN_SLOTS if budget is None else _MAX_SLOTS)
+    sequences = slots or (_MIN_SLOTS if budget is None else _MAX_SLOTS)
     available = memory_bytes(model.placement.device)
     if budget is None and slots is not None:
         budget = min(slots * tokens * token_bytes, available)
-    made = make_plan(model, kv_budget=budget, cap=tokens - block, block=block, policy=None, sequences=wanted)
+    made = make_plan(model, kv_budget=budget, cap=tokens - block, block=block, policy=None, sequences=sequences)
     if slots is not None and made.slots < slots:
         raise InputError(
             f"{slots} slots of {tokens} tokens take {format_bytes(slots * made.slot.nbytes)}, and only {made.slots} "

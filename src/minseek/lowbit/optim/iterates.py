@@ -48,12 +48,12 @@ class Iterates:
         if which not in self._tensors:
             reason = "no step was taken yet" if which in self._keep else f"name it in keep, which is {self._keep}"
             raise InputError(f"there is no {which!r} iterate: {reason}")
-        own = [t.detach().clone() for t in tensors]
+        current = [t.detach().clone() for t in tensors]
         try:
             _copy(self._tensors[which], tensors)
             yield
         finally:
-            _copy(own, tensors)
+            _copy(current, tensors)
 
     def state(self) -> dict[str, Any]:
         """State to save."""
