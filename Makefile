@@ -6,7 +6,7 @@ MODEL ?= tiny
 SOURCES := src tests bench recipes examples docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-fast lint docs examples notebook browser format bench clean
+.PHONY: demo test test-fast sanitize lint docs examples notebook browser format bench clean
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) -e '.[dev,docs]'
@@ -21,6 +21,14 @@ test: lint docs browser ## lint, types, documentation and all tests
 
 test-fast: .venv/ready ## tests without the slow ones and without SmolLM2, in under two minutes
 	$(BIN)/python -m pytest -m "not slow and not smollm2"
+
+SANITIZE := -g1 -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined
+sanitize: .venv/ready ## all C kernels (forward, cluster, lowbit) under AddressSanitizer and UBSan; some minutes
+	MINSEEK_CACHE=$(CURDIR)/build/sanitize MINSEEK_CFLAGS="$(SANITIZE)" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	$(BIN)/python -m pytest -s tests/models/test_forward.py tests/cluster/test_extreme_numbers.py \
+		tests/cluster/test_optimality.py tests/lowbit/test_rounding.py tests/lowbit/test_instruction_sets.py \
+		-k "not NumPy"
 
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check $(SOURCES)

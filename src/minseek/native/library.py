@@ -1,7 +1,8 @@
 """Kernels in C: compiled once for this processor, kept in the user's cache folder, loaded through ctypes.
 
 Environment variables: ``MINSEEK_NATIVE=0`` turns kernels off; ``MINSEEK_ISA=portable|avx2|avx512|amx`` compiles them
-for that instruction set (see `isa.instruction_set`), ``CC`` names the compiler, ``MINSEEK_CACHE`` the cache folder.
+for that instruction set (see `isa.instruction_set`), ``CC`` names the compiler, ``MINSEEK_CACHE`` the cache folder,
+``MINSEEK_CFLAGS`` adds compiler flags, for sanitizers.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _find_or_build(kernels: Kernels, isa: InstructionSet) -> NativeStatus:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
     processor = " ".join((platform.machine(), *sorted(cpu_flags())))  # what -march=native depends on
     texts = [file.read_text() for file in sorted(kernels.folder.iterdir()) if file.suffix in (".c", ".h")]
-    flags = (*_FLAGS, *isa.flags, *kernels.flags)
+    flags = (*_FLAGS, *isa.flags, *kernels.flags, *os.environ.get("MINSEEK_CFLAGS", "").split())
     key = hashlib.sha256("\0".join((*texts, *flags, processor, str(compiler))).encode())
     path = cache_folder() / "kernels" / f"{kernels.name}-{key.hexdigest()[:20]}.so"
     if not path.exists():
@@ -112,7 +113,7 @@ def _build(command: list[str], path: Path) -> str:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
             command = [*command, "-o", str(built), "-lm"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
             if done.returncode:
                 return f"{command[0]} failed: {(done.stderr.strip() or 'no message').splitlines()[0]}"
             built.replace(path)
