@@ -102,6 +102,10 @@ def test_long_lines_are_cut_with_one_warning(tmp_path: Path) -> None:
         ('{"messages": [{"role": "assistant", "content": "x"}]}', "begin with the user's"),
         ('{"text": ""}', "no token to learn"),
         ("[" * 100_000, "is not JSON"),
+        ('{"text": "a \\ud83d b"}', "has half a surrogate pair"),
+        ('{"prompt": "a", "completion": "\\udc00"}', "has half a surrogate pair"),
+        ('{"messages": [{"role": "user", "content": "\\ud83d"}]}', "has half a surrogate pair"),
+        ('{"\\ud83d": "x"}', "has half a surrogate pair"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:

@@ -98,9 +98,13 @@ def _read_lines(path: Path, raw: bytes, tokenizer: Any, max_length: int) -> list
         if not text.strip():
             continue
         try:
-            pieces = _tokenize(json.loads(text), tokenizer)
+            item = json.loads(text)
+            json.dumps(item, ensure_ascii=False).encode()
+            pieces = _tokenize(item, tokenizer)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
+        except UnicodeEncodeError:  # JSON can hold half a surrogate pair; no tokenizer takes it
+            raise InputError(f"{where} has half a surrogate pair, which is no Unicode text: leave it out") from None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where} is not JSON: {error}") from None
         ids = [token for tokens, _ in pieces for token in tokens]
