@@ -66,9 +66,8 @@ def _name(action: argparse.Action) -> str:
 
 
 def _meaning(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
-    text = (action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%")
-    text = text.replace("%(prog)s", parser.prog)
-    if action.default not in (None, False, argparse.SUPPRESS) and "%(default)s" not in (action.help or ""):
+    text = (action.help or "") % {**vars(action), "prog": parser.prog}
+    if action.default not in (None, False, argparse.SUPPRESS) and "%(default)" not in (action.help or ""):
         text = f"{text} ({action.default})" if text else f"default {action.default}"
     return text.replace("|", "\\|").replace("<", "&lt;")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -26,6 +27,7 @@ from minseek.engine.plan import DEFAULT_POLICY
 from minseek.models import FORMATS, VERIFIED, alias_file
 from minseek.models import device as device_module
 from minseek.models.device import DeviceChoice
+from tests.helpers.markdown import load_script
 from tests.helpers.tiny_models import save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -294,7 +296,7 @@ def assert_refused(ran: SimpleNamespace, *values: str) -> None:
     assert ran.code == 2, ran.err
     assert ran.out == ""
     assert ran.err.count("\n") == 1, ran.err
-    assert ran.err.startswith("minseek: ")
+    assert re.match(r"minseek( \w+)?: ", ran.err)
     assert len(ran.err) < 500, "a sentence, not a page"
     assert "Traceback" not in ran.err
     for value in values:
@@ -373,18 +375,42 @@ def test_a_wrong_flag_is_refused_in_one_line_with_its_value(ask: Ask, args: str,
         *("--rule=x", "--strategy=x", "--key-storage=x", "--answer=x", "--nonesuch"),
     ],
 )
-def test_what_argparse_refuses_ends_with_the_value(ask: Ask, arg: str) -> None:
+def test_argparse_refuses_in_one_line_with_the_value_and_the_help_to_read(ask: Ask, arg: str) -> None:
+    flag, _, value = arg.partition("=")
     ran = ask(arg)
-    assert (ran.code, ran.out) == (2, "")
-    assert "error:" in ran.err.splitlines()[-1]
-    assert arg.partition("=")[2] in ran.err.splitlines()[-1]
-    assert "Traceback" not in ran.err
+    assert_refused(ran, flag, value, "minseek reason --help")
 
 
 def test_an_unknown_command_is_refused(command: Ask) -> None:
-    ran = command("frobnicate")
-    assert (ran.code, ran.out) == (2, "")
-    assert "'frobnicate'" in ran.err.splitlines()[-1]
+    assert_refused(command("frobnicate"), "'frobnicate'", "minseek --help")
+
+
+@pytest.mark.parametrize("name", ["reason", "batch", "eval", "tune"])
+def test_a_command_without_its_arguments_is_refused_in_one_line(command: Ask, name: str) -> None:
+    assert_refused(command(name), f"minseek {name} --help")
+
+
+def test_no_command_is_refused_in_one_line(command: Ask) -> None:
+    assert_refused(command(), "COMMAND", "minseek --help")
+
+
+def test_a_question_without_quotation_marks_is_refused_with_the_words_left_over(command: Ask) -> None:
+    assert_refused(command("reason", "two", "plus", "two"), "plus two", "minseek reason --help")
+
+
+def test_an_output_that_cannot_be_written_is_named(command: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "results/summary.json")
+
+    monkeypatch.setattr("minseek.cli.models.ModelsCommand.run", fail)
+    ran = command("models")
+    assert (ran.code, ran.out, ran.err) == (1, "", "minseek: results/summary.json: Permission denied\n")
+
+
+@pytest.mark.parametrize("name", ["reason", "batch", "serve", "plan", "eval", "tune"])
+def test_every_flag_is_explained(name: str) -> None:
+    parser = load_script("docs/hooks/command_pages.py").parsers()[name]
+    assert not [action.option_strings for action in parser._actions if action.option_strings and not action.help]
 
 
 @pytest.mark.parametrize("question", ["", "  \n"])

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from minseek import __version__
 from minseek.cli.batch import BatchCommand
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A server that is stopped has succeeded.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="minseek", description="Reasoning models that think long inside a memory budget fixed beforehand."
     )
     parser.add_argument("--version", action="version", version=f"minseek {__version__}")
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = kind()
         subparser = commands.add_parser(command.name, help=command.help, description=command.help)
         command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, parser=subparser)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for terminals that cannot show a character
@@ -54,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             words = sys.argv[1:] if argv is None else list(argv)
             if words and words[0] in RENAMED:
                 raise InputError(f"there is no command {words[0]}: use minseek {RENAMED[words[0]]}")
-            args = parser.parse_args(words)
+            args, extra = parser.parse_known_args(words)
+            if extra:
+                args.parser.error(f"unrecognized arguments: {' '.join(extra)}")
             return int(args.run(args))
         finally:
             if sys.stdout is not None:
@@ -70,8 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 1
     except OSError as error:  # a full disk, a closed output
-        print(f"minseek: {error.strerror or error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"minseek: {where}{error.strerror or error}", file=sys.stderr)
         return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers wrong arguments in one line; the usage of some commands is twenty lines long."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and where the flags are listed, and exit with code 2."""
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists what it takes\n")
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

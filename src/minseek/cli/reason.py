@@ -37,7 +37,12 @@ class ReasonCommand:
         add_model_flag(parser, "tiny for problems of its kinds, else smollm2")
 
         group = parser.add_argument_group("thinking")
-        group.add_argument("--strategy", choices=tuple(STRATEGIES), default="min-seek")
+        group.add_argument(
+            "--strategy",
+            choices=tuple(STRATEGIES),
+            default="min-seek",
+            help="which thoughts stay in the cache (%(default)s)",
+        )
         group.add_argument("--thoughts", metavar="N", help="thoughts to induce, or 'unbounded' (10)")
         group.add_argument("--keep", type=int, metavar="K", help="induced thoughts that min-seek keeps (1)")
         group.add_argument("--rule", type=canonical_rule, choices=RULES, help="which ones (shortest)")

@@ -147,7 +147,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         parse_bytes(args.memory_budget)
     for name in (args.data, args.eval_data):
         if name is not None and not Path(name).is_file():
-            raise InputError(f"{name} cannot be read: there is no such file")
+            reason = "it is a directory" if Path(name).is_dir() else "there is no such file"
+            raise InputError(f"{name} cannot be read: {reason}; give a .txt or .jsonl file")
 
 
 def _settings(args: argparse.Namespace) -> Settings:

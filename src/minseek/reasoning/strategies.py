@@ -166,7 +166,7 @@ class MinSeek(Strategy):
         if not new.finished:
             return Decision(new, "it repeats itself" if new.ended_by == "loop" else "it was cut off")
         if len(kept) < self.keep:
-            return Decision(None, f"{len(kept)} of {self.keep} kept before it")
+            return Decision(None, f"{len(kept)} of {self.keep} were kept so far")
         if self.rule == "latest":
             return Decision(kept[0], "it is the latest")
         if self.rule == "random":  # after n thoughts each has been kept with probability keep / n (reservoir)
@@ -175,7 +175,9 @@ class MinSeek(Strategy):
         worst = min(kept, key=lambda thought: (self._score(thought), -thought.index))
         if self._score(new) > self._score(worst):
             return Decision(worst, f"{self._describe(new)} against {self._describe(worst)} of thought {worst.index}")
-        return Decision(new, f"{self._describe(new)}, and {self._describe(worst)} of thought {worst.index} stay")
+        return Decision(
+            new, f"{self._describe(new)} against {self._describe(worst)} of thought {worst.index}, which stays"
+        )
 
     @property
     def needs_logprob(self) -> bool:
