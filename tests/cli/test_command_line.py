@@ -623,6 +623,28 @@ def test_sigint_in_the_answer_leaves_what_was_answered(tmp_path: Path) -> None:
     assert b"Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "args", ["reason 2+2", "batch in out", "plan", "serve", "eval tasks.jsonl --plan", "tune setup.py --plan", "env"]
+)
+def test_sigint_while_torch_is_imported_ends_the_process_at_once(tmp_path: Path, args: str) -> None:
+    (tmp_path / "setup.py").write_text("data of tune")
+    (tmp_path / "torch.py").write_text(  # as torch does: an exception from a signal handler aborts
+        "import os, signal, time\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(20)\n"
+        "except BaseException:\n    os.abort()\n"
+    )
+    path = os.pathsep.join((str(tmp_path), str(Path(minseek.__file__).parent.parent)))
+    done = subprocess.run(
+        [sys.executable, "-m", "minseek", *args.split()],
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "minseek: interrupted\n")
+
+
 def test_a_renamed_command_is_refused_with_its_new_name(command: Ask) -> None:
     done = command("bench", "tasks.jsonl", "-m", "tiny")
     assert (done.code, done.err) == (2, "minseek: there is no command bench: use minseek eval\n")

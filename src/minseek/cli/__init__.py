@@ -18,6 +18,7 @@ from minseek.cli.eval import EvalCommand
 from minseek.cli.models import ModelsCommand
 from minseek.cli.reason import ReasonCommand
 from minseek.cli.serve import ServeCommand
+from minseek.cli.startup import INTERRUPTED
 from minseek.cli.tune import TuneCommand
 from minseek.errors import InputError, MinseekWarning
 
@@ -26,7 +27,6 @@ COMMANDS = (
     *(ModelsCommand, EnvCommand),
 )
 RENAMED = {"bench": "eval"}
-INTERRUPTED = 130  # the exit code of shells for a process ended by Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:

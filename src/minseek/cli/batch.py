@@ -15,6 +15,7 @@ from minseek.cli.batch_plan import (
     show_batch_plan,
 )
 from minseek.cli.flags import add_model_flags, add_sampling_flags, choose_model, load_model, sampling_options
+from minseek.cli.startup import import_torch
 from minseek.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class BatchCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Run the file."""
         _check_flags(args)
+        import_torch()
         from minseek.batch.api import check_memory
         from minseek.batch.files import BatchFiles
 

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from minseek.cli.flags import add_model_flags, choose_model, load_model
+from minseek.cli.startup import import_torch
 from minseek.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class PlanCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Print the plan."""
+        import_torch()
 
         lengths = args.lengths
         if args.max_new_tokens is not None and (lengths is None or lengths.isdecimal()):

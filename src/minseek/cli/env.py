@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import platform
 
+from minseek.cli.startup import import_torch
+
 
 class EnvCommand:
     """Prints versions, and the default device, dtype and decoding backend with the reason for each."""
@@ -17,6 +19,7 @@ class EnvCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Print one table."""
+        import_torch()
         import torch
         import transformers
         from rich.console import Console

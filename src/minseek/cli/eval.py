@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from minseek.cli.batch_plan import plan_text
 from minseek.cli.flags import add_model_flags, add_sampling_flags, choose_model, load_model, sampling_options
+from minseek.cli.startup import import_torch
 from minseek.errors import InputError
 from minseek.reasoning.strategies import STRATEGIES
 
@@ -86,6 +87,7 @@ class EvalCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Run the sweep; 130 after Ctrl-C."""
         _check_flags(args)
+        import_torch()
         from minseek.decode import Sampling
         from minseek.evaluation import plan_evaluation
         from minseek.evaluation.variants import parse_strategies

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from minseek.cli.startup import import_torch
+
 
 class ModelsCommand:
     """Lists aliases, architectures, thinking formats and eviction policies."""
@@ -16,6 +18,7 @@ class ModelsCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Print four tables."""
+        import_torch()
         from rich.console import Console
         from rich.table import Column, Table
 

@@ -17,6 +17,7 @@ from minseek.cli.flags import (
     load_model,
     sampling_options,
 )
+from minseek.cli.startup import import_torch
 from minseek.cli.view import ReasoningView
 from minseek.errors import InputError
 from minseek.reasoning.strategies import ANSWER_FORMS, RULES, STRATEGIES, MinSeek, canonical_rule
@@ -112,6 +113,7 @@ class ReasonCommand:
         question = read_question(args.question)
         check_flags(args)
         began = time.perf_counter()
+        import_torch()
         from minseek.decode import Sampling
         from minseek.reasoning import Limits, plan_run, stream
 

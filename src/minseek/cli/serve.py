@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from minseek.cli.batch_plan import plan_text, show_batch_plan
 from minseek.cli.flags import add_model_flags, choose_model, load_model
+from minseek.cli.startup import import_torch
 from minseek.errors import InputError
 from minseek.reasoning.strategies import RULES, STRATEGIES, canonical_rule
 from minseek.units import format_bytes
@@ -96,6 +97,7 @@ class ServeCommand:
             raise InputError("--json has no effect without --plan: leave it out")
         if not 0 <= args.grace < float("inf"):
             raise InputError(f"--grace must be 0 or more seconds, not {args.grace}")
+        import_torch()
         from minseek.serve.default_thinking import default_thinking
         from minseek.serve.server import bind, is_loopback
         from minseek.serve.slot_plan import plan_slots

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from minseek.cli.flags import add_model_flag, choose_model, print_model_reason
+from minseek.cli.startup import import_torch
 from minseek.errors import InputError
 from minseek.units import format_bytes, parse_bytes
 
@@ -96,6 +97,7 @@ class TuneCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Plan, and train; 130 after Ctrl-C, 143 after SIGTERM."""
         _check_flags(args)
+        import_torch()
         from minseek.cli.view import loading
         from minseek.cli.view_tune import TuneView
         from minseek.tune import TuneRun
