@@ -106,7 +106,7 @@ def test_a_slot_needs_no_memory_that_is_still_free(tiny: minseek.Model, monkeypa
         assert list(Engine(tiny, plan).run([job])) == [job]
         assert job.result().stats.kv_tokens_peak <= 90
     with pytest.raises(InputError, match="allocated at once, and the device has"):
-        minseek.reason(tiny, "hello", sampling=sampling, limits=limits)
+        minseek.reason(tiny, "hello", strategy=minseek.MinSeek(), sampling=sampling, limits=limits)
 
 
 def test_a_smaller_budget_than_the_slot_holds(tiny: minseek.Model) -> None:

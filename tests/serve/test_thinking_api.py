@@ -195,8 +195,9 @@ def test_the_extension_of_an_answer(http: httpx2.Client, tiny: minseek.Model) ->
         own = choice["minseek"]
         assert set(own) == {
             *("thoughts", "kv_tokens_peak", "kv_bytes_peak", "ended_by", "answer_ended_by", "seconds"),
-            "tokens_per_second",
+            *("tokens_per_second", "note"),
         }
+        assert (own["note"] is None) == (choice["message"]["content"] != "")
         assert own["kv_bytes_peak"] == own["kv_tokens_peak"] * tiny.token_bytes()
         assert [t["index"] for t in own["thoughts"]] == list(range(5))
         assert sum(t["kept"] for t in own["thoughts"]) == 2  # the first and the shortest

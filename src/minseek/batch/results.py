@@ -68,6 +68,8 @@ def _plain_choice(choice: ChatChoice | CompletionChoice, *, logprobs: bool) -> d
             record["reasoning"] = choice.message.reasoning
         if choice.minseek is not None:
             record["thoughts"] = whole["minseek"]["thoughts"]
+            if choice.minseek.note is not None:
+                record["note"] = choice.minseek.note
     if logprobs:
         record["logprobs"] = whole["logprobs"]
     return record

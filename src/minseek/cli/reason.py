@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from minseek.cli.flags import (
@@ -41,8 +41,7 @@ class ReasonCommand:
         group.add_argument(
             "--strategy",
             choices=tuple(STRATEGIES),
-            default="min-seek",
-            help="which thoughts stay in the cache (%(default)s)",
+            help="which thoughts stay in the cache (min-seek; standard for a model without thinking tags)",
         )
         group.add_argument("--thoughts", metavar="N", help="thoughts to induce, or 'unbounded' (10)")
         group.add_argument("--keep", type=int, metavar="K", help="induced thoughts that min-seek keeps (1)")
@@ -116,6 +115,7 @@ class ReasonCommand:
         import_torch()
         from minseek.decode import Sampling
         from minseek.reasoning import Limits, plan_run, stream
+        from minseek.reasoning.defaults import default_strategy
 
         choose_model(args, question)
         strategy = make_strategy(args)
@@ -128,12 +128,17 @@ class ReasonCommand:
         planned: dict[str, Any] = {"strategy": strategy, "limits": limits, "induce": args.induce}
         planned |= {"system": args.system, "key_storage": args.key_storage}
         plan = plan_run(model, question, **planned)
+        limits = replace(limits, max_thought_tokens=plan.max_thought_tokens)
         if args.plan:
             from minseek.cli.view_plan import show_plan
 
             show_plan(model, plan, as_json=args.json)
             return 0
         events = stream(model, question, sampling=sampling, **planned)
+        if args.max_thought_tokens is None and plan.max_thought_tokens is not None and not args.hide_reasoning:
+            limit = f"a thought ends after {plan.max_thought_tokens} tokens; --max-thought-tokens moves it"
+            print(f"minseek: {limit}", file=sys.stderr)
+        strategy = strategy or default_strategy(model)
         view = ReasoningView(
             strategy,
             plan,
@@ -145,11 +150,11 @@ class ReasonCommand:
         complete = view.follow(events)
         if args.json:
             report: dict[str, Any] = {"model": args.model, "question": question, **view.report()}
-            report |= {"strategy": args.strategy, "sampling": asdict(sampling), "limits": asdict(limits)}
+            report |= {"strategy": strategy.name, "sampling": asdict(sampling), "limits": asdict(limits)}
             print(json.dumps(report, ensure_ascii=False, indent=1))
         if args.usage:
             view.show_usage()
-        return 0 if complete else 130
+        return 130 if not complete else 1 if view.is_empty else 0
 
 
 def read_question(argument: str) -> str:
@@ -173,7 +178,7 @@ def read_question(argument: str) -> str:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Refuse flags that would have no effect."""
-    options = STRATEGIES[args.strategy].options()
+    options = STRATEGIES[args.strategy or MinSeek.name].options()
     for name in ("induce", *MinSeek.options()):
         has_effect = ("thoughts" if name == "induce" else name) in options
         if getattr(args, name) is not None and not has_effect:
@@ -181,9 +186,11 @@ def check_flags(args: argparse.Namespace) -> None:
             raise InputError(f"--{flag} has no effect with --strategy {args.strategy}: leave it out")
 
 
-def make_strategy(args: argparse.Namespace) -> Strategy:
-    """The strategy that the flags describe."""
-    strategy = STRATEGIES[args.strategy]
+def make_strategy(args: argparse.Namespace) -> Strategy | None:
+    """The strategy that the flags describe; None if they leave it to the model."""
+    if args.strategy is None and not _given(args, "induce", *MinSeek.options()):
+        return None
+    strategy = STRATEGIES[args.strategy or MinSeek.name]
     options = _given(args, *strategy.options())
     if "thoughts" in options:
         try:

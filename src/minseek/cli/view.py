@@ -88,9 +88,16 @@ class ReasoningView:
             stats = self._result.stats
             if stats.ended_by in _LIMITS and self._thinks:
                 print(f"minseek: {_LIMITS[stats.ended_by]}", file=sys.stderr)
-            if stats.answer_ended_by in _CUTS:
+            if self._result.note is not None:
+                print(f"minseek: {self._result.note}; {_REMEDIES[stats.answer_ended_by]}", file=sys.stderr)
+            elif stats.answer_ended_by in _CUTS:
                 print(f"minseek: {_CUTS[stats.answer_ended_by]}", file=sys.stderr)
         return True
+
+    @property
+    def is_empty(self) -> bool:
+        """True if the run has finished without an answer."""
+        return self._result is not None and self._result.note is not None
 
     def report(self) -> dict[str, Any]:
         """The run as plain data, or the finished part of an interrupted run."""
@@ -104,6 +111,7 @@ class ReasoningView:
         stats = self._result.stats
         return {
             "answer": self._result.answer,
+            "note": self._result.note,
             "thoughts": [asdict(thought) for thought in self._result.thoughts],
             "stats": asdict(stats) | {"tokens": stats.tokens, "tokens_per_second": stats.tokens_per_second},
         }
@@ -229,6 +237,14 @@ _CUTS = {
     "kv-budget": "the answer was cut off because the KV budget was full; --kv-budget moves it",
     "context": "the answer was cut off at the model's context length",
     "loop": "the answer was ended because it repeated itself; --no-loop-detection lets it go on",
+}
+_REMEDIES = {
+    "end": "give another --seed, or other --thoughts",
+    "loop": "give another --seed, or other --thoughts",
+    "stop": "give another --seed",
+    "answer-tokens": "give more --answer-tokens",
+    "kv-budget": "give a larger --kv-budget",
+    "context": "give fewer or shorter thoughts (--thoughts, --max-thought-tokens)",
 }
 _LIMITS = {
     "thinking-budget": "thinking was ended by --thinking-budget; the answer rests on what was thought by then",

@@ -23,6 +23,8 @@ def show_plan(model: Model, plan: RunPlan, *, as_json: bool) -> None:
     if plan.capacity is not None and plan.thinking_capacity is not None:
         rows.append(("thoughts", "  of it for thoughts at once", plan.thinking_capacity - plan.prompt_tokens, ""))
         rows.append(("answer", "  of it for closing and answer", plan.capacity - plan.thinking_capacity, ""))
+    if plan.max_thought_tokens is not None:
+        rows.append(("thought", "each thought at most", plan.max_thought_tokens, ""))
     if plan.max_tokens_held is not None:
         rows.append(
             (

@@ -37,13 +37,14 @@ class ThoughtDetails(BaseModel):
 
 
 class MinseekDetails(BaseModel):
-    """Thoughts and cache of an answer; the peak is that of the tokens in the cache."""
+    """Thoughts and cache of an answer; the peak is that of the tokens in the cache, `note` explains an empty answer."""
 
     thoughts: list[ThoughtDetails]
     kv_tokens_peak: int
     kv_bytes_peak: int
     ended_by: str
     answer_ended_by: str
+    note: str | None = None
     seconds: float
     tokens_per_second: float
 
@@ -60,6 +61,7 @@ class MinseekDetails(BaseModel):
             kv_bytes_peak=stats.kv_tokens_peak * token_bytes,
             ended_by=stats.ended_by,
             answer_ended_by=stats.answer_ended_by,
+            note=result.note,
             seconds=round(stats.seconds, 3),
             tokens_per_second=round(stats.tokens_per_second, 1),
         )

@@ -51,6 +51,7 @@ class AnswerWriter:
     def __init__(self, model: Model, options: RunOptions) -> None:
         self._model, self._limits = model, options.limits
         self._stop, self._logprobs = tuple(options.stop), options.logprobs
+        self._banned = tuple(model.eos_token_ids) if options.needs_answer else ()
         self.closing = model.encode(model.thinking.closing)
 
     def close(self, chain: Chain) -> RunSteps[Answer]:
@@ -90,6 +91,8 @@ class AnswerWriter:
                 answer.ended_by = chain.plan.bound_by
                 break
             token = chain.pick()
+            if token in self._banned and not visible.started:
+                token = chain.pick(banned=self._banned)
             if token in self._model.eos_token_ids:
                 break
             chain.tokens.append(token)
@@ -118,7 +121,7 @@ class _AnswerText:
     """The text of an answer, piece by piece, up to a stop string after its first character that is no space."""
 
     def __init__(self, stop: Sequence[str]) -> None:
-        self._watcher, self._started = TagWatcher(*stop), False
+        self._watcher, self.started = TagWatcher(*stop), False
 
     @property
     def stopped(self) -> bool:
@@ -126,8 +129,8 @@ class _AnswerText:
 
     def push(self, piece: str) -> str:
         """The text that now certainly belongs to the answer."""
-        body = piece if self._started else piece.lstrip()
-        self._started = self._started or bool(body)
+        body = piece if self.started else piece.lstrip()
+        self.started = self.started or bool(body)
         return piece[: len(piece) - len(body)] + self._watcher.push(body)
 
     def flush(self) -> str:

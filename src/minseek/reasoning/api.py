@@ -8,6 +8,7 @@ from minseek.cache import KeyStorage
 from minseek.decode import Sampling
 from minseek.models import Model, check_model
 from minseek.models.chat.prompts import Question
+from minseek.reasoning.defaults import default_run
 from minseek.reasoning.events import Event, Finished, Result
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.options import AnswerAfter, RunOptions
@@ -40,7 +41,9 @@ def stream(
         The user's question, or a conversation: messages with a ``role`` ("system", "user" or "assistant") and a
         ``content``, the last one the user's. The model's chat template is put around it.
     strategy : Strategy, optional
-        `MinSeek` (with 10 thoughts, the default), `BudgetForcing` or `Standard`.
+        `MinSeek`, `BudgetForcing` or `Standard`. The default depends on the model: `MinSeek` with 10 thoughts, or
+        `Standard` if it has no thinking tags; then thoughts are bounded, if `limits` does not do it, by an equal share
+        of the tokens for thinking, or by 128 tokens without tags, and the answer is never empty.
     sampling : Sampling, optional
         Sampling parameters; the default is the paper's, temperature 0.6 and top-p 0.95. Without a seed, as in the
         default, every call draws different tokens: ``Sampling(seed=0)`` makes calls reproducible.
@@ -88,7 +91,7 @@ def stream(
         logprobs=logprobs,
         answer_after=answer_after,
     )
-    return _make_run(model, question, options).events()
+    return _make_run(model, question, options, strategy).events()
 
 
 def reason(
@@ -112,7 +115,9 @@ def reason(
     question : str or sequence of mappings
         The user's question, or a conversation whose last message is the user's.
     strategy : Strategy, optional
-        `MinSeek` (with 10 thoughts, the default), `BudgetForcing` or `Standard`.
+        `MinSeek`, `BudgetForcing` or `Standard`. The default depends on the model: `MinSeek` with 10 thoughts, or
+        `Standard` if it has no thinking tags; then thoughts are bounded, if `limits` does not do it, by an equal share
+        of the tokens for thinking, or by 128 tokens without tags, and the answer is never empty.
     sampling : Sampling, optional
         Sampling parameters (temperature 0.6 and top-p 0.95). Without a seed every call draws different tokens:
         ``Sampling(seed=0)`` makes calls reproducible.
@@ -143,7 +148,7 @@ def reason(
         key_storage=key_storage,
         stop=stop,
     )
-    for event in _make_run(model, question, options).events():
+    for event in _make_run(model, question, options, strategy).events():
         if isinstance(event, Finished):
             return event.result
     raise AssertionError("a run ends with Finished")
@@ -179,9 +184,9 @@ def plan_run(
         If `model` was not loaded, or an argument has a wrong type.
     """
     options = RunOptions.of(strategy=strategy, limits=limits, induce=induce, system=system, key_storage=key_storage)
-    return _make_run(model, question, options).plan
+    return _make_run(model, question, options, strategy).plan
 
 
-def _make_run(model: Model, question: Question, options: RunOptions) -> Run:
+def _make_run(model: Model, question: Question, options: RunOptions, strategy: Strategy | None) -> Run:
     check_model(model)
-    return Run(model, question, options)
+    return default_run(model, question, options) if strategy is None else Run(model, question, options)

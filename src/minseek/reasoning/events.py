@@ -120,6 +120,11 @@ class Result:
     stats: Stats
     tokens: list[int]
 
+    @property
+    def note(self) -> str | None:
+        """Reason for an empty answer, one sentence; None if there is an answer."""
+        return None if self.answer else f"the answer is empty: {_EMPTY[self.stats.answer_ended_by]}"
+
 
 @dataclass(frozen=True)
 class ThoughtStarted:
@@ -207,5 +212,14 @@ class Finished:
 
     result: Result
 
+
+_EMPTY = {
+    "end": "the model ended its turn at once",
+    "stop": "it began with a stop text",
+    "loop": "the model wrote nothing but white space",
+    "answer-tokens": "its limit of tokens left space for nothing but white space",
+    "context": "no space for it was left in the model's context",
+    "kv-budget": "no space for it was left in the KV budget or slot",
+}
 
 Event = ThoughtStarted | ThoughtToken | ThoughtEnded | AnswerToken | InterimAnswer | Finished

@@ -24,6 +24,8 @@ class RunOptions:
     ----------
     strategy, sampling, limits, induce, system, key_storage, stop, logprobs, answer_after
         See `minseek.stream`.
+    needs_answer : bool
+        Do not let the model end its turn before the answer has a visible character.
 
     Raises
     ------
@@ -42,6 +44,7 @@ class RunOptions:
     stop: Sequence[str] = ()
     logprobs: int | None = None
     answer_after: AnswerAfter = None
+    needs_answer: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.strategy, Strategy):

@@ -50,6 +50,8 @@ class RunPlan:
         Upper bound on the tokens in the cache during this run; None is unlimited.
     token_bytes, prompt_tokens : int
         Bytes of one token in the cache; tokens of the prompt.
+    max_thought_tokens : int or None
+        Most tokens of a thought, given or the default; None if only the cache bounds it.
     """
 
     capacity: int | None
@@ -59,6 +61,7 @@ class RunPlan:
     max_tokens_held: int | None
     token_bytes: int
     prompt_tokens: int
+    max_thought_tokens: int | None = None
 
     @staticmethod
     def make(model: Model, prompt: int, closing: int, options: RunOptions, slot_tokens: int | None = None) -> RunPlan:
@@ -123,6 +126,7 @@ class RunPlan:
             max_tokens_held=min((n for n in (held, capacity) if n is not None), default=None),
             token_bytes=token_bytes,
             prompt_tokens=prompt,
+            max_thought_tokens=limits.max_thought_tokens,
         )
 
     def allows_thinking(self, length: int) -> bool:
