@@ -67,8 +67,12 @@ def _name(action: argparse.Action) -> str:
 
 def _meaning(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
     text = (action.help or "") % {**vars(action), "prog": parser.prog}
-    if action.default not in (None, False, argparse.SUPPRESS) and "%(default)" not in (action.help or ""):
-        text = f"{text} ({action.default})" if text else f"default {action.default}"
+    if (
+        action.nargs != 0
+        and action.default not in (None, False, argparse.SUPPRESS)
+        and "%(default)" not in (action.help or "")
+    ):
+        text = f"{text} (default: {action.default})" if text else f"(default: {action.default})"
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 

@@ -38,6 +38,11 @@ def parse_bytes(size: int | str) -> int:
     return size
 
 
+def format_count(count: int, noun: str) -> str:
+    """Format a number of things, such as ``"1 trial"`` or ``"2,000 trials"``."""
+    return f"{count:,} {noun if count == 1 else noun + 's'}"
+
+
 def format_bytes(size: int) -> str:
     """Format a size in decimal units with three digits, such as ``"16.1 MB"``."""
     value, unit = float(size), "B"

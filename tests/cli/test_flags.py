@@ -14,6 +14,7 @@ from minseek.cli import COMMANDS, main
 from minseek.cli.flags import add_sampling_flags, sampling_options
 from minseek.evaluation.eval_settings import EvalSettings
 from minseek.serve.server_settings import ServerSettings
+from minseek.units import format_count
 
 SHORT = ("--max-thought-tokens", "4", "--answer-tokens", "4", "--thoughts", "1", "--seed", "0")
 
@@ -93,3 +94,32 @@ def test_commands_that_sample_name_the_default(kind: type) -> None:
             assert f"(default: {minseek.Sampling().temperature})" in str(action.help)
         elif action.dest == "top_p":
             assert f"(default: {minseek.Sampling().top_p})" in str(action.help)
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_every_option_has_a_help_that_says_its_default(kind: type) -> None:
+    parser = argparse.ArgumentParser()
+    kind().add_arguments(parser)
+    for action in parser._actions:
+        text = action.help
+        assert text, f"{action.option_strings} has no help"
+        if text in (argparse.SUPPRESS, "show this help message and exit"):
+            continue
+        if action.default not in (None, False) and action.nargs != 0:
+            assert "(default: %(default)s)" in text, text
+        text = text.replace("%(default)s", str(action.default))
+        last = text.rpartition("(")[2] if text.endswith(")") else ""
+        assert not last or last.startswith(("default: ", "ours")), text
+
+
+def test_a_bare_command_line_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("usage: minseek")
+    assert all(kind.name in said.out for kind in COMMANDS)
+    assert said.err == ""
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 trials"), (1, "1 trial"), (2000, "2,000 trials")])
+def test_counts_have_a_singular(count: int, text: str) -> None:
+    assert format_count(count, "trial") == text

@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             words = sys.argv[1:] if argv is None else list(argv)
             if words and words[0] in RENAMED:
                 raise InputError(f"there is no command {words[0]}: use minseek {RENAMED[words[0]]}")
+            if not words:
+                parser.print_help()
+                return 0
             args, extra = parser.parse_known_args(words)
             if extra:
                 args.parser.error(f"unrecognized arguments: {' '.join(extra)}")

@@ -17,6 +17,7 @@ from minseek.cli.batch_plan import (
 from minseek.cli.flags import add_model_flags, add_sampling_flags, choose_model, load_model, sampling_options
 from minseek.cli.startup import import_torch
 from minseek.errors import InputError
+from minseek.units import format_count
 
 if TYPE_CHECKING:
     from minseek.batch.files import BatchFiles
@@ -51,10 +52,16 @@ class BatchCommand:
         add_plan_flags(parser)
 
         group = parser.add_argument_group("defaults of requests")
-        group.add_argument("--max-new-tokens", type=int, metavar="N", help="maximum number of tokens to generate (256)")
+        group.add_argument("--max-new-tokens", type=int, metavar="N", help="generate at most N tokens (default: 256)")
         add_sampling_flags(group)
-        group.add_argument("--seed", type=int, help="of every request: the same prompt then gets the same text")
-        group.add_argument("--stop", action="append", metavar="TEXT", help="ends a text; may be given several times")
+        group.add_argument(
+            "--seed",
+            type=int,
+            help="sample every request with this seed, so that equal prompts get equal texts (default: a new one)",
+        )
+        group.add_argument(
+            "--stop", action="append", metavar="TEXT", help="end a text here; may be given several times"
+        )
 
         group = parser.add_argument_group("output")
         group.add_argument("--plan", action="store_true", help="print the memory the run would take, and do not run")
@@ -137,7 +144,10 @@ def _print_resume_state(output: str, state: ResumeState) -> None:
         count = len(state.ids) + len(state.lines)
         more = f" and {count - len(named)} more" if count > len(named) else ""
         failed = f" ({state.failed} of them failed)" if state.failed else ""
-        print(f"minseek: {output} holds {count} results{failed}, skipped: {', '.join(named)}{more}", file=sys.stderr)
+        print(
+            f"minseek: {output} holds {format_count(count, 'result')}{failed}, skipped: {', '.join(named)}{more}",
+            file=sys.stderr,
+        )
     if state.torn:
         print(f"minseek: the last line of {output} was cut off and is removed", file=sys.stderr)
 

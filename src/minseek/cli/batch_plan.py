@@ -36,7 +36,7 @@ class PlanCommand:
             "--max-new-tokens",
             type=int,
             metavar="N",
-            help="maximum number of tokens that requests of the file generate (256)",
+            help="maximum number of tokens that requests of the file generate (default: 256)",
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
@@ -80,20 +80,27 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a memory plan."""
     group = parser.add_argument_group("memory")
     group.add_argument(
-        "--kv-budget", metavar="SIZE", help="bytes that all sequences' caches may take, such as 192MB (four contexts)"
+        "--kv-budget",
+        metavar="SIZE",
+        help="bytes that all sequences' caches may take, such as 192MB (default: four contexts)",
     )
     group.add_argument(
-        "--cap", default="auto", metavar="N", help="pairs per head that survive an eviction, or auto (%(default)s)"
+        "--cap",
+        default="auto",
+        metavar="N",
+        help="pairs per head that survive an eviction, or auto (default: %(default)s)",
     )
-    group.add_argument("--block", type=int, default=128, metavar="N", help="tokens between evictions (%(default)s)")
+    group.add_argument(
+        "--block", type=int, default=128, metavar="N", help="tokens between evictions (default: %(default)s)"
+    )
     group.add_argument(
         "--policy",
         metavar="NAME",
         # The default is in minseek.engine.plan, which would import torch only to print it.
-        help="which pairs survive an eviction, as 'minseek models' lists them; 'none' never evicts (novel-values)",
+        help="which pairs survive an eviction, as 'minseek models' lists them, or none (default: novel-values)",
     )
     group.add_argument(
-        "--sequences", type=int, metavar="N", help="sequences in flight (as many as there are, or as fit)"
+        "--sequences", type=int, metavar="N", help="sequences in flight (default: as many as there are, or as fit)"
     )
 
 

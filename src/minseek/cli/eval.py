@@ -44,7 +44,9 @@ class EvalCommand:
             help='{"id": …, "prompt": …, "answer": …} a line, or aime-2024, amc, gpqa-diamond, math-500, mmlu-pro',
         )
         add_model_flags(parser)
-        parser.add_argument("-o", "--output", metavar="DIR", help="for results.jsonl, summary.json and the picture")
+        parser.add_argument(
+            "-o", "--output", metavar="DIR", help="write results.jsonl, summary.json and the picture here"
+        )
         parser.add_argument("--limit", type=int, metavar="N", help="take the first N tasks only")
 
         group = parser.add_argument_group("comparison")
@@ -52,31 +54,49 @@ class EvalCommand:
             "--strategy",
             action="append",
             metavar="NAME[:OPTION=VALUE,…]",
-            help=f"such as min-seek:rule=random,keep=2; repeat it for more ({', '.join(STRATEGIES)}; default: all)",
+            help=f"compare this strategy, such as min-seek:rule=random,keep=2; repeat it for more "
+            f"from {', '.join(STRATEGIES)} (default: all)",
         )
-        group.add_argument("--thoughts", default=_THOUGHTS, metavar="LIST", help="induced thoughts (%(default)s)")
-        group.add_argument("--seeds", default="0", metavar="LIST", help="each task is tried with each (%(default)s)")
+        group.add_argument(
+            "--thoughts",
+            default=_THOUGHTS,
+            metavar="LIST",
+            help="induce these numbers of thoughts (default: %(default)s)",
+        )
+        group.add_argument(
+            "--seeds", default="0", metavar="LIST", help="try each task with each of these seeds (default: %(default)s)"
+        )
 
         group = parser.add_argument_group("sampling")
         add_sampling_flags(group)
-        group.add_argument("--system", metavar="TEXT", help="a system message")
+        group.add_argument("--system", metavar="TEXT", help="begin the chats with a system message")
         group.add_argument("--format", metavar="NAME", help="how the model writes its thinking; see 'minseek models'")
 
         group = parser.add_argument_group("limits of each trial")
-        group.add_argument("--max-tokens", type=int, metavar="N", help="where 'unbounded' thinking ends (32768)")
+        group.add_argument(
+            "--max-tokens", type=int, metavar="N", help="where 'unbounded' thinking ends (default: 32768)"
+        )
         group.add_argument("--thinking-budget", type=int, metavar="N", help="end thinking after N tokens, and answer")
-        group.add_argument("--answer-tokens", type=int, metavar="N", help="end an answer after N tokens (1024)")
+        group.add_argument(
+            "--answer-tokens", type=int, metavar="N", help="end an answer after N tokens (default: 1024)"
+        )
         group.add_argument("--min-thought-tokens", type=int, metavar="N", help="let no thought close before N tokens")
         group.add_argument("--max-thought-tokens", type=int, metavar="N", help="end every thought after N tokens")
-        group.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of cache (the model's context)")
+        group.add_argument(
+            "--cache-tokens", type=int, metavar="N", help="tokens of cache (default: the model's context)"
+        )
         group.add_argument(
             "--beyond-context", action="store_true", help="let caches grow beyond the context, up to --cache-tokens"
         )
 
         group = parser.add_argument_group("memory")
-        group.add_argument("--kv-budget", metavar="SIZE", help="bytes that all trials' caches may take, such as 192MB")
         group.add_argument(
-            "--sequences", type=int, default=_SEQUENCES, metavar="N", help="trials in flight (%(default)s)"
+            "--kv-budget",
+            metavar="SIZE",
+            help="bytes that all trials' caches may take, such as 192MB (default: four contexts)",
+        )
+        group.add_argument(
+            "--sequences", type=int, default=_SEQUENCES, metavar="N", help="trials in flight (default: %(default)s)"
         )
         group.add_argument("--plan", action="store_true", help="print trials and memory, and do not run")
 

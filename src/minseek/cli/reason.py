@@ -41,15 +41,15 @@ class ReasonCommand:
         group.add_argument(
             "--strategy",
             choices=tuple(STRATEGIES),
-            help="which thoughts stay in the cache (min-seek; standard for a model without thinking tags)",
+            help="think in this way (default: min-seek; standard for a model without thinking tags)",
         )
-        group.add_argument("--thoughts", metavar="N", help="thoughts to induce, or 'unbounded' (10)")
-        group.add_argument("--keep", type=int, metavar="K", help="induced thoughts that min-seek keeps (1)")
-        group.add_argument("--rule", type=canonical_rule, choices=RULES, help="which ones (shortest)")
+        group.add_argument("--thoughts", metavar="N", help="induce N thoughts, or 'unbounded' (default: 10)")
+        group.add_argument("--keep", type=int, metavar="K", help="keep K induced thoughts with min-seek (default: 1)")
+        group.add_argument("--rule", type=canonical_rule, choices=RULES, help="keep these thoughts (default: shortest)")
         group.add_argument(
             "--answer",
             choices=ANSWER_FORMS,
-            help="after the last thought, or after one more that closes by itself (direct)",
+            help="answer after the last thought, or after one more that closes by itself (default: direct)",
         )
         group.add_argument(
             "--stop-when-stable",
@@ -63,18 +63,23 @@ class ReasonCommand:
             default=None,
             help="answer after every thought, and give the most frequent answer in the end (ours, not the paper's)",
         )
-        group.add_argument("--induce", metavar="TEXT", help="the words that begin an induced thought ('Wait')")
+        group.add_argument("--induce", metavar="TEXT", help="begin an induced thought with this text (default: 'Wait')")
         group.add_argument("--format", metavar="NAME", help="how the model writes its thinking; see 'minseek models'")
-        group.add_argument("--system", metavar="TEXT", help="a system message")
+        group.add_argument("--system", metavar="TEXT", help="begin the chat with a system message")
 
         group = parser.add_argument_group("limits")
         group.add_argument(
-            "--max-tokens", type=int, metavar="N", help="induce no further thought after N generated tokens (32768)"
+            "--max-tokens",
+            type=int,
+            metavar="N",
+            help="induce no further thought after N generated tokens (default: 32768)",
         )
         group.add_argument(
             "--thinking-budget", type=int, metavar="N", help="end thinking after N tokens, and answer; 0: do not think"
         )
-        group.add_argument("--answer-tokens", type=int, metavar="N", help="end the answer after N tokens (1024)")
+        group.add_argument(
+            "--answer-tokens", type=int, metavar="N", help="end the answer after N tokens (default: 1024)"
+        )
         group.add_argument("--kv-budget", metavar="SIZE", help="bytes of cache, never exceeded, such as 16MB or 1GiB")
         group.add_argument("--min-thought-tokens", type=int, metavar="N", help="let no thought close before N tokens")
         group.add_argument("--max-thought-tokens", type=int, metavar="N", help="end every thought after N tokens")
@@ -90,7 +95,9 @@ class ReasonCommand:
 
         group = parser.add_argument_group("sampling")
         add_sampling_flags(group)
-        group.add_argument("--seed", type=int, help="the same seed gives the same run on the same machine")
+        group.add_argument(
+            "--seed", type=int, help="repeat the run of this seed on the same machine (default: a new one)"
+        )
 
         group = parser.add_argument_group("machine")
         add_device_flags(group)
@@ -98,7 +105,7 @@ class ReasonCommand:
             "--key-storage",
             choices=("re-rotated", "unrotated"),
             default="re-rotated",
-            help="how keys are stored (%(default)s)",
+            help="store keys in this form (default: %(default)s)",
         )
 
         group = parser.add_argument_group("output")

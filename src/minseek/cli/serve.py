@@ -41,50 +41,65 @@ class ServeCommand:
         add_model_flags(parser)
         group = parser.add_argument_group("memory")
         group.add_argument(
-            "--kv-budget", metavar="SIZE", help="bytes that all slots together may take, such as 192MB (what they need)"
+            "--kv-budget",
+            metavar="SIZE",
+            help="bytes that all slots together may take, such as 192MB (default: what they need)",
         )
         group.add_argument(
             "--slot-tokens",
             type=int,
             metavar="N",
-            help="tokens of a slot (the model's context, or less so that four slots fit)",
+            help="tokens of a slot (default: the model's context, or less so that four slots fit)",
         )
-        group.add_argument("--slots", type=int, metavar="N", help="choices in flight at once (as many as fit)")
+        group.add_argument("--slots", type=int, metavar="N", help="choices in flight at once (default: as many as fit)")
 
         group = parser.add_argument_group("address and access")
-        group.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
-        group.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s)")
-        group.add_argument("--api-key", metavar="KEY", help=f"needed by every client; better in ${KEY_VARIABLE}")
+        group.add_argument("--host", default="127.0.0.1", help="listen at this address (default: %(default)s)")
         group.add_argument(
-            "--allowed-host", action="append", metavar="NAME", help="another name by which clients call the server"
+            "--port", type=int, default=8000, help="listen at this port; 0 takes a free one (default: %(default)s)"
         )
         group.add_argument(
-            "--cors-origin", action="append", metavar="ORIGIN", help="web pages that may use it, such as https://a.org"
+            "--api-key", metavar="KEY", help=f"require this key of every client; better in ${KEY_VARIABLE}"
+        )
+        group.add_argument(
+            "--allowed-host", action="append", metavar="NAME", help="accept this name for the server, too"
+        )
+        group.add_argument(
+            "--cors-origin",
+            action="append",
+            metavar="ORIGIN",
+            help="let pages of this origin use it, such as https://a.org",
         )
 
         group = parser.add_argument_group("limits")
-        group.add_argument("--queue", type=int, default=64, metavar="N", help="choices that may wait (%(default)s)")
+        group.add_argument(
+            "--queue", type=int, default=64, metavar="N", help="let N choices wait (default: %(default)s)"
+        )
         group.add_argument(
             "--max-completion-tokens",
             type=int,
             default=32768,
             metavar="N",
-            help="generated tokens of a choice, thinking included (%(default)s)",
+            help="end a choice after N generated tokens, thinking included (default: %(default)s)",
         )
-        group.add_argument("--max-body", default="1MB", metavar="SIZE", help="of one request (%(default)s)")
+        group.add_argument(
+            "--max-body", default="1MB", metavar="SIZE", help="refuse larger requests (default: %(default)s)"
+        )
         group.add_argument(
             "--grace",
             type=float,
             default=30,
             metavar="S",
-            help="seconds for what runs when it is stopped (%(default)g)",
+            help="when stopped, give requests S seconds to finish (default: %(default)s)",
         )
 
         group = parser.add_argument_group("default thinking of chats")
-        group.add_argument("--strategy", choices=tuple(STRATEGIES), help="(the model's own way)")
-        group.add_argument("--thoughts", metavar="N", help="thoughts to induce, or 'unbounded' (10)")
-        group.add_argument("--keep", type=int, metavar="K", help="induced thoughts that min-seek keeps (1)")
-        group.add_argument("--rule", type=canonical_rule, choices=RULES, help="thoughts that min-seek keeps (shortest)")
+        group.add_argument("--strategy", choices=tuple(STRATEGIES), help="think in this way (default: the model's own)")
+        group.add_argument("--thoughts", metavar="N", help="induce N thoughts, or 'unbounded' (default: 10)")
+        group.add_argument("--keep", type=int, metavar="K", help="keep K induced thoughts with min-seek (default: 1)")
+        group.add_argument(
+            "--rule", type=canonical_rule, choices=RULES, help="keep these thoughts with min-seek (default: shortest)"
+        )
 
         group = parser.add_argument_group("output")
         group.add_argument("--plan", action="store_true", help="print the memory it would take, and do not serve")

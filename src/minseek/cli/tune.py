@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from minseek.cli.flags import add_model_flag, choose_model, print_model_reason
 from minseek.cli.startup import import_torch
 from minseek.errors import InputError
-from minseek.units import format_bytes, parse_bytes
+from minseek.units import format_bytes, format_count, parse_bytes
 
 if TYPE_CHECKING:
     from minseek.cli.view_tune import TuneView
@@ -45,35 +45,57 @@ class TuneCommand:
             help='a .txt file, or a .jsonl file of {"text": …}, {"prompt": …, "completion": …} or {"messages": …}',
         )
         add_model_flag(parser)
-        parser.add_argument("-o", "--output", metavar="DIR", help="the tuned model, its settings and its log")
-        parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (%(default)s)")
+        parser.add_argument(
+            "-o", "--output", metavar="DIR", help="write the tuned model, its settings and its log here"
+        )
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (default: %(default)s)")
 
         group = parser.add_argument_group("arithmetic")
-        group.add_argument("--format", metavar="NAME", help="weights, gradients and state: bf16 or float32 (bf16)")
-        group.add_argument("--rounding", metavar="MODE", help="of bf16: stochastic or nearest-even (stochastic)")
-        group.add_argument("--optimizer", metavar="NAME", help="sgd, pisgd or adamw (sgd)")
-        group.add_argument("--lr", type=float, metavar="X", help="learning rate (sgd and pisgd 0.01, adamw 2e-5)")
-        group.add_argument("--momentum", type=float, metavar="X", help="momentum of sgd and pisgd (0)")
-        group.add_argument("--weight-decay", type=float, metavar="X", help="weight decay (0; adamw 0.01)")
+        group.add_argument(
+            "--format", metavar="NAME", help="weights, gradients and state: bf16 or float32 (default: bf16)"
+        )
+        group.add_argument(
+            "--rounding", metavar="MODE", help="of bf16: stochastic or nearest-even (default: stochastic)"
+        )
+        group.add_argument("--optimizer", metavar="NAME", help="sgd, pisgd or adamw (default: sgd)")
+        group.add_argument(
+            "--lr", type=float, metavar="X", help="learning rate (default: sgd and pisgd 0.01, adamw 2e-5)"
+        )
+        group.add_argument("--momentum", type=float, metavar="X", help="momentum of sgd and pisgd (default: 0)")
+        group.add_argument("--weight-decay", type=float, metavar="X", help="weight decay (default: 0; adamw 0.01)")
         group.add_argument("--max-grad-norm", type=float, metavar="NORM", help="scale gradients down to this norm")
-        group.add_argument("--radius", type=float, metavar="X", help="radius of pisgd's perturbation (0.5)")
-        group.add_argument("--samples", type=int, metavar="N", help="gradients of the same data in a step of pisgd (1)")
+        group.add_argument("--radius", type=float, metavar="X", help="radius of pisgd's perturbation (default: 0.5)")
+        group.add_argument(
+            "--samples", type=int, metavar="N", help="gradients of the same data in a step of pisgd (default: 1)"
+        )
 
         group = parser.add_argument_group("training")
-        group.add_argument("--max-length", type=int, metavar="N", help="tokens of a sequence (512)")
-        group.add_argument("--batch-size", type=int, metavar="N", help="sequences of a pass (1)")
-        group.add_argument("--gradient-accumulation-steps", type=int, metavar="N", help="passes of a step (8)")
-        group.add_argument("--steps", type=int, metavar="N", help="steps of the whole run (one epoch)")
-        group.add_argument("--epochs", type=float, metavar="X", help="passes through the data (1)")
-        group.add_argument("--schedule", metavar="NAME", help="learning-rate schedule: constant, linear or cosine")
-        group.add_argument("--warmup", type=int, metavar="N", help="steps in which the learning rate rises (0)")
-        group.add_argument("--layers", metavar="LIST", help="trained layers, such as 20-29,embedding,head,norm (all)")
-        group.add_argument("--seed", type=int, metavar="N", help="seed of data order, rounding and perturbation (0)")
+        group.add_argument("--max-length", type=int, metavar="N", help="tokens of a sequence (default: 512)")
+        group.add_argument("--batch-size", type=int, metavar="N", help="sequences of a pass (default: 1)")
+        group.add_argument("--gradient-accumulation-steps", type=int, metavar="N", help="passes of a step (default: 8)")
+        group.add_argument("--steps", type=int, metavar="N", help="steps of the whole run (default: one epoch)")
+        group.add_argument("--epochs", type=float, metavar="X", help="passes through the data (default: 1)")
+        group.add_argument(
+            "--schedule", metavar="NAME", help="learning-rate schedule: constant, linear or cosine (default: constant)"
+        )
+        group.add_argument(
+            "--warmup", type=int, metavar="N", help="steps in which the learning rate rises (default: 0)"
+        )
+        group.add_argument(
+            "--layers", metavar="LIST", help="trained layers, such as 20-29,embedding,head,norm (default: all)"
+        )
+        group.add_argument(
+            "--seed", type=int, metavar="N", help="seed of data order, rounding and perturbation (default: 0)"
+        )
 
         group = parser.add_argument_group("evaluation")
-        group.add_argument("--eval-share", type=float, metavar="X", help="share of the data that is held out (0.05)")
+        group.add_argument(
+            "--eval-share", type=float, metavar="X", help="share of the data that is held out (default: 0.05)"
+        )
         group.add_argument("--eval-data", metavar="FILE", help="separate file of held-out data")
-        group.add_argument("--eval-every", type=int, metavar="N", help="steps between evaluations (before and after)")
+        group.add_argument(
+            "--eval-every", type=int, metavar="N", help="steps between evaluations (default: before and after)"
+        )
 
         group = parser.add_argument_group("memory")
         group.add_argument("--memory-budget", metavar="SIZE", help="bytes that the run may take, such as 900MB")
@@ -88,7 +110,10 @@ class TuneCommand:
 
         group = parser.add_argument_group("output")
         group.add_argument(
-            "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (one every ten minutes)"
+            "--checkpoint-every",
+            type=int,
+            metavar="N",
+            help="steps between checkpoints (default: one every ten minutes)",
         )
         group.add_argument("--overwrite", action="store_true", help="delete the run in DIR and start again")
         for flag, (name, kind) in _OLD_FLAGS.items():
@@ -204,7 +229,7 @@ def _stop_on_signals(view: TuneView) -> Iterator[_Stop]:
 
 def _summary(result: TuneResult, output: str, planned: int) -> str:
     """Describe the whole run in a sentence."""
-    facts = [f"{result.steps} steps, {result.tokens:,} tokens in {result.seconds:.1f} s"]
+    facts = [f"{format_count(result.steps, 'step')}, {format_count(result.tokens, 'token')} in {result.seconds:.1f} s"]
     if result.held_out_before is not None:
         facts.append(f"held-out loss {result.held_out_before:.4f} before, {result.held_out_after:.4f} after")
     if result.memory is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minseek.cli.live import LiveLine
-from minseek.units import format_bytes
+from minseek.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,7 +51,8 @@ class EvalView(LiveLine):
     def summary(self) -> str:
         """The run in a sentence."""
         speed = self.generated / max(self.seconds, 1e-9)
-        return f"{self.done} trials, {self.generated:,} tokens in {self.seconds:.1f} s ({speed:,.0f} tok/s)"
+        counts = f"{format_count(self.done, 'trial')}, {format_count(self.generated, 'token')}"
+        return f"{counts} in {self.seconds:.1f} s ({speed:,.0f} tok/s)"
 
     def _status(self) -> str:
         progress = self._evaluation.progress

@@ -11,7 +11,7 @@ from minseek.cache.policies import Policy, make_policy
 from minseek.errors import InputError, check_int, check_type
 from minseek.models import Model, check_model
 from minseek.models.device import memory_bytes
-from minseek.units import format_bytes, parse_bytes
+from minseek.units import format_bytes, format_count, parse_bytes
 
 DEFAULT_POLICY = "novel-values"
 MIN_AUTO_CAP = 256  # lower bound of cap="auto" while one slot of it fits: the number of slots shrinks first
@@ -105,7 +105,7 @@ class BatchPlan:
             ("weights", format_bytes(self.weight_bytes), self.model),
             ("a slot", format_bytes(self.slot.nbytes), f"{sizes}; cap {self.cap} + block {self.block}, {rule}"),
             *(("", "", note) for note in self._by_layer()),
-            (f"{self.slots} slots", format_bytes(self.kv_bytes), f"allocated at once{budget}"),
+            (format_count(self.slots, "slot"), format_bytes(self.kv_bytes), f"allocated at once{budget}"),
             ("a pass", format_bytes(self.activation_bytes), f"activations of {MAX_BATCHED_TOKENS} tokens, logits"),
             ("in all", format_bytes(self.total_bytes), ""),
         )

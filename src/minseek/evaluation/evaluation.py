@@ -20,6 +20,7 @@ from minseek.evaluation.tasks import Task
 from minseek.evaluation.trials import Trial
 from minseek.evaluation.verifier import require_math_verify
 from minseek.models import Model
+from minseek.units import format_count
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,10 @@ class Evaluation:
 
     def __str__(self) -> str:
         names, seeds = len({trial.variant.name for trial in self.trials}), len({trial.seed for trial in self.trials})
-        return f"{len(self.trials)} trials: {len(self.tasks)} tasks, {names} strategies, {seeds} seeds"
+        return (
+            f"{format_count(len(self.trials), 'trial')}: {format_count(len(self.tasks), 'task')}, "
+            f"{names} {'strategy' if names == 1 else 'strategies'}, {format_count(seeds, 'seed')}"
+        )
 
     def run(self, on_progress: Callable[[EvalRecord], None] | None = None) -> EvalSummary:
         """Run the remaining trials.
