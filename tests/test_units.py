@@ -95,7 +95,7 @@ def test_a_size_below_one_byte_is_an_input_error_that_names_it(size: int | str) 
 
 @pytest.mark.parametrize("size", [None, 1.5, 1e6, True, False, b"1MB", ["1MB"]])
 def test_what_is_neither_integer_nor_string_is_a_type_error(size: Any) -> None:
-    with pytest.raises(TypeError, match=type(size).__name__):
+    with pytest.raises(TypeError, match=re.escape(f"not {size!r}")):
         parse_bytes(size)
 
 

@@ -232,6 +232,7 @@ def result(request: Request) -> RequestResult:
     return RequestResult([choice], Usage.of(1, 1))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(lines=st.lists(LINES, max_size=8))
 @example(lines=[b'{"id": "\\ud800", "prompt": "x"}', b'{"\\ud800": 1, "id": 2}', b"\x00", b"\xc2\x85"])
@@ -248,6 +249,7 @@ def test_every_line_that_is_not_blank_is_accounted_for_once(lines: list[bytes]) 
         assert json.loads(written) == record
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(lines=st.lists(LINES, max_size=6), cut=st.floats(0, 1))
 def test_a_file_cut_off_anywhere_is_completed_with_what_is_missing(

@@ -141,6 +141,7 @@ def test_a_killed_run_is_resumed(talkative: Path, tmp_path: Path, capfd: pytest.
     assert len(read_records(whole)) == 26
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal(talkative: Path, tmp_path: Path) -> None:
     source, target = long_requests(tmp_path, 1500), tmp_path / "out.jsonl"
     flags = ["-m", str(talkative), *MACHINE, *EVICTING]

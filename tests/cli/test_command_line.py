@@ -481,6 +481,7 @@ def _truncated_gguf(tmp_path: Path) -> Path:
     return tmp_path / "half.gguf"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "value"),
     [
@@ -540,12 +541,14 @@ def start(*args: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_as_a_process_an_unknown_model_is_refused() -> None:
     process = start("reason", QUESTION, "-m", "nonesuch")
     out, err = process.communicate(timeout=60)
     assert_refused(SimpleNamespace(code=process.returncode, out=out.decode(), err=err.decode()), "'nonesuch'")
 
 
+@pytest.mark.slow
 def test_as_a_process_a_run_is_the_same(ask: Ask, flags: list[str]) -> None:
     process = start("reason", QUESTION, *flags, *SHORT)
     out, err = process.communicate(timeout=60)
@@ -553,6 +556,7 @@ def test_as_a_process_a_run_is_the_same(ask: Ask, flags: list[str]) -> None:
     assert (process.returncode, out.decode(), err.decode()) == (here.code, here.out, here.err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [("--help",), ("reason", QUESTION, "--json", "-R", *SHORT)], ids=["help", "reason"])
 def test_a_reader_that_has_gone_causes_no_traceback(flags: list[str], args: tuple[str, ...]) -> None:
     process = start(*args, *(flags if len(args) > 1 else ()))
@@ -565,6 +569,7 @@ def test_a_reader_that_has_gone_causes_no_traceback(flags: list[str], args: tupl
     assert "BrokenPipeError" not in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_restores_the_cursor(flags: list[str]) -> None:
     seen = io.StringIO()
     child = pexpect.spawn(
@@ -589,6 +594,7 @@ def test_ctrl_c_in_a_terminal_restores_the_cursor(flags: list[str]) -> None:
     assert shown.rfind(SHOW) > shown.rfind(HIDE)
 
 
+@pytest.mark.slow
 def test_sigint_in_thinking_leaves_valid_json(flags: list[str]) -> None:
     process = start("reason", QUESTION, *flags, *UNBOUNDED, "--json")
     assert process.stderr
@@ -604,6 +610,7 @@ def test_sigint_in_thinking_leaves_valid_json(flags: list[str]) -> None:
     assert b"Traceback" not in err
 
 
+@pytest.mark.slow
 def test_sigint_in_the_answer_leaves_what_was_answered(tmp_path: Path) -> None:
     folder = save(tmp_path, "llama", closes=0.0, max_position_embeddings=40000)  # hardly ever ends
     given = ("--strategy", "standard", "--max-thought-tokens", "5", "--answer-tokens", "20000", "--temperature", "1")

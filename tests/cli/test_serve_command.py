@@ -20,6 +20,8 @@ from minseek.cli import main
 from minseek.cli.serve import KEY_VARIABLE
 from tests.helpers.serving import wait_for
 
+pytestmark = pytest.mark.slow
+
 
 class Process:
     """A server in a process of its own, and its output."""

@@ -23,7 +23,7 @@ from minseek.cli import main
 from minseek.tune.trainer import Trainer
 from tests.helpers.tiny_models import save
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 Command = Callable[..., SimpleNamespace]
 SHORT = ("--max-length", "32", "--gradient-accumulation-steps", "1", "--steps", "3")
 

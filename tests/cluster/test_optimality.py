@@ -292,6 +292,7 @@ def test_score_of_new_rows_uses_the_fitted_centers(backend: str) -> None:
     assert LOKMeans(6, init="k-means||", random_state=0).fit(x).certificate_.optimality == "D"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wide_index", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_csr_of_every_kind(dtype: Any, wide_index: bool) -> None:

@@ -342,6 +342,7 @@ def readable(model: minseek.Model) -> tuple[str, str]:
     raise AssertionError("no question makes this model answer in text")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [minseek.MinSeek(2), minseek.Standard()])
 def test_a_stop_string_ends_the_answer_and_not_the_thinking(tiny: minseek.Model, strategy: Any) -> None:
     question, _ = readable(tiny)

@@ -150,6 +150,7 @@ class RecordedGeneration(Generation):
         return given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["C", "PyTorch"])
 @pytest.mark.parametrize("context", [512, 64])
 @pytest.mark.parametrize("caps", [(), (20, 32, 20), (18, 28, 23)], ids=["one cap", "two caps", "three caps"])

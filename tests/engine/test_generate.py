@@ -21,6 +21,8 @@ from tests.helpers.loading import load
 from tests.helpers.prompts import tokens
 from tests.helpers.tiny_models import ARCHITECTURES, make_reference, save
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = (
     *(*ARCHITECTURES, "llama-tied", "llama-mha", "llama-biases", "llama-llama3", "llama-odd"),
     *("qwen2-window", "qwen3-yarn", "mistral-window"),

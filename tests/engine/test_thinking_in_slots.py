@@ -28,6 +28,7 @@ QUESTIONS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [None, "rank-sum"])
 @pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("strategy", [minseek.MinSeek(3), minseek.BudgetForcing(2), minseek.Standard()])

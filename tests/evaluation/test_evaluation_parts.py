@@ -252,6 +252,7 @@ def test_checks_run_in_threads() -> None:
     assert found == [True] * 8
 
 
+@pytest.mark.slow
 def test_an_expression_without_end_is_given_up() -> None:
     verifier = Verifier(seconds=1.5)
     try:
@@ -399,6 +400,7 @@ def test_wilson_is_scipys(right: int, of: int) -> None:
     assert wilson(right, of) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_covers_the_truth_where_tries_of_a_task_hang_together() -> None:
     rng, covered, naive = np.random.default_rng(1), 0, 0
     for _ in range(200):
@@ -488,6 +490,7 @@ def test_what_a_limit_cut_short_is_counted() -> None:
     assert (cell.cut_short, cell.answers_cut) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [record(task=str(n), right=(n % 2 == 0, True, False)) for n in range(8)]
     records += [record("standard", task=str(n), right=(n > 3,)) for n in range(8)]

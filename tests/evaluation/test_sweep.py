@@ -33,6 +33,8 @@ from minseek.evaluation.variants import parse_strategies
 from minseek.reasoning import Decision
 from tests.helpers.tiny_models import save
 
+pytestmark = pytest.mark.slow
+
 TASKS = [
     Task("a", "What is 17 + 25?", "42"),
     Task("b", "Sort 3 1 2.", "1 2 3"),

@@ -85,6 +85,7 @@ def rounded_product(a: Tensor, b: Tensor, fmt: Format, addend: Tensor | None = N
 # --- products ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.tuples(*[st.integers(1, 5)] * 3),
@@ -133,6 +134,7 @@ def test_a_chunk_is_added_before_it_is_rounded(summed: int, every: int, seed: in
     assert torch.equal(got, exact_product(a, b, fmt, mode, every))
 
 
+@pytest.mark.slow
 def test_small_terms_are_swamped_by_nearest_and_kept_in_the_mean_by_stochastic() -> None:
     ones = torch.ones(1, 4096)
     with accumulating(RoundingSpec(bf16, NEAREST)):

@@ -323,6 +323,7 @@ def test_iterates(quadratic: Any) -> None:
     assert torch.equal(p, last)
 
 
+@pytest.mark.slow
 def test_the_random_iterate_is_drawn_uniformly() -> None:
     counts = torch.zeros(4)
     generator = torch.Generator().manual_seed(0)

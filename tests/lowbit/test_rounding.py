@@ -137,6 +137,7 @@ def test_c_and_pytorch_do_the_same(fmt: Format, rounding: Any, device: str) -> N
         assert_same(got.cpu(), round_torch(x, grid, 2**63 + 12345, 2**33 + 7, first=2**31), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fmt", OTHERS, ids=str)
 def test_any_format_equals_brute_force_over_its_grid(fmt: Format, device: str) -> None:
     """The nearest, lower and upper values are looked up in the grid."""
@@ -175,6 +176,7 @@ FLOATS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(FLOATS, st.floats(allow_nan=False), st.floats(0.5, 2), st.sampled_from(DETERMINISTIC))
 @settings(max_examples=400, deadline=None)
 def test_any_float_format_equals_exact_arithmetic(fmt: Float, wild: float, near: float, rounding: Any) -> None:

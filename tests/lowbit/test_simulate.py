@@ -209,6 +209,7 @@ def test_stochastic_activations_have_the_right_mean_and_a_straight_gradient() ->
     assert torch.equal(x.grad, torch.ones_like(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounding", [NEAREST, "stochastic"])
 def test_straight_through_passes_gradcheck(rounding: Any) -> None:
     # Rounded by 2^-50 the numbers are as good as unrounded, and the numerical derivative is that of the identity.

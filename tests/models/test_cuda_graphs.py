@@ -36,7 +36,7 @@ from tests.helpers.tape import tape
 from tests.helpers.tiny_models import VARIANTS, make_reference, save
 
 LENGTHS = (150, 1, 30, 90, 7, 129, 2, 61)
-pytestmark = pytest.mark.filterwarnings("error::minseek.MinseekWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error::minseek.MinseekWarning")]
 
 REASON = "(no such operation)"
 PROMPTS = [tokens(length, 300 + length) for length in LENGTHS]

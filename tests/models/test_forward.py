@@ -19,6 +19,7 @@ from tests.helpers.loading import load
 from tests.helpers.tiny_models import VARIANTS, make_reference, save
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["C", "PyTorch"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_equal_transformers(

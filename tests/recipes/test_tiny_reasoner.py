@@ -229,6 +229,7 @@ def test_the_saved_model_is_the_trained_one(tmp_path: Path) -> None:
             assert network(packed, positions, trace_ids, targets).item() == pytest.approx(expected.item(), abs=0.05)
 
 
+@pytest.mark.slow
 def test_training_learns_and_a_stopped_run_goes_on(tmp_path: Path, monkeypatch, capsys, one_thread) -> None:  # type: ignore[no-untyped-def]
     import recipes.tiny_reasoner.train as module
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
 
 from serve_clients import Load
 from serve_load import measure, report
 from serve_requests import valid_requests
+
+pytestmark = pytest.mark.slow
 
 
 def test_under_load_every_answer_is_right_and_memory_is_flat(tiny_folders: dict[str, Path]) -> None:

@@ -20,7 +20,7 @@ import minseek
 from minseek import Limits, MinSeek, Sampling, Standard
 from tests.helpers.serving import Running, serving
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 GREEDY: dict[str, Any] = {"temperature": 0}
 LIMITS = Limits(total_tokens=120, answer_tokens=120)  # as the server divides 120 tokens
 QUESTIONS = [f"how many {word} make {number}?" for number in range(4) for word in ("ants", "bees", "cows", "dogs")]

@@ -19,7 +19,7 @@ import minseek
 from minseek.serve.server_settings import ServerSettings
 from tests.helpers.serving import Running, serving
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 KEY = "open sesame"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 QUIET = settings(

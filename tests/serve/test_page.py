@@ -19,7 +19,7 @@ from minseek.engine import FinishedJob
 from minseek.serve.server_settings import ServerSettings
 from tests.helpers.serving import Running, serving, wait_for
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
 QUESTION = "how many ants make 2?"

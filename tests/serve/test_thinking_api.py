@@ -271,6 +271,7 @@ def test_clean_text_is_the_same_however_it_comes(parts: int) -> None:
 # Models without tags, and templates that leave the tag to the model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["plain", "leaves", "ignores"])
 def test_other_templates(tmp_path: Path, template: str) -> None:
     folder = save(tmp_path / "model", "llama", template, tags=template != "plain")

@@ -19,6 +19,7 @@ from tests.helpers.tiny_models import make_tokenizer
 from tests.helpers.tuning import CPU, labels, random_examples
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::minseek.MinseekWarning"),
 ]

@@ -16,6 +16,7 @@ from minseek.tune import Settings, TuneRun, checkpoint, loop, tune
 from tests.helpers.tuning import FAST, weights_in
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::minseek.MinseekWarning"),
 ]

@@ -18,6 +18,7 @@ from tests.helpers.tiny_models import ARCHITECTURES, make_reference
 from tests.helpers.tuning import CPU, labels, random_examples, with_gradients
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::minseek.MinseekWarning"),
 ]

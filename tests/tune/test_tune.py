@@ -30,6 +30,7 @@ from tests.helpers.tiny_models import ARCHITECTURES, make_reference, make_tokeni
 from tests.helpers.tuning import CPU, FAST, weights_in, with_gradients
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::minseek.MinseekWarning"),
 ]
