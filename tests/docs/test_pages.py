@@ -43,6 +43,25 @@ def test_links_to_files_lead_to_files(page: Path) -> None:
     assert not lost
 
 
+def _anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as Python-Markdown and GitHub make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_names)
+def test_links_to_sections_lead_to_headings(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s#:]*)#([^)\s]+)\)", page.read_text())
+    lost = [
+        f"{file}#{anchor}"
+        for file, anchor in targets
+        if (target := page.parent / file if file else page).suffix == ".md"
+        and target.exists()
+        and anchor not in _anchors(target)
+    ]
+    assert not lost
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
