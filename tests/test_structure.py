@@ -153,3 +153,14 @@ def test_every_public_name_is_there_and_documented() -> None:
     assert set(minseek.__all__) <= set(dir(minseek))
     with pytest.raises(AttributeError, match="no attribute 'think_harder'"):
         minseek.think_harder  # noqa: B018
+
+
+C_FILES = sorted(file for ending in ("*.c", "*.h") for file in ROOT.rglob(ending))
+FUNCTION = re.compile(r"^[A-Za-z_][\w *]*?\b(\w+)\(([^;{}()]*(?:\([^()]*\)[^;{}()]*)*)\)\s*\{", re.MULTILINE)
+
+
+@pytest.mark.parametrize("file", C_FILES, ids=lambda file: file.name)
+def test_c_has_lines_of_120_columns_and_at_most_eight_parameters(file: Path) -> None:
+    text = file.read_text()
+    assert not [line for line in text.splitlines() if len(line) > 120]
+    assert not [name for name, parameters in FUNCTION.findall(text) if parameters.count(",") > 7]

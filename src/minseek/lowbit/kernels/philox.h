@@ -32,7 +32,8 @@ static inline void philox(random_source source, uint64_t chunk, uint32_t *out) {
     for (int i = 0; i < LANES / 2; i++) even[i] = 2 * i;
     for (int lane = 0; lane < COUNTERS; lane += LANES) {
         uint32_t low = (uint32_t)source.seed, high = (uint32_t)(source.seed >> 32);
-        u64_vec a = even + (uint32_t)first + lane, b = none + (first >> 32), c = none + (uint32_t)source.stream, d = none + (source.stream >> 32);
+        u64_vec a = even + (uint32_t)first + lane, b = none + (first >> 32);
+        u64_vec c = none + (uint32_t)source.stream, d = none + (source.stream >> 32);
         u64_vec e = a + 1, f = b, g = c, h = d;
         for (int round = 0; round < 10; round++) {
             ROUND(a, b, c, d); /* of even counters, */

@@ -79,7 +79,7 @@ static size_t workspace_layout(const decoder *m, size_t num_columns, size_t max_
     return bytes;
 }
 
-/* Bytes of memory, aligned to 64, that forward() needs for num_columns columns, the longest sequence having max_kv_len pairs. */
+/* Bytes of memory, aligned to 64, that forward() needs for num_columns columns and max_kv_len pairs a sequence. */
 int64_t forward_bytes(const decoder *m, int64_t num_columns, int64_t max_kv_len) {
     workspace unused;
     return workspace_layout(m, num_columns, scratch_kv_len(m, max_kv_len), NULL, &unused);

@@ -1,11 +1,11 @@
-// Asks the server and draws its stream. Text of a model is only ever set as text, never as HTML.
+// Sends questions and draws the stream. Model text is set as text, never as HTML.
 
 const $ = (id) => document.getElementById(id);
 const BOX = /(\\boxed\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}?)/;
 const WORDS = { first: "first", running: "running", kept: "kept", gone: "dropped", stopped: "stopped" };
 
-let server = null; // entry of the model in /v1/models
-let run = null; // the question that is being answered, or was last
+let server = null; // the model's entry in /v1/models
+let run = null; // the current or last question
 
 const strategy = () => $("form").elements.strategy.value;
 const since = (time) => (performance.now() - time) / 1e3;
@@ -17,7 +17,7 @@ function bytes(n) {
   return `${at ? (n / 1e3 ** at).toPrecision(3) : n} ${["B", "kB", "MB", "GB"][at]}`;
 }
 
-// ---- asking
+// ---- requests
 
 async function call(path, options) {
   const key = $("key").value;
@@ -93,7 +93,7 @@ function state(r, phase) {
   $("answer").ariaBusy = r.running;
 }
 
-// ---- what happens
+// ---- events
 
 function take(r, note, delta) {
   const { type, index, kv_tokens: cached } = note;
@@ -103,8 +103,8 @@ function take(r, note, delta) {
     thought.text += delta.reasoning_content ?? "";
     mark(thought);
   } else if (type === "thought_ended") {
-    const looped = note.ended_by === "loop";
-    Object.assign(thought, { tokens: note.tokens, why: note.why, ending: looped ? " (loop)" : "" });
+    const ending = note.ended_by === "loop" ? " (loop)" : "";
+    Object.assign(thought, { tokens: note.tokens, why: note.why, ending });
     mark(thought, !index ? "first" : note.kept ? "kept" : "gone");
     if (note.dropped !== null) {
       r.thoughts[note.dropped].why = `thought ${index} has ${note.why}`;
@@ -125,7 +125,7 @@ function take(r, note, delta) {
   const tokens = (thoughts) => thoughts.reduce((sum, thought) => sum + thought.tokens, 0);
   r.written = tokens(r.thoughts) + (type === "answer" ? cached - r.settled : 0);
   r.first ??= { at: performance.now(), written: r.written };
-  // Between two ends of thoughts the cache grows evenly: the ends are all that a line needs.
+  // Between two ends of thoughts the cache grows evenly: a line needs only the ends.
   const ended = type === "thought_ended";
   if (ended) r.points.push(point(r));
   r.cached = cached;
@@ -216,7 +216,7 @@ function drawCache(r) {
   $("slot").setAttribute("d", slot * up <= 120 ? `M0 ${120 - slot * up}H600` : "");
 }
 
-// ---- the page
+// ---- page
 
 async function greet() {
   const { id, minseek } = (await (await call("v1/models")).json()).data[0];
