@@ -337,6 +337,7 @@ def test_expected_attention_equals_the_gaussian_formula(case: Case) -> None:
     np.testing.assert_allclose(case.scores(policy), wanted, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_expected_attention_is_the_mean_attention_of_gaussian_queries() -> None:
     """Monte Carlo: queries drawn with the mean and covariance of the observed ones, turned by the mean rotation."""
     slot, policy = synthetic(1, seed=20)[0], ExpectedAttention(horizon=16, epsilon=0.0)

@@ -89,6 +89,7 @@ def test_keys_are_accurate_after_a_thousand_moves(storage: KeyStorage, dtype: to
     assert worst_error(cache, tokens) <= bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_after_a_thousand_kept_thoughts_both_storages_agree_to_a_rounding(dtype: torch.dtype) -> None:
     """A run that keeps one thought: each new one moves once, into the place of the old one."""

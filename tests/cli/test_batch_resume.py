@@ -33,6 +33,7 @@ from tests.helpers.tiny_models import save
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_repeated_wherever_a_run_was_stopped(
     batch: Batch, tiny: minseek.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def wait_for_lines(path: Path, count: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed(talkative: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source, killed, whole = long_requests(tmp_path, 150), tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
     flags = ["-m", str(talkative), *MACHINE, *EVICTING]

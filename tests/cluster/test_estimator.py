@@ -49,6 +49,7 @@ def test_scikit_learn_estimator_checks(estimator: Any, check: Any) -> None:
 X = np.random.default_rng(0).normal(size=(120, 3))
 
 
+@pytest.mark.slow
 def test_import_does_not_import_torch() -> None:
     code = "import sys, minseek.cluster; minseek.cluster.LOKMeans(2).fit([[0.], [1.], [3.]]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -152,6 +152,7 @@ def test_a_label_of_minus_one_never_reaches_the_kernels(backend: str) -> None:
         kernels.apply_assignment()
 
 
+@pytest.mark.slow
 def test_fill_values_do_not_damage_memory() -> None:
     """In a process of its own, since heap corruption ends it; with the cells in rows of weight zero, too."""
     code = """
@@ -208,6 +209,7 @@ def test_rows_of_weight_zero_do_not_change_mahalanobis() -> None:
 # predict, score, transform -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(CONTAINERS))
 @pytest.mark.parametrize("value", [1e5, 1e8, 1e11, 1e20, 9.97e36])
 def test_labels_do_not_depend_on_the_other_rows(kind: str, value: float) -> None:
@@ -240,6 +242,7 @@ def test_score_that_overflows_is_refused() -> None:
     np.testing.assert_allclose(model.transform([[1e307, 0, 0]]), 1e307)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float64", "float32"])
 @pytest.mark.parametrize("d", [1, 3, 40])
 def test_the_nearest_by_transform_is_the_label(kind: str, d: int) -> None:

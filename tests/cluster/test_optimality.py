@@ -109,6 +109,7 @@ def test_certificate_agrees_with_an_independent_check_of_every_move(
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", sorted(PHI))
 def test_many_starts_find_the_global_optimum(backend: str, divergence: str) -> None:
     for seed in range(3):

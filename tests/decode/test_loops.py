@@ -69,6 +69,7 @@ def test_a_longer_cycle_than_the_longest_is_no_loop():
     assert end_of_loop(list(range(loops.MAX_PERIOD + 1)) * 4) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [1, 2, 3, 5, 30])
 def test_random_sequences_with_cycles_end_where_comparing_everything_ends_them(kinds):
     rng = random.Random(kinds)

@@ -353,6 +353,7 @@ def _rank(rank: int, port: int, ends: Any) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranks_with_seeds_of_their_own_keep_equal_weights() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -107,6 +107,7 @@ def test_policies_that_do_not_ask_are_not_probed_for(
     assert minseek.plan(tiny, kv_budget="10MB", cap=100, block=20, policy=policy).slot.caps == ()  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["C", "PyTorch"])
 def test_partitioned_slots_are_batch_invariant(
     step: str, device: str, copies: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -158,6 +158,7 @@ def without_times(choice: dict[str, Any]) -> dict[str, Any]:
     return {**choice, "minseek": details}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_accepted_bodies_are_accepted_by_both_and_run_alike(
     running: Running, options: dict[str, list[RunOptions]], tmp_path: Path

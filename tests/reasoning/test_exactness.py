@@ -72,17 +72,20 @@ def test_without_induced_thoughts_it_is_plain_generation(pair: Pair, question: s
             assert got[: len(wanted)] == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thoughts", [1, 3])
 def test_budget_forcing_equals_generation_from_the_text_so_far(pair: Pair, thoughts: int) -> None:
     pair.compare(minseek.BudgetForcing(thoughts), budget_forcing, thoughts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thoughts", [1, 6])
 @pytest.mark.parametrize("keys", ["re-rotated", "unrotated"])
 def test_min_seek_equals_its_definition_on_transformers(pair: Pair, thoughts: int, keys: Any) -> None:
     pair.compare(minseek.MinSeek(thoughts), min_seek, thoughts, key_storage=keys)
 
 
+@pytest.mark.slow
 def test_min_seek_is_budget_forcing_for_one_thought_and_parts_after_the_second(pair: Pair) -> None:
     pair.compare(minseek.MinSeek(1), budget_forcing, 1)
     for question in QUESTIONS:

@@ -55,6 +55,7 @@ def same(ours: minseek.Result, theirs: minseek.Result) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=NAMES)
 def test_one_run_gives_the_answers_of_all_shorter_ones(tiny: minseek.Model, strategy: Any, temperature: float) -> None:
@@ -368,6 +369,7 @@ def test_final_answer_of_a_text(text: str, wanted: str) -> None:
     assert final_answer(text) == wanted
 
 
+@pytest.mark.slow
 @given(st.recursive(st.text("ab 1+", max_size=4), lambda inner: st.lists(inner).map(lambda s: "{" + "".join(s) + "}")))
 def test_balanced_braces_are_taken_whole(inside: str) -> None:
     assert final_answer(f"x \\boxed{{0}} so \\boxed{{{inside}}} }} {{") == " ".join(inside.split())

@@ -96,6 +96,7 @@ def test_without_detection_nothing_ends(tiny: minseek.Model) -> None:
     assert (result.answer, result.stats.answer_ended_by) == (text.strip(), "end")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_runs_without_loops_are_the_same_with_detection(tiny: minseek.Model, seed: int) -> None:
     sampling = minseek.Sampling(temperature=1.0, top_p=1.0, seed=seed)

@@ -45,6 +45,7 @@ def positions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thoughts", [0, 1, 5, 40])
 @pytest.mark.parametrize("keep", [1, 3])
 def test_the_cache_never_holds_more_than_prompt_kept_and_current(
@@ -60,6 +61,7 @@ def test_the_cache_never_holds_more_than_prompt_kept_and_current(
     assert result.stats.kv_bytes_peak >= result.stats.kv_tokens_peak * model.token_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", ["re-rotated", "unrotated"])
 def test_thinking_goes_far_beyond_the_context_inside_its_positions(
     model: minseek.Model, positions: list[int], keys: Any

@@ -259,6 +259,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
     assert 1.0 > factor(401, 1000) > factor(700, 1000) > factor(999, 1000) == pytest.approx(1 / 600)
 
 
+@pytest.mark.slow
 def test_the_shipped_model_is_one_of_transformers() -> None:
     model = minseek.load("tiny", device="cpu", dtype="float32")
     plain = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
@@ -276,6 +277,7 @@ def test_the_shipped_model_is_one_of_transformers() -> None:
         assert run.tokens[:length] == expected[:length]
 
 
+@pytest.mark.slow
 def test_the_shipped_model_solves_held_out_problems() -> None:
     figures = evaluate("tiny", 20, seed=7)
     assert figures["problems"] == 100

@@ -111,6 +111,7 @@ def test_a_429_says_how_many_choices_the_queue_takes(tiny: minseek.Model, gate: 
         assert content(first.result()) == content(http.post(CHAT, json=body(n=3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_disconnects_frees_its_slot_at_once(tiny: minseek.Model, gate: Gate, stream: bool) -> None:
     with serving(tiny, slots=1) as running, running.http() as http:
