@@ -34,7 +34,7 @@ class Frame:
         return float(2.0 ** -np.frexp(self.max_norm)[1]) if self.max_norm > 0 else 1.0
 
     def without_origin(self) -> Frame:
-        """The same reach around zero, for CSR."""
+        """Return the frame of the same rows with its origin at zero, for CSR."""
         return Frame(np.zeros_like(self.origin), self.max_norm + float(np.linalg.norm(self.origin)))
 
 
