@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from minseek.errors import InputError
 from minseek.models.config import ModelConfig
 from minseek.native.pages import huge_bytes
 
+_Key = TypeVar("_Key", bound=Hashable)
 _ALIGNMENT = 64  # bytes: every tensor begins at a cache line
 _NAMES = {
     "attn_norm": "input_layernorm",
@@ -140,19 +143,34 @@ def pack_contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
     The dictionary is emptied on the way, so that each original without other references is freed once copied.
     """
-    sizes = {_storage_key(t): -(-t.nbytes // _ALIGNMENT) * _ALIGNMENT for t in weights.values()}
-    buffer, offset = huge_bytes(sum(sizes.values())), 0
-    copies: dict[tuple[object, ...], Tensor] = {}
-    packed = {}
+    originals = {_storage_key(tensor): tensor for tensor in weights.values()}
+    copies = _allocate({key: (tensor.shape, tensor.dtype) for key, tensor in originals.items()})
+    del originals
+    packed, copied = {}, set()
     for name in list(weights):
         tensor = weights.pop(name)
         key = _storage_key(tensor)
-        if key not in copies:
-            copies[key] = buffer[offset : offset + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        if key not in copied:
             copies[key].copy_(tensor)
-            offset += sizes[key]
+            copied.add(key)
         packed[name] = copies[key]
     return packed
+
+
+def packed_views(shapes: Mapping[str, Sequence[int]], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Uninitialized CPU tensors in one allocation on huge pages."""
+    return _allocate({name: (shape, dtype) for name, shape in shapes.items()})
+
+
+def _allocate(tensors: Mapping[_Key, tuple[Sequence[int], torch.dtype]]) -> dict[_Key, Tensor]:
+    """Uninitialized tensors of these shapes and dtypes in one allocation, each at the beginning of a cache line."""
+    sizes = {key: math.prod(shape) * dtype.itemsize for key, (shape, dtype) in tensors.items()}
+    buffer, offset = huge_bytes(sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes.values())), 0
+    made = {}
+    for key, (shape, dtype) in tensors.items():
+        made[key] = buffer[offset : offset + sizes[key]].view(dtype).view(tuple(shape))
+        offset += -(-sizes[key] // _ALIGNMENT) * _ALIGNMENT
+    return made
 
 
 def _storage_key(tensor: Tensor) -> tuple[object, ...]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-_PROCESS = Path("/proc/self")
+from minseek.models.process_memory import call_libc, peak_resident_bytes, resident_bytes, trim_heap
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -86,18 +85,18 @@ class ProcessMeter:
 
     def __init__(self) -> None:
         gc.collect()
-        _libc_call("malloc_trim", 0)
-        self._before = _status("VmRSS")
+        trim_heap()
+        self._before = resident_bytes()
         self._highest = 0
         try:
-            (_PROCESS / "clear_refs").write_text("5")  # sets the high-water mark back to what is resident now
+            Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to what is resident now
             self._marked = True
         except OSError:
             self._marked = False
 
     def peak(self) -> int | None:
         """Peak since the meter was made, bytes."""
-        now = _status("VmHWM" if self._marked else "VmRSS")
+        now = peak_resident_bytes() if self._marked else resident_bytes()
         if now is None or self._before is None:
             return None
         self._highest = max(self._highest, now - self._before)
@@ -111,21 +110,5 @@ def give_memory_back() -> None:
     in fragments: 6 % more memory at the peak of SmolLM2 with 256 tokens. Requesting the pages again takes a third more
     time there, and less for wider models.
     """
-    _libc_call("mallopt", _MMAP_THRESHOLD, 2**17)
-    _libc_call("mallopt", _TRIM_THRESHOLD, 2**17)
-
-
-def _libc_call(name: str, *args: int) -> None:
-    try:
-        cast("Any", getattr(ctypes.CDLL(None), name))(*args)
-    except (AttributeError, OSError, TypeError):  # another C library
-        return
-
-
-def _status(name: str) -> int | None:
-    """A value of the process's status file in bytes; None if it is missing."""
-    try:
-        found = re.search(rf"^{name}:\s+(\d+) kB$", (_PROCESS / "status").read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
+    call_libc("mallopt", _MMAP_THRESHOLD, 2**17)
+    call_libc("mallopt", _TRIM_THRESHOLD, 2**17)

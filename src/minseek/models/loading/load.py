@@ -15,9 +15,11 @@ from minseek.models.config import ModelConfig, check_config, from_transformers
 from minseek.models.device import DeviceChoice, resolve_device
 from minseek.models.loading.aliases import ALIASES, TINY, alias_file
 from minseek.models.loading.gguf import MODEL_CONFIG_FILE, dense_folder
+from minseek.models.loading.packed_safetensors import read_packed
 from minseek.models.loading.transformers_quirks import check_complete, quiet, readable_errors
 from minseek.models.loading.weight_files import check_downloaded
 from minseek.models.model import Model
+from minseek.models.process_memory import trim_heap
 from minseek.models.weights import DecoderWeights, from_state_dict, pack_contiguous
 from minseek.native import native_status
 
@@ -121,16 +123,16 @@ def _read(name: str, source: Path, placement: DeviceChoice) -> tuple[DecoderWeig
 
 def _read_converted(folder: Path, placement: DeviceChoice) -> tuple[DecoderWeights, Any]:
     """Read a directory with a `ModelConfig`, without importing transformers' modeling code."""
-    from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerFast
 
     with readable_errors(f"the converted model in {folder} is damaged: remove that folder"):
-        stored = load_file(folder / "model.safetensors", device=str(placement.device)).items()
-        weights = {name: tensor.to(placement.dtype) for name, tensor in stored}
-        del stored
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        trim_heap()  # parsing left ten times the tokenizer's file, which would lie beside the weights
         config = ModelConfig.read(folder / MODEL_CONFIG_FILE)
-        return from_state_dict(config, _on_huge_pages(weights, placement)), tokenizer
+        weights = read_packed(folder / "model.safetensors", placement.dtype)
+        if placement.device.type != "cpu":
+            weights = {name: tensor.to(placement.device) for name, tensor in weights.items()}
+        return from_state_dict(config, weights), tokenizer
 
 
 def _on_huge_pages(weights: dict[str, Tensor], placement: DeviceChoice) -> dict[str, Tensor]:
