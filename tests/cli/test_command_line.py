@@ -143,12 +143,14 @@ def test_usage_tells_tokens_bytes_and_seconds(ask: Ask) -> None:
 
 
 def test_json_is_one_object_and_equals_reason(ask: Ask, tiny_folders: dict[str, Path]) -> None:
-    ran = ask(*SHORT, "--json", "--keep", "2", "--temperature", "0.9", "--top-k", "20", "--system", "Be brief.")
+    penalties = ("--repetition-penalty", "1.3", "--frequency-penalty", "0.5", "--presence-penalty", "-0.5")
+    sampled = ("--temperature", "0.9", "--top-k", "20", *penalties)
+    ran = ask(*SHORT, "--json", "--keep", "2", "--system", "Be brief.", *sampled)
     result = minseek.reason(
         minseek.load(str(tiny_folders["llama"]), device="cpu", dtype="float32"),
         QUESTION,
         strategy=minseek.MinSeek(2, keep=2),
-        sampling=minseek.Sampling(temperature=0.9, top_k=20, seed=0),
+        sampling=minseek.Sampling(0.9, 0.95, 20, 0, 0, 1.3, 0.5, -0.5),
         limits=minseek.Limits(max_thought_tokens=8, answer_tokens=8),
         system="Be brief.",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,14 @@ class ReferenceSession:
     """Feeds transformers' own forward pass; dropped spans are cut out of its cache and the rest turned in float64."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.cache, self.length = model, DynamicCache(), 0
+        self.model, self.cache, self.tokens = model, DynamicCache(), list[int]()
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
 
     def forward(self, tokens: Sequence[int]) -> torch.Tensor:
-        self.length += len(tokens)
+        self.tokens.extend(tokens)
         return self.model(torch.tensor([list(tokens)]), past_key_values=self.cache).logits[0, -1]
 
     def drop(self, start: int, stop: int) -> None:
@@ -30,7 +34,7 @@ class ReferenceSession:
             moved = torch.cat((turned.real, turned.imag), dim=-1).to(layer.keys.dtype)
             layer.keys = torch.cat((layer.keys[:, :, :start], moved), dim=2)
             layer.values = torch.cat((layer.values[:, :, :start], layer.values[:, :, stop:]), dim=2)
-        self.length -= stop - start
+        del self.tokens[start:stop]
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,23 @@ class EndlessError(Exception):
     """A random model went on without closing."""
 
 
-def min_seek(model: Any, task: Task, thoughts: int) -> tuple[list[list[int]], list[int]]:
+Change = Callable[[torch.Tensor, list[int], list[int]], torch.Tensor]
+"""Logits as changed for the prompt and the tokens that follow it in the cache."""
+
+
+def min_seek(
+    model: Any, task: Task, thoughts: int, change: Change = lambda logits, prompt, after: logits
+) -> tuple[list[list[int]], list[int]]:
     """The method page's pseudocode: all thoughts, and the answer's tokens."""
     session = ReferenceSession(model)
+
+    def changed(logits: torch.Tensor) -> torch.Tensor:
+        return change(logits, session.tokens[: len(task.prompt)], session.tokens[len(task.prompt) :])
 
     def decode(fed: Sequence[int], stop: set[int], limit: int) -> list[int]:
         logits, tokens = session.forward(fed), []
         while len(tokens) < limit:
-            token = int(logits.argmax())
+            token = int(changed(logits).argmax())
             if token in stop:
                 break
             tokens.append(token)

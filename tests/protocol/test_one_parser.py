@@ -39,6 +39,8 @@ THINKING: list[dict[str, Any]] = [
     {"thinking": {"thoughts": 1}, "logprobs": True, "n": 2, "temperature": 0.8, "seed": 5},
     {"reasoning_effort": "low", "stop": ["a", "e"], "max_tokens": 30},
     {"reasoning_effort": "low", "temperature": 1, "top_p": 0.8, "top_k": 9, "min_p": 0.01, "seed": -3},
+    {"reasoning_effort": "medium", "repetition_penalty": 1.2, "frequency_penalty": 0.5, "presence_penalty": -0.5},
+    {"reasoning_effort": "none", "logit_bias": {"120": 100, "7": -1.5}, "frequency_penalty": None},
 ]
 """Accepted fields of chats that ask for thinking, or for none."""
 
@@ -55,6 +57,7 @@ ACCEPTED: Bodies = [
     (COMPLETION, {"prompt": "Hello", "logprobs": 2, "n": 2, "temperature": 1, "seed": 2**63 - 1}),
     (COMPLETION, {"prompt": ["Hello", "you"], "stop": "e", "best_of": 1, "echo": False, "suffix": ""}),
     (COMPLETION, {"prompt": [72, 101], "max_completion_tokens": 5}),
+    (COMPLETION, {"prompt": "Hello", "presence_penalty": 2, "repetition_penalty": 1.5, "logit_bias": {"72": -100}}),
     (COMPLETION, {"prompt": [[72], [101, 108]], "n": 2, "logprobs": 0}),
 ]
 
@@ -74,7 +77,8 @@ REFUSED: Bodies = [
         {"logprobs": 3}, {"top_logprobs": 2}, {"logprobs": True, "top_logprobs": 21},
         {"stream": "yes"}, {"stream_options": {"include_usage": True}},
         {"tools": [{}]}, {"functions": [{}]}, {"tool_choice": "required"}, {"response_format": {"type": "json_object"}},
-        {"logit_bias": {"1": 2}}, {"presence_penalty": 0.5}, {"frequency_penalty": -1}, {"store": True},
+        {"logit_bias": {"1": 200}}, {"logit_bias": {"x": 2}}, {"logit_bias": {"99999": 2}}, {"repetition_penalty": 0},
+        {"presence_penalty": 2.5}, {"frequency_penalty": "1"}, {"store": True},
         {"modalities": ["audio"]}, {"audio": {}}, {"service_tier": "flex"}, {"temprature": 1}, {"foo": None},
         {"reasoning_effort": "huge"}, {"thinking_token_budget": -1}, {"thinking": 3}, {"thinking": {"effort": 9}},
         {"thinking_token_budget": 5, "reasoning_budget_tokens": 6},

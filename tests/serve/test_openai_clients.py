@@ -241,6 +241,19 @@ def test_completions_are_those_of_generate_and_of_transformers(
     assert [choice.text for choice in again.choices] == [choice.text for choice in got.choices]
 
 
+def test_penalties_and_biases_are_those_of_generate(client: openai.OpenAI, tiny: minseek.Model) -> None:
+    fields: dict[str, Any] = {"frequency_penalty": 0.7, "presence_penalty": -0.5, **GREEDY}
+    bias, prompt = {65: -100.0, 66: 3.0}, "Hello you"
+    sampling = Sampling(logit_bias=bias, repetition_penalty=1.3, **fields)
+    out, plain = minseek.generate(tiny, [prompt] * 2, sampling=[sampling, Sampling(temperature=0)], max_new_tokens=30)
+    assert out.text != plain.text
+    fields |= {"logit_bias": {str(token): value for token, value in bias.items()}, "model": tiny.name, "max_tokens": 30}
+    got = client.completions.create(prompt=prompt, extra_body={"repetition_penalty": 1.3}, **fields)
+    assert got.choices[0].text == out.text
+    forced = ask(client, "hi", max_completion_tokens=4, reasoning_effort="none", logit_bias={"120": 100})
+    assert forced.choices[0].message.content == tiny.decode([120] * 4)
+
+
 def test_completions_as_a_stream(running: Running, client: openai.OpenAI) -> None:
     options: Any = {
         "model": running.service.name,

@@ -127,7 +127,7 @@ class _ThinkingChoice(RequestJob):
                 body,
                 strategy=strategy,
                 limits=limits,
-                sampling=parse_sampling(body, request.defaults.sampling, choice),
+                sampling=parse_sampling(model, body, request.defaults.sampling, choice),
                 stop=request.stop,
                 on_event=self._events.append,
             )
@@ -153,7 +153,7 @@ class _GenerationChoice(RequestJob):
             model,
             tokens,
             max_new_tokens=request.max_new_tokens or DEFAULT_NEW_TOKENS,
-            sampling=parse_sampling(body, request.defaults.sampling, choice),
+            sampling=parse_sampling(model, body, request.defaults.sampling, choice),
             stop=request.stop,
             evicts=plan.policy is not None,
             on_token=None if self._stream is None else lambda _, text, logprob: self._push(text, logprob),

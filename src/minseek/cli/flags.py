@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from minseek.models import Model
 
 DEFAULT_MODEL = "smollm2"
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
+_SAMPLING = (
+    *("temperature", "top_p", "top_k", "min_p", "seed"),
+    *("repetition_penalty", "frequency_penalty", "presence_penalty"),
+)
 
 
 def add_model_flag(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
@@ -31,7 +34,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling_flags(group: argparse._ActionsContainer) -> None:
-    """Add temperature and filters, without the seed; the defaults are those of `Sampling`, which imports torch."""
+    """Add temperature, filters and penalties, no seed; the defaults are those of `Sampling`, which imports torch."""
     group.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (default: 0.6)")
     group.add_argument(
         "--top-p",
@@ -47,6 +50,24 @@ def add_sampling_flags(group: argparse._ActionsContainer) -> None:
         type=float,
         metavar="P",
         help="sample from tokens at least P times as probable as the most probable one (default: 0)",
+    )
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        metavar="R",
+        help="divide the positive logits of tokens in the prompt or the text by R, multiply others (default: 1, none)",
+    )
+    group.add_argument(
+        "--frequency-penalty",
+        type=float,
+        metavar="F",
+        help="subtract F from a token's logit for each time that it was generated (default: 0)",
+    )
+    group.add_argument(
+        "--presence-penalty",
+        type=float,
+        metavar="F",
+        help="subtract F from the logits of all tokens that were generated (default: 0)",
     )
 
 

@@ -17,8 +17,8 @@ MAX_LOGPROBS = 20
 class TokenLogprob:
     """Natural log-probabilities at one token.
 
-    Computed from the model's logits in float32 over the whole vocabulary, before temperature, filters and banned
-    tokens, as in OpenAI's API. The chosen token need not be among the most likely ones.
+    Computed from the model's logits in float32 over the whole vocabulary, before biases, penalties, temperature,
+    filters and banned tokens, as in OpenAI's API. The chosen token need not be among the most likely ones.
 
     Attributes
     ----------

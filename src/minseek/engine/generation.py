@@ -122,7 +122,7 @@ class Generation:
     Raises
     ------
     TypeError, InputError
-        If `stop` or `logprobs` is wrong.
+        If `stop` or `logprobs` is wrong, or `sampling` has a bias on a token outside the vocabulary.
     """
 
     def __init__(
@@ -144,7 +144,8 @@ class Generation:
         self._watcher = TagWatcher(*check_stop(stop))
         self._before = decode_context(model.decode, prompt) if is_continuation else []
         self._stream = TextStream(model.decode, self._before) if stop or on_token else None
-        self._sampler = Sampler(sampling)
+        model.check_token_ids(tuple(sampling.logit_bias or ()), " of logit_bias")
+        self._sampler = Sampler(sampling, prompt)
         self._ends = frozenset() if ignore_eos else model.eos_token_ids
         self.tokens: list[int] = []
         self.finish_reason = "length"
@@ -165,6 +166,7 @@ class Generation:
             self._flush()
             return ()
         self.tokens.append(token)
+        self._sampler.extend((token,))
         if self._stream is not None:
             logprob = None if self._logprobs is None else token_logprob(logits, token, self._logprobs)
             self._emit(token, self._watcher.push(self._stream.push(token)), logprob)

@@ -49,7 +49,13 @@ class EvalSettings:
 
     def as_dict(self, model: Model) -> dict[str, Any]:
         """Everything that results depend on; runs that add to one file must agree in it."""
-        sampling = {name: value for name, value in asdict(self.sampling).items() if name != "seed"}
+        penalties = ("repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias")
+        sampling = {
+            name: value
+            for name, value in asdict(self.sampling).items()
+            # an absent penalty is left out, as in the files of versions without penalties
+            if name != "seed" and not (name in penalties and value == getattr(Sampling, name, None))
+        }
         return {
             "model": model.name,
             "weights": model.fingerprint(),

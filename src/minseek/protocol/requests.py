@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from minseek.decode.logprobs import MAX_LOGPROBS
+from minseek.decode.sampling import MAX_LOGIT_BIAS
 from minseek.protocol.efforts import EffortName
 from minseek.protocol.fields import parse_same
 from minseek.reasoning.strategies import STRATEGIES, AnswerForm, KeepRule, canonical_rule
@@ -27,7 +28,9 @@ Tokens = Annotated[int, Field(ge=0)]
 TokenId = Annotated[int, Field(ge=0)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_check_unicode)]
 EmptyList = Annotated[list[Any], Field(max_length=0)]
-Zero = Annotated[float, Field(ge=0, le=0)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+TokenKey = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,8})$")]
+Bias = Annotated[float, Field(ge=-MAX_LOGIT_BIAS, le=MAX_LOGIT_BIAS)]
 MAX_CHOICES = 8
 if TYPE_CHECKING:  # a Literal of names that are known at run time only
     StrategyName = str
@@ -36,9 +39,8 @@ else:
 
 NEUTRAL_FIELDS = frozenset(
     (
-        *("frequency_penalty", "presence_penalty", "logit_bias", "tools", "tool_choice", "functions", "function_call"),
-        *("response_format", "modalities", "audio", "prediction", "web_search_options", "verbosity", "service_tier"),
-        *("store", "best_of", "echo", "suffix"),
+        *("tools", "tool_choice", "functions", "function_call", "response_format", "modalities", "audio", "prediction"),
+        *("web_search_options", "verbosity", "service_tier", "store", "best_of", "echo", "suffix"),
     )
 )
 """Fields that clients send with a value that has no effect; any other value is refused."""
@@ -123,11 +125,12 @@ class Shared(Body):
     top_k: Annotated[int, Field(ge=1, le=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: dict[TokenKey, Bias] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
-    frequency_penalty: Zero | None = None
-    presence_penalty: Zero | None = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
 
     @property
     def choices(self) -> int:

@@ -77,8 +77,16 @@ class Chain:
         """Tokens in the cache."""
         return self._session.length
 
+    def prefill(self) -> RunSteps[None]:
+        """Feed the prompt."""
+        yield from self._feed(self._prompt)
+
     def feed(self, tokens: Sequence[int]) -> RunSteps[None]:
         """Append tokens to the cache and take the logits after them."""
+        self._sampler.extend(tokens)
+        yield from self._feed(tokens)
+
+    def _feed(self, tokens: Sequence[int]) -> RunSteps[None]:
         logits = yield NeedLogits(tokens)
         assert logits is not None, "NeedLogits is answered with logits"
         self._logits = logits
@@ -105,7 +113,7 @@ class Chain:
         """Remove an induced thought from the cache."""
         index = self.kept.index(thought)
         start = self.base + sum(earlier.length for earlier in self.kept[:index])
-        self._session.drop(start, start + thought.length)
+        self._drop(start, start + thought.length)
         if index == len(self.kept) - 1:
             self.sampled_tag = []
         del self.kept[index]
@@ -113,7 +121,11 @@ class Chain:
 
     def cut(self, length: int) -> None:
         """Cut the cache back to its first `length` tokens."""
-        self._session.drop(length, self._session.length)
+        self._drop(length, self.length)
+
+    def _drop(self, start: int, stop: int) -> None:
+        self._session.drop(start, stop)
+        self._sampler.delete(start - len(self._prompt), stop - len(self._prompt))
 
     def fork(self) -> Chain:
         """A copy of the state that shares only the cache, which the caller cuts back afterwards."""

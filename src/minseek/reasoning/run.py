@@ -55,7 +55,8 @@ class Run:
         closing = self._answers.closing if self._thinks or form.open else []
         self.plan = RunPlan.make(model, len(self.prompt), len(closing), options, slot_tokens)
         self._interim = InterimAnswers(self._strategy, options.answer_after)
-        self._sampler = Sampler(options.sampling)
+        model.check_token_ids(tuple(options.sampling.logit_bias or ()), " of logit_bias")
+        self._sampler = Sampler(options.sampling, self.prompt)
         self._rng = random.Random(options.sampling.seed)
 
     def events(self) -> Iterator[Event]:
@@ -77,7 +78,7 @@ class Run:
         """Run as a coroutine: the caller feeds the session and sends back the logits, events come in between."""
         began = time.perf_counter()
         chain = Chain(self.model, self.prompt, session, self.plan, self._sampler)
-        yield from chain.feed(self.prompt)
+        yield from chain.prefill()
         prefill_seconds = time.perf_counter() - began
         answer = yield from self._respond(chain)
         sizes = session.stats()

@@ -55,7 +55,7 @@ def _make_jobs(service: Service, body: ChatRequest, channel: EventChannel) -> li
             body,
             strategy=strategy,
             limits=limits,
-            sampling=parse_sampling(body, service.sampling, choice),
+            sampling=parse_sampling(service.model, body, service.sampling, choice),
             stop=body.stop_texts or (),
             on_event=partial(channel.put, choice),
         )

@@ -63,7 +63,7 @@ def _make_jobs(service: Service, body: CompletionRequest, channel: EventChannel)
                     service.model,
                     tokens,
                     max_new_tokens=limit,
-                    sampling=parse_sampling(body, service.sampling, choice),
+                    sampling=parse_sampling(service.model, body, service.sampling, choice),
                     stop=body.stop_texts or (),
                     evicts=False,
                     on_token=_send_to(channel, len(jobs)),
