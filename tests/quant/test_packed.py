@@ -11,12 +11,7 @@ from gguf.quants import dequantize
 
 from minseek import InputError
 from minseek.quant import BLOCK_FORMATS, BlockFormat, PackedTensor, block_format
-
-
-def random_packed(form: BlockFormat, rows: int, blocks: int, seed: int = 0) -> PackedTensor:
-    """Random blocks whose scales are finite: the high byte of every fp16 number is kept small by clearing a bit."""
-    data = np.random.default_rng(seed).integers(0, 256, (rows, blocks * form.block_bytes), dtype=np.uint8)
-    return PackedTensor(form, rows, blocks * form.block_size, data & 0xBF)
+from tests.helpers.gguf_files import random_blocks
 
 
 @pytest.mark.parametrize("form", BLOCK_FORMATS.values(), ids=BLOCK_FORMATS)
@@ -30,7 +25,7 @@ def test_a_format_is_the_one_of_gguf_with_its_name_and_number(form: BlockFormat)
 
 @pytest.mark.parametrize("form", BLOCK_FORMATS.values(), ids=BLOCK_FORMATS)
 def test_rows_are_dequantized_as_gguf_does(form: BlockFormat) -> None:
-    packed = random_packed(form, 37, 3)
+    packed = random_blocks(form.name, 37, 3)
     expected = dequantize(packed.data, GGMLQuantizationType(form.gguf_type)).reshape(packed.shape)
     np.testing.assert_array_equal(packed.dequantize(), expected)
     for first, last in ((0, 1), (5, 23), (36, 37), (4, 4)):
@@ -55,7 +50,7 @@ def test_data_of_another_shape_or_type_is_refused() -> None:
 @pytest.mark.parametrize("rows", [(-1, 2), (2, 1), (0, 5)])
 def test_rows_outside_are_refused(rows: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=f"no rows {rows[0]} to {rows[1]} in a matrix of 4 rows"):
-        random_packed(block_format("q4_0"), 4, 1).dequantize(*rows)
+        random_blocks("q4_0", 4, 1).dequantize(*rows)
 
 
 def test_an_unknown_format_is_refused_with_its_name() -> None:
