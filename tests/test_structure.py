@@ -35,7 +35,7 @@ ARROWS = {
     "native": set(),
     "decode": set(),
 }
-SHARED = {"errors", "lazy", "units", "__version__", "InputError", "MinseekWarning"}
+SHARED = {"errors", "files", "lazy", "signals", "units", "__version__", "InputError", "MinseekWarning"}
 
 
 def imported_packages(file: Path) -> set[str]:

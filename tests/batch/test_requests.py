@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from minseek.batch.request_jobs import split_thinking
 from minseek.batch.requests import InvalidRequest, Request, RequestDefaults, parse_line, read_requests
-from minseek.batch.result_file import ResultFile, ResumeState, read_resume_state
+from minseek.batch.result_file import ResultFile
 from minseek.batch.results import RequestResult, dump_record, error_record, result_record
+from minseek.batch.resume_state import ResumeState, read_resume_state
 from minseek.decode import Sampling
 from minseek.errors import InputError
 from minseek.models import PLAIN, THINK

@@ -48,7 +48,7 @@ def test_nothing_is_lost_or_repeated_wherever_a_run_was_stopped(
         for torn in (0, 1, 30):
             path.write_bytes(whole[: end + torn] if end < len(whole) else whole)
             again = batch(lines, *EVICTING)
-            assert again.code == 0
+            assert again.code == 3
             assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
             assert ("was cut off" in again.err) == (torn > 0 and end < len(whole))
             assert (f"holds {kept} results" in again.err) == (kept > 0)
@@ -134,11 +134,11 @@ def test_a_killed_run_is_resumed(talkative: Path, tmp_path: Path, capfd: pytest.
     assert 5 <= left < 26
     with killed.open("ab") as stream:
         stream.write(b'{"id": "r9", "text": "half a li')  # as a kill in the middle of a write would leave it
-    assert main(["batch", str(source), str(killed), *flags]) == 0
+    assert main(["batch", str(source), str(killed), *flags]) == 3
     err = capfd.readouterr().err
     assert f"holds {left} results" in err
     assert "was cut off" in err
-    assert main(["batch", str(source), str(whole), *flags]) == 0
+    assert main(["batch", str(source), str(whole), *flags]) == 3
     assert sorted(killed.read_bytes().splitlines()) == sorted(whole.read_bytes().splitlines())
     assert len(read_records(whole)) == 26
 

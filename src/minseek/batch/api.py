@@ -35,13 +35,15 @@ def run_file(
     sampling: Sampling | None = None,
     stop: Sequence[str] = (),
     overwrite: bool = False,
+    retry_failed: bool = False,
     on_progress: OnProgress | None = None,
 ) -> BatchSummary:
     """Run a file of requests, as ``minseek batch`` does.
 
     Each line of `requests` is a JSON object: ``{"id": …, "prompt": …}``, ``{"id": …, "messages": […]}``, or OpenAI's
     batch format. A line is written to `results` as soon as its request has finished, also for requests that are
-    refused. A run that was stopped is resumed by calling it again: ids that `results` holds are skipped.
+    refused. A run that was stopped is resumed by calling it again: ids that `results` holds are skipped. Requests that
+    are compressed with gzip are read as such, and results whose name ends with ``.gz`` are compressed.
 
     Parameters
     ----------
@@ -62,6 +64,8 @@ def run_file(
         Texts that end an answer, for requests that give none.
     overwrite : bool
         Discard the results in `results` instead of resuming.
+    retry_failed : bool
+        Try requests again whose result is an error, which is removed from `results`.
     on_progress : callable, optional
         Called with a `BatchProgress` at the beginning and after every line.
 
@@ -95,7 +99,7 @@ def run_file(
     if max_new_tokens is not None:
         check_int("max_new_tokens", max_new_tokens)
     defaults = RequestDefaults(sampling or Sampling(), max_new_tokens, check_stop(stop), model.name)
-    with BatchFiles(requests, results, overwrite=overwrite) as files:
+    with BatchFiles(requests, results, overwrite=overwrite, retry_failed=retry_failed) as files:
         summary = files.scan(model, defaults, lengths=plan is None and cap == "auto")
         if plan is None and summary.requests:
             plan = plan_requests(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Self
 
 from minseek.batch.request_file import RequestFile
 from minseek.batch.requests import InvalidRequest, Request, RequestDefaults, read_requests
-from minseek.batch.result_file import RecordWriter, ResultFile, ResultStream, ResumeState, is_stream, read_resume_state
+from minseek.batch.result_file import RecordWriter, ResultFile, ResultStream, is_stream
+from minseek.batch.resume_state import ResumeState, read_resume_state
 from minseek.batch.scan import FileSummary, scan_requests
 from minseek.errors import InputError
+from minseek.files import check_output_file
 from minseek.models import Model
 
 
@@ -26,6 +27,8 @@ class BatchFiles:
         Paths; "-" is standard input and output.
     overwrite : bool
         Discard the results in the file instead of resuming it.
+    retry_failed : bool
+        Try requests again whose result is an error.
 
     Attributes
     ----------
@@ -40,14 +43,18 @@ class BatchFiles:
         If a file cannot be read or written, or the result file holds anything but results.
     """
 
-    def __init__(self, requests: str | Path, results: str | Path, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, requests: str | Path, results: str | Path, *, overwrite: bool = False, retry_failed: bool = False
+    ) -> None:
         self._results, self._overwrite = str(results), overwrite
-        _check_paths(str(requests), self._results, overwrite)
+        if overwrite and retry_failed:
+            raise InputError("retry_failed has no effect with overwrite, which tries all requests again: leave it out")
+        _check_paths(str(requests), self._results, overwrite=overwrite, retry_failed=retry_failed)
         self._requests = RequestFile(str(requests))
         self.name = self._requests.name
         path = Path(results)
         starts_empty = overwrite or is_stream(self._results) or not path.exists()
-        self.resume = ResumeState() if starts_empty else read_resume_state(path)
+        self.resume = ResumeState() if starts_empty else read_resume_state(path, retry_failed=retry_failed)
 
     def __enter__(self) -> Self:
         return self
@@ -75,18 +82,14 @@ class BatchFiles:
         return ResultFile(path, self.resume, overwrite=self._overwrite)
 
 
-def _check_paths(requests: str, results: str, overwrite: bool) -> None:
+def _check_paths(requests: str, results: str, **flags: bool) -> None:
     """Refuse results that cannot be written, before anything is read."""
-    if overwrite and is_stream(results):
-        raise InputError(f"overwrite has no effect on {results!r}, which is no file: leave it out")
+    for name, given in flags.items():
+        if given and is_stream(results):
+            raise InputError(f"{name} has no effect on {results!r}, which is no file: leave it out")
     if results == "-":
         return
     path = Path(results)
-    if path.is_dir():
-        raise InputError(f"{path} is a directory: give the name of a file for the results")
-    if not path.exists() and not path.parent.is_dir():
-        raise InputError(f"there is no directory {path.parent} for {path.name}: make it first")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"{path} cannot be written: Permission denied")
+    check_output_file(path)
     if requests != "-" and path.exists() and Path(requests).exists() and path.samefile(requests):
         raise InputError(f"{requests} and {path} are the same file: give another one for the results")

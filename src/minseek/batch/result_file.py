@@ -4,101 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import stat
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-from minseek.batch.requests import InvalidRequest, Request
+from minseek.batch.gzip_lines import make_encoder
 from minseek.batch.results import dump_record
-from minseek.errors import InputError, is_instance
-
-_BEGINNING = b'{"id": '  # beginning of every record
-
-
-@dataclass
-class ResumeState:
-    """Contents of a result file that a run resumes.
-
-    Attributes
-    ----------
-    ids : dict
-        Ids of requests that have a result, in the file's order.
-    lines : set of int
-        Numbers of input lines with an error record but no id of their own: without an id, or with that of another line.
-    failed : int
-        Number of error records among both.
-    whole, torn : int
-        Bytes of whole lines, and of an incomplete last line that a killed run left.
-    """
-
-    ids: dict[str | int, None] = field(default_factory=dict)
-    lines: set[int] = field(default_factory=set)
-    failed: int = 0
-    whole: int = 0
-    torn: int = 0
-
-    def has(self, item: Request | InvalidRequest) -> bool:
-        """Return True if a request has a result."""
-        if isinstance(item, InvalidRequest) and (item.id is None or item.code == "duplicate_id"):
-            return item.line in self.lines
-        return item.id in self.ids
-
-
-def read_resume_state(path: Path) -> ResumeState:
-    """Read what an earlier run has written.
-
-    Raises
-    ------
-    InputError
-        If the file holds anything but result records, so that nothing may be appended to it.
-    """
-    state = ResumeState()
-    with path.open("rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            if not raw.endswith(b"\n"):
-                if raw[: len(_BEGINNING)] != _BEGINNING[: len(raw)]:
-                    raise _foreign(path, number)
-                state.torn = len(raw)
-                break
-            record = _record(raw)
-            if record is None:
-                raise _foreign(path, number)
-            state.whole += len(raw)
-            name, error = record["custom_id"] if "custom_id" in record else record["id"], record.get("error")
-            state.failed += error is not None
-            if error is not None and (name is None or error.get("code") == "duplicate_id"):
-                state.lines.add(record["line"])
-            else:
-                state.ids[name] = None
-    return state
-
-
-def _record(raw: bytes) -> dict[str, Any] | None:
-    """Parse a line as a result record; None if it is something else."""
-    try:
-        record = json.loads(raw.decode())
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or "id" not in record:
-        return None
-    name, error = record["custom_id"] if "custom_id" in record else record["id"], record.get("error")
-    if not is_instance(name, (str, int, type(None))):
-        return None
-    if error is None:
-        return record if name is not None and record.keys() & {"text", "choices", "response"} else None
-    return record if isinstance(error, dict) and isinstance(record.get("line"), int) else None
-
-
-def _foreign(path: Path, line: int) -> InputError:
-    return InputError(
-        f"line {line} of {path} is not a result of minseek batch, so nothing is added to that file: give another one, "
-        "or --overwrite to discard its contents"
-    )
+from minseek.batch.resume_state import ResumeState, kept_lines
+from minseek.errors import InputError
 
 
 class RecordWriter(Protocol):
@@ -109,43 +25,42 @@ class RecordWriter(Protocol):
 
 
 class ResultFile:
-    """Appends records to a file, which it locks against other runs.
+    """Appends records to a file, which it locks against other runs; a name that ends with ``.gz`` compresses them.
 
     Parameters
     ----------
     path : Path
     state : ResumeState
-        From `read_resume_state`; an incomplete last line is cut off.
+        From `read_resume_state`; an incomplete last line is cut off, and error records that are retried are dropped.
     overwrite : bool
         Empty the file first.
     """
 
     def __init__(self, path: Path, state: ResumeState, *, overwrite: bool = False) -> None:
+        self._path, self._encoder = path, make_encoder(path.name)
+        self._file = _open(path)
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}") from None
-        try:
-            self._lock(path)
+            self._lock()
             if not overwrite and os.fstat(self._file).st_size != state.whole + state.torn:
                 raise InputError(f"{path} has changed since this run has read it: is another run writing to it?")
             self._size = 0 if overwrite else state.whole
-            os.ftruncate(self._file, self._size)
+            if state.rewrite and not overwrite:
+                self._rewrite(with_errors=not state.retried)
+            else:
+                os.ftruncate(self._file, self._size)
         except BaseException:
             os.close(self._file)
             raise
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record; after an error nothing of it stays in the file."""
-        line = memoryview(dump_record(record))
-        size = len(line)
-        try:
-            while line:  # usually one write: a full disk takes less
-                line = line[os.write(self._file, line) :]
-        except BaseException:  # an interrupt too
-            os.ftruncate(self._file, self._size)
-            raise
-        self._size += size
+        """Append a record; after an error nothing of it stays in the file.
+
+        Raises
+        ------
+        OSError
+            If the disk is full, for example; `filename` is the path.
+        """
+        self._append(dump_record(record))
 
     def __enter__(self) -> Self:
         return self
@@ -153,13 +68,59 @@ class ResultFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._file)
+        try:
+            if isinstance(error, OSError):  # the end may not fit either, and the file is readable without it
+                with contextlib.suppress(OSError):
+                    self._write(self._encoder.end())
+            else:
+                self._write(self._encoder.end())
+        finally:
+            os.close(self._file)
 
-    def _lock(self, path: Path) -> None:
+    def _append(self, line: bytes) -> None:
+        encoded = self._encoder.encode(line)
+        try:
+            self._write(encoded)
+        except BaseException:  # an interrupt too
+            self._encoder.undo()
+            raise
+
+    def _write(self, encoded: bytes) -> None:
+        left, size = memoryview(encoded), len(encoded)
+        try:
+            while left:  # usually one write: a full disk takes less
+                left = left[os.write(self._file, left) :]
+        except BaseException as error:
+            os.ftruncate(self._file, self._size)
+            if isinstance(error, OSError):
+                error.filename = str(self._path)
+            raise
+        self._size += size
+
+    def _rewrite(self, *, with_errors: bool) -> None:
+        """Write the lines that stay to a new file, and put it in the place of the old one."""
+        old, target = self._file, Path(os.path.realpath(self._path))
+        new = target.with_name(f"{target.name}.new")
+        self._file, self._size = _open(new), 0
+        try:
+            self._lock()
+            os.ftruncate(self._file, 0)
+            os.fchmod(self._file, stat.S_IMODE(os.fstat(old).st_mode))
+            for line in kept_lines(target, with_errors=with_errors):
+                self._append(line)
+            os.fsync(self._file)
+            os.replace(new, target)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(old)
+
+    def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"another run is writing to {path}: wait for it, or give another file") from None
+            raise InputError(f"another run is writing to {self._path}: wait for it, or give another file") from None
         except OSError:  # a file system without locks
             return
 
@@ -169,6 +130,7 @@ class ResultStream:
 
     def __init__(self, path: Path | None) -> None:
         self._own: BinaryIO | None = None
+        self._encoder = make_encoder("" if path is None else path.name)
         if path is None:
             if sys.stdout is None:
                 raise InputError("the results '-' go to standard output, and that is closed")
@@ -181,7 +143,7 @@ class ResultStream:
 
     def write(self, record: dict[str, Any]) -> None:
         """Write a record and flush it."""
-        self._stream.write(dump_record(record))
+        self._stream.write(self._encoder.encode(dump_record(record)))
         self._stream.flush()
 
     def __enter__(self) -> Self:
@@ -192,6 +154,7 @@ class ResultStream:
     ) -> None:
         if self._own is not None:
             with contextlib.suppress(BrokenPipeError):
+                self._own.write(self._encoder.end())
                 self._own.close()
 
 
@@ -203,3 +166,10 @@ def is_stream(path: str) -> bool:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
         return False
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None

@@ -53,8 +53,8 @@ class BatchSummary:
     ----------
     done, failed : int
         Results written in this run, and error records.
-    skipped : int
-        Lines that had a result before.
+    skipped, failed_before : int
+        Lines that had a result before, and those of them whose result is an error.
     seconds : float
         Duration of the run, without loading and planning.
     plan : BatchPlan or None
@@ -64,8 +64,19 @@ class BatchSummary:
     done: int
     failed: int
     skipped: int
+    failed_before: int
     seconds: float
     plan: BatchPlan | None
+
+    @property
+    def all_failed(self) -> bool:
+        """True if the file has requests and the result of each is an error."""
+        return self.any_failed and self.done + self.skipped == self.failed_before
+
+    @property
+    def any_failed(self) -> bool:
+        """True if the result of a request is an error."""
+        return self.failed + self.failed_before > 0
 
 
 OnProgress = Callable[[BatchProgress], None]
@@ -86,7 +97,8 @@ def run_requests(
         run = _Run(model, plan, out, summary.left, engine, on_progress)
         with finish_pass_first(engine) if engine is not None else nullcontext():
             run.run(item for item in files.read(defaults) if not files.resume.has(item))
-    return BatchSummary(run.done, run.failed, summary.lines - summary.left, run.seconds, plan)
+    skipped = summary.lines - summary.left
+    return BatchSummary(run.done, run.failed, skipped, summary.failed_before, run.seconds, plan)
 
 
 class _Run:

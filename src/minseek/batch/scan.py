@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from minseek.batch.request_jobs import request_tokens
 from minseek.batch.requests import InvalidRequest, Request
-from minseek.batch.result_file import ResumeState
+from minseek.batch.resume_state import ResumeState
 from minseek.errors import InputError
 from minseek.models import Model
 
@@ -24,6 +24,8 @@ class FileSummary:
         Lines that are valid requests.
     left : int
         Lines without a result, refused ones included.
+    failed_before : int
+        Lines whose result is an error.
     to_run : int
         Valid requests without a result.
     sequences : int
@@ -35,6 +37,7 @@ class FileSummary:
     lines: int
     requests: int
     left: int
+    failed_before: int
     to_run: int
     sequences: int
     longest: int | None
@@ -47,11 +50,12 @@ def scan_requests(
 
     Requests that have a result count as well, so that a resumed run has the plan of the run before it.
     """
-    lines = requests = left = to_run = sequences = longest = 0
+    lines = requests = left = failed = to_run = sequences = longest = 0
     for item in items:
         lines += 1
         missing = not state.has(item)
         left += missing
+        failed += state.has_failed(item)
         if isinstance(item, InvalidRequest):
             continue
         requests += 1
@@ -62,4 +66,4 @@ def scan_requests(
                 longest = max(longest, request_tokens(model, item))
             except InputError:
                 continue  # refused when it is run
-    return FileSummary(lines, requests, left, to_run, sequences, (longest or None) if lengths else None)
+    return FileSummary(lines, requests, left, failed, to_run, sequences, (longest or None) if lengths else None)

@@ -7,7 +7,8 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from minseek import __version__
@@ -18,9 +19,10 @@ from minseek.cli.eval import EvalCommand
 from minseek.cli.models import ModelsCommand
 from minseek.cli.reason import ReasonCommand
 from minseek.cli.serve import ServeCommand
-from minseek.cli.startup import INTERRUPTED
+from minseek.cli.startup import raise_on_sigterm
 from minseek.cli.tune import TuneCommand
 from minseek.errors import InputError, MinseekWarning
+from minseek.signals import exit_code
 
 COMMANDS = (
     *(ReasonCommand, BatchCommand, ServeCommand, PlanCommand, TuneCommand, EvalCommand),
@@ -30,9 +32,10 @@ RENAMED = {"bench": "eval"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code: 0 on success, 2 for a wrong request, 130 after Ctrl-C.
+    """Run a command and return the exit code.
 
-    A server that is stopped has succeeded.
+    It is 0 on success, 1 after an error of the system, 2 for a wrong request, 3 if some requests of a batch failed, 130
+    after Ctrl-C and 143 after SIGTERM. A server that is stopped has succeeded.
     """
     parser = _Parser(
         prog="minseek", description="Reasoning models that think long inside a memory budget fixed beforehand."
@@ -51,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", MinseekWarning)
     try:
-        try:
+        with raise_on_sigterm(), _flushed_output():
             words = sys.argv[1:] if argv is None else list(argv)
             if words and words[0] in RENAMED:
                 raise InputError(f"there is no command {words[0]}: use minseek {RENAMED[words[0]]}")
@@ -62,15 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if extra:
                 args.parser.error(f"unrecognized arguments: {' '.join(extra)}")
             return int(args.run(args))
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()  # inside the try block, which handles a closed pipe
     except InputError as error:
         print(f"minseek: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("minseek: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return exit_code(error)
     except BrokenPipeError:  # the reader of the output has ended, as in `minseek … | head -1`
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -79,6 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"minseek: {where}{error.strerror or error}", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def _flushed_output() -> Iterator[None]:
+    """Flush standard output at the end, where an error, such as a closed pipe, is still handled."""
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,13 @@ from minseek.cli.batch_plan import (
 from minseek.cli.flags import add_model_flags, add_sampling_flags, choose_model, load_model, sampling_options
 from minseek.cli.startup import import_torch
 from minseek.errors import InputError
+from minseek.signals import exit_code
 from minseek.units import format_count
 
 if TYPE_CHECKING:
     from minseek.batch.files import BatchFiles
     from minseek.batch.requests import RequestDefaults
-    from minseek.batch.result_file import ResumeState
+    from minseek.batch.resume_state import ResumeState
     from minseek.batch.scan import FileSummary
     from minseek.engine import BatchPlan
     from minseek.models import Model
@@ -41,12 +43,14 @@ class BatchCommand:
         parser.add_argument(
             "input",
             metavar="IN.jsonl",
-            help='one request a line: {"id": …, "prompt": …}, or OpenAI\'s batch format; \'-\' is standard input',
+            help='one request a line: {"id": …, "prompt": …}, or OpenAI\'s batch format, also compressed with gzip; '
+            "'-' is standard input",
         )
         parser.add_argument(
             "output",
             metavar="OUT.jsonl",
-            help="one result a line, as they finish; ids that it holds are skipped; '-' is standard output",
+            help="one result a line, as they finish; ids that it holds are skipped; OUT.jsonl.gz is compressed; '-' is "
+            "standard output",
         )
         add_model_flags(parser)
         add_plan_flags(parser)
@@ -67,17 +71,19 @@ class BatchCommand:
         group.add_argument("--plan", action="store_true", help="print the memory the run would take, and do not run")
         group.add_argument("--json", action="store_true", help="print the plan as one JSON object")
         group.add_argument("--overwrite", action="store_true", help="discard the results in OUT.jsonl, and start again")
+        group.add_argument(
+            "--retry-failed", action="store_true", help="try requests again whose result in OUT.jsonl is an error"
+        )
 
     def run(self, args: argparse.Namespace) -> int:
-        """Run the file."""
+        """Run the file: 0, or 3 if some requests failed and 2 if all did, or 130 after Ctrl-C and 143 after SIGTERM."""
         _check_flags(args)
         import_torch()
         from minseek.batch.api import check_memory
-        from minseek.batch.files import BatchFiles
 
         choose_model(args)
         policy, defaults = chosen_policy(args.policy), _defaults(args)
-        with BatchFiles(args.input, args.output, overwrite=args.overwrite) as files:
+        with _files(args) as files:
             model = load_model(args)
             summary = files.scan(model, defaults, lengths=args.cap == "auto")
             if not summary.lines:
@@ -103,7 +109,8 @@ def _run(
     defaults: RequestDefaults,
     summary: FileSummary,
 ) -> int:
-    """Run the requests without a result; 130 after Ctrl-C."""
+    """Run the requests without a result."""
+    from minseek.batch.result_file import is_stream
     from minseek.batch.run import run_requests
     from minseek.cli.view_batch import BatchView
 
@@ -111,12 +118,29 @@ def _run(
     try:
         with view:
             done = run_requests(model, files, plan, defaults, summary, view.update)
-    except KeyboardInterrupt:
-        count = f"{view.written} of {summary.left} requests"
-        print(f"minseek: interrupted after {count}{_hint(args)}", file=sys.stderr)
-        return 130
-    print(f"minseek: {view.summary(done)}", file=sys.stderr)
-    return 0
+    except (KeyboardInterrupt, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        count = f"after {view.written} of {summary.left} requests{_hint(args)}"
+        if isinstance(error, KeyboardInterrupt):
+            print(f"minseek: interrupted {count}", file=sys.stderr)
+            return exit_code(error)
+        print(f"minseek: {error.filename or args.output} cannot be written: {error.strerror}, {count}", file=sys.stderr)
+        return 1
+    again = "; --retry-failed tries failed ones again" if done.any_failed and not is_stream(args.output) else ""
+    print(f"minseek: {view.summary(done)}{again}", file=sys.stderr)
+    return 2 if done.all_failed else 3 if done.any_failed else 0
+
+
+def _files(args: argparse.Namespace) -> BatchFiles:
+    """Check the two files; errors name flags."""
+    from minseek.batch.files import BatchFiles
+
+    try:
+        return BatchFiles(args.input, args.output, overwrite=args.overwrite, retry_failed=args.retry_failed)
+    except InputError as error:
+        message = re.sub("(retry_failed|overwrite)(?= has|,)", r"--\1", str(error))
+        raise InputError(message.replace("--retry_failed", "--retry-failed")) from None
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -148,6 +172,8 @@ def _print_resume_state(output: str, state: ResumeState) -> None:
             f"minseek: {output} holds {format_count(count, 'result')}{failed}, skipped: {', '.join(named)}{more}",
             file=sys.stderr,
         )
+    if state.retried:
+        print(f"minseek: {format_count(state.retried, 'failed request')} of {output} are tried again", file=sys.stderr)
     if state.torn:
         print(f"minseek: the last line of {output} was cut off and is removed", file=sys.stderr)
 

@@ -57,7 +57,7 @@ class PlanCommand:
             return 0
         from minseek.batch.request_file import RequestFile
         from minseek.batch.requests import RequestDefaults, read_requests
-        from minseek.batch.result_file import ResumeState
+        from minseek.batch.resume_state import ResumeState
         from minseek.batch.scan import scan_requests
         from minseek.decode import Sampling
 

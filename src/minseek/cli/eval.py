@@ -14,7 +14,9 @@ from minseek.cli.batch_plan import plan_text
 from minseek.cli.flags import add_model_flags, add_sampling_flags, choose_model, load_model, sampling_options
 from minseek.cli.startup import import_torch
 from minseek.errors import InputError
+from minseek.files import check_output_file, check_output_folder
 from minseek.reasoning.strategies import STRATEGIES
+from minseek.signals import exit_code
 
 if TYPE_CHECKING:
     from minseek.evaluation.evaluation import EvalSummary, Evaluation
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _STRATEGIES = ("standard", "budget-forcing", "min-seek")
 _THOUGHTS = "0,2,4,6,10,20,50,100"
 _SEQUENCES = 32
+RESULTS = "results.jsonl"
 _LIMITS = (
     *("max_tokens", "thinking_budget", "answer_tokens"),
     *("min_thought_tokens", "max_thought_tokens", "beyond_context"),
@@ -105,7 +108,7 @@ class EvalCommand:
         group.add_argument("--overwrite", action="store_true", help="discard the results that DIR holds")
 
     def run(self, args: argparse.Namespace) -> int:
-        """Run the sweep; 130 after Ctrl-C."""
+        """Run the sweep; 130 after Ctrl-C, 143 after SIGTERM."""
         _check_flags(args)
         import_torch()
         from minseek.decode import Sampling
@@ -125,16 +128,17 @@ class EvalCommand:
         tasks = _tasks(args)
         choose_model(args)
         model = load_model(args, thinking=args.format)
-        results = None if args.plan else Path(args.output) / "results.jsonl"
+        results = None if args.plan else Path(args.output) / RESULTS
         evaluation = plan_evaluation(model, tasks, results=results, **options)
         if args.plan:
             planned = {"tasks": len(tasks), "trials": len(evaluation.trials), "settings": evaluation.settings}
             report = json.dumps(evaluation.plan.as_dict() | planned, indent=1)
             print(report if args.json else f"{evaluation}\n{plan_text(evaluation.plan)}")
             return 0
-        summary = _run(args, evaluation)
-        if summary is None:
-            return 130
+        try:
+            summary = _run(args, evaluation)
+        except KeyboardInterrupt as error:
+            return exit_code(error)
         _show(args, summary)
         return 0
 
@@ -180,6 +184,10 @@ def _check_flags(args: argparse.Namespace) -> None:
 
     if args.output is None and not args.plan:
         raise InputError("-o DIR is missing: give a directory for the results, or --plan to see trials and memory only")
+    if not args.plan:
+        check_output_folder(Path(args.output), parents=True)
+        if (Path(args.output) / RESULTS).exists():
+            check_output_file(Path(args.output) / RESULTS)
     for name in ("limit", "sequences", "cache_tokens"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -207,8 +215,8 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
     return read_tasks(path)[: args.limit]
 
 
-def _run(args: argparse.Namespace, evaluation: Evaluation) -> EvalSummary | None:
-    """Run the trials that have no result yet, with a live line; None after Ctrl-C."""
+def _run(args: argparse.Namespace, evaluation: Evaluation) -> EvalSummary:
+    """Run the trials that have no result yet, with a live line; tell how to resume if that ends early."""
     from minseek.cli.view_eval import EvalView
 
     left, folder = len(evaluation.remaining), Path(args.output)
@@ -221,11 +229,13 @@ def _run(args: argparse.Namespace, evaluation: Evaluation) -> EvalSummary | None
     try:
         with view:
             summary = evaluation.run(view.add)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError) as error:
         command = "the same command without --overwrite" if args.overwrite else "the same command"
-        kept = f"{view.done} of {left} trials, which {folder} keeps"
-        print(f"minseek: interrupted after {kept}: {command} resumes from there", file=sys.stderr)
-        return None
+        kept = f"after {view.done} of {left} trials, which {folder} keeps: {command} resumes from there"
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"{error.strerror}, {kept}", error.filename) from None
+        print(f"minseek: interrupted {kept}", file=sys.stderr)
+        raise
     print(f"minseek: {view.summary()}", file=sys.stderr)
     return summary
 

@@ -161,7 +161,7 @@ class ReasonCommand:
             print(json.dumps(report, ensure_ascii=False, indent=1))
         if args.usage:
             view.show_usage()
-        return 130 if not complete else 1 if view.is_empty else 0
+        return view.exit_code if not complete else 1 if view.is_empty else 0
 
 
 def read_question(argument: str) -> str:

@@ -1,4 +1,4 @@
-"""Import of torch that Ctrl-C can end."""
+"""Signals while a command starts: SIGTERM as an exception, and an import of torch that Ctrl-C can end."""
 
 from __future__ import annotations
 
@@ -6,14 +6,33 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED = 130  # the exit code of shells for a process ended by Ctrl-C
+from minseek.signals import terminate
+
+
+@contextmanager
+def raise_on_sigterm() -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM, so that results, terminal and locks are left as after Ctrl-C.
+
+    No effect outside the main thread, or if the program has a handler of its own.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def import_torch() -> None:
-    """Import torch, and end the process at Ctrl-C meanwhile.
+    """Import torch, and end the process at Ctrl-C or SIGTERM meanwhile.
 
     Torch calls Python from C++ while it is imported. A KeyboardInterrupt there aborts the process with a core dump.
     """
@@ -23,13 +42,14 @@ def import_torch() -> None:
         import torch
 
         return
-    before = signal.signal(signal.SIGINT, _leave)
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         import torch  # noqa: F401
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
     os.write(2, b"minseek: interrupted\n")
-    os._exit(INTERRUPTED)
+    os._exit(128 + number)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from minseek.cli.flags import add_model_flag, choose_model, print_model_reason
 from minseek.cli.startup import import_torch
 from minseek.errors import InputError
+from minseek.files import check_output_folder
 from minseek.units import format_bytes, format_count, parse_bytes
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     """Refuse wrong flags before anything is loaded."""
     if args.output is None and not args.plan:
         raise InputError("-o DIR is missing: give a directory for the tuned model, or --plan to see the memory only")
+    if args.output is not None:
+        check_output_folder(Path(args.output))
     if args.json and not args.plan:
         raise InputError("--json has no effect without --plan: leave it out")
     if args.eval_data is not None and args.eval_share is not None:

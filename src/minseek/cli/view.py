@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from minseek.signals import exit_code
 from minseek.units import format_bytes
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ class ReasoningView:
         self._answer: list[str] = []
         self._ended: list[ThoughtEnded] = []
         self._result: Result | None = None
-        self._tokens = 0
+        self._tokens = self.exit_code = 0
         self._began = time.perf_counter()
 
     def follow(self, events: Iterator[Event]) -> bool:
-        """Show all events; False if the run was interrupted."""
+        """Show all events; False if the run was interrupted, and then `exit_code` tells how."""
         from rich.live import Live
 
         live = None
@@ -72,7 +73,8 @@ class ReasoningView:
                 live.start()
             for event in events:
                 self._show(event, live)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            self.exit_code = exit_code(error)
             self._end_line(live)
             if live:
                 live.stop()

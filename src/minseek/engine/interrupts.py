@@ -1,43 +1,55 @@
-"""Ctrl-C while an engine runs: the results of the pass that runs are not lost."""
+"""Ctrl-C and SIGTERM while an engine runs: the results of the pass that runs are not lost."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from minseek.signals import terminate
 
 if TYPE_CHECKING:
     from minseek.engine.engine import Engine
+
+_RAISING: dict[int, Callable[..., NoReturn]] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: terminate,
+}
 
 
 @contextmanager
 def finish_pass_first(engine: Engine) -> Iterator[None]:
     """Delay a Ctrl-C during a pass until the pass has ended; a second one stops at once.
 
-    No effect outside the main thread, or if the program has a handler of its own.
+    SIGTERM is delayed as well where it raises `Terminated`, as on the command line. No effect outside the main thread,
+    or if the program has handlers of its own.
     """
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    raising: dict[int, Callable[..., NoReturn]] = {
+        number: handler for number, handler in _RAISING.items() if signal.getsignal(number) is handler
+    }
+    if threading.current_thread() is not threading.main_thread() or not raising:
         yield
         return
-    interrupted = threading.Event()
+    received: list[int] = []
 
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if interrupted.is_set() or not engine.passing:
-            raise KeyboardInterrupt
-        interrupted.set()
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if received or not engine.passing:
+            raising[number](number, frame)
+        received.append(number)
 
-    def raise_if_interrupted() -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
+    def raise_if_received() -> None:
+        if received:
+            raising[received[0]](received[0], None)
 
-    engine.before_pass = raise_if_interrupted
-    signal.signal(signal.SIGINT, on_interrupt)
+    engine.before_pass = raise_if_received
+    for number in raising:
+        signal.signal(number, on_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in raising.items():
+            signal.signal(number, handler)
         engine.before_pass = None

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from minseek.batch.result_file import ResultFile, ResumeState
+from minseek.batch.result_file import ResultFile
+from minseek.batch.resume_state import ResumeState
 from minseek.errors import InputError
 from minseek.evaluation.eval_records import EvalRecord, TrialPoint
 from minseek.evaluation.thought_counts import Thoughts
