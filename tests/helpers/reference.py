@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from minseek.decode import Sampler, Sampling
+
 
 class ReferenceSession:
     """Feeds transformers' own forward pass; dropped spans are cut out of its cache and the rest turned in float64."""
@@ -88,6 +90,40 @@ def min_seek(
         else:
             session.drop(base + kept, session.length)
     return all_thoughts, decode(task.close, task.end, task.answer)
+
+
+def fresh_thoughts(
+    model: Any, task: Task, thoughts: int, sampling: Sampling
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Thoughts that do not see each other, all of them after the first one, and the answer after each of them.
+
+    Answers are drawn as if each were the last of its run: they use up no random numbers.
+    """
+    session, sampler = ReferenceSession(model), Sampler(sampling)
+
+    def decode(sampler: Sampler, fed: Sequence[int], stop: set[int], limit: int) -> list[int]:
+        logits, tokens = session.forward(fed), []
+        while len(tokens) < limit:
+            token = sampler.pick(logits)
+            if token in stop:
+                break
+            tokens.append(token)
+            logits = session.forward([token])
+        return tokens
+
+    def answer() -> list[int]:
+        length = session.length
+        tokens = decode(sampler.fork(), task.close, task.end, task.answer)
+        session.drop(length, session.length)
+        return tokens
+
+    all_thoughts, answers = [finite(decode(sampler, task.prompt, task.stop, task.limit), task)], [answer()]
+    base = session.length
+    for _ in range(thoughts):
+        all_thoughts.append(task.word + finite(decode(sampler, task.word, task.stop, task.limit), task))
+        answers.append(answer())
+        session.drop(base, session.length)
+    return all_thoughts, answers
 
 
 def budget_forcing(model: Any, task: Task, thoughts: int) -> tuple[list[list[int]], list[int]]:

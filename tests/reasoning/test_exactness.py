@@ -10,7 +10,8 @@ import torch
 
 import minseek
 from minseek.models.chat.prompts import encode_prompt, render_prompt
-from tests.helpers.reference import EndlessError, Task, budget_forcing, generate, min_seek
+from minseek.reasoning.answer_extraction import final_answer
+from tests.helpers.reference import EndlessError, Task, budget_forcing, fresh_thoughts, generate, min_seek
 from tests.helpers.tiny_models import ARCHITECTURES, make_reference, save
 
 GREEDY = minseek.Sampling(temperature=0)
@@ -83,6 +84,39 @@ def test_budget_forcing_equals_generation_from_the_text_so_far(pair: Pair, thoug
 @pytest.mark.parametrize("keys", ["re-rotated", "unrotated"])
 def test_min_seek_equals_its_definition_on_transformers(pair: Pair, thoughts: int, keys: Any) -> None:
     pair.compare(minseek.MinSeek(thoughts), min_seek, thoughts, key_storage=keys)
+
+
+@pytest.mark.parametrize(
+    "sampling", [GREEDY, *(minseek.Sampling(temperature=0.9, top_p=1.0, seed=seed) for seed in range(2))], ids=str
+)
+def test_fresh_thoughts_equal_their_definition_on_transformers(pair: Pair, sampling: minseek.Sampling) -> None:
+    compared, most, decode = 0, 5, pair.model.decode
+    for question in QUESTIONS:
+        try:
+            wanted, answers = fresh_thoughts(pair.reference, pair.task(question), most, sampling)
+        except EndlessError:
+            continue
+        events = list(
+            minseek.stream(
+                *(pair.model, question),
+                strategy=minseek.FreshThoughts(most),
+                sampling=sampling,
+                limits=minseek.Limits(answer_tokens=ANSWER),
+            )
+        )
+        assert isinstance(events[-1], minseek.Finished)
+        got = events[-1].result
+        count = len(got.thoughts)
+        assert [thought.tokens for thought in got.thoughts] == wanted[:count]
+        interim = [event for event in events if isinstance(event, minseek.InterimAnswer)]
+        assert [event.tokens for event in interim] == answers[:count]
+        texts = [final_answer(decode(answer)) for answer in answers]
+        assert final_answer(got.answer) == max(texts, key=lambda text: (text != "", texts.count(text)))
+        assert got.stats.ended_by == ("thoughts" if count == most + 1 else "decided")
+        compared += 1
+        if compared == 2:
+            return
+    assert compared, "no question lets this random model close its thoughts: choose others"
 
 
 @pytest.mark.slow

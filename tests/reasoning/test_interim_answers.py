@@ -19,7 +19,8 @@ from minseek.engine import Engine
 from minseek.reasoning.answer_extraction import final_answer
 from minseek.reasoning.options import RunOptions
 from minseek.reasoning.run import Run
-from minseek.reasoning.strategies import Decision, KeepRule
+from minseek.reasoning.strategies import KeepRule
+from minseek.reasoning.strategy import Decision
 from minseek.reasoning.thinking_job import ThinkingJob
 from tests.helpers.generation import make_plan
 from tests.helpers.scripted import Scripted

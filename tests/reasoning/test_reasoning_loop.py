@@ -236,7 +236,7 @@ def test_arguments_of_a_wrong_type_are_refused_before_anything_runs(tiny: minsee
         ({"sampling": {"seed": 1}}, "sampling must be a Sampling, not {'seed': 1}: give minseek.Sampling(…)"),
         ({"sampling": {}}, "sampling must be a Sampling, not {}: give minseek.Sampling(…)"),
         ({"limits": {"kv_budget": 9}}, "limits must be a Limits, not {'kv_budget': 9}: give minseek.Limits(…)"),
-        ({"strategy": 0}, "a strategy is MinSeek(), BudgetForcing() or Standard(), not 0"),
+        ({"strategy": 0}, "a strategy is MinSeek(), FreshThoughts() or another one, not 0"),
         ({"induce": 5}, "induce must be a text, not 5"),
         ({"system": ["be brief"]}, "system must be a text, not ['be brief']"),
     ],

@@ -20,7 +20,8 @@ from minseek.cli.flags import (
 from minseek.cli.startup import import_torch
 from minseek.cli.view import ReasoningView
 from minseek.errors import InputError
-from minseek.reasoning.strategies import ANSWER_FORMS, RULES, STRATEGIES, MinSeek, canonical_rule
+from minseek.reasoning.strategies import RULES, STRATEGIES, MinSeek, canonical_rule
+from minseek.reasoning.strategy import ANSWER_FORMS
 
 if TYPE_CHECKING:
     from minseek.reasoning import Strategy

@@ -149,7 +149,7 @@ def _by_task(values: dict[tuple[str, int], float]) -> tuple[Any, Any]:
 
 
 def _is_cut(point: TrialPoint) -> bool:
-    if point.ended_by == "stable":
+    if point.ended_by in ("stable", "decided"):
         return False
     return point.ended_by in ("context", "kv-budget", "thinking-budget") or (
         point.thoughts is not None and point.reached < point.thoughts

@@ -20,7 +20,7 @@ from minseek.evaluation.variants import parse_strategies
 from minseek.models import Model, check_model
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.options import RunOptions
-from minseek.reasoning.strategies import Strategy
+from minseek.reasoning.strategy import Strategy
 
 DEFAULT_STRATEGIES = ("standard", "budget-forcing", "min-seek")
 DEFAULT_THOUGHTS = (0, 2, 4, 6, 10, 20, 50, 100)

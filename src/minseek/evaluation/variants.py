@@ -9,7 +9,8 @@ from typing import Any
 
 from minseek.errors import InputError
 from minseek.evaluation.thought_counts import Thoughts
-from minseek.reasoning.strategies import STRATEGIES, Strategy
+from minseek.reasoning.strategies import STRATEGIES
+from minseek.reasoning.strategy import Strategy
 
 _WORDS = {"true": True, "false": False}
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from minseek.reasoning.strategies import MinSeek, Standard, Strategy
+from minseek.reasoning.strategies import MinSeek, Standard
+from minseek.reasoning.strategy import Strategy
 
 EffortName = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 

@@ -11,7 +11,8 @@ from minseek.decode.logprobs import MAX_LOGPROBS
 from minseek.decode.sampling import MAX_LOGIT_BIAS
 from minseek.protocol.efforts import EffortName
 from minseek.protocol.fields import parse_same
-from minseek.reasoning.strategies import STRATEGIES, AnswerForm, KeepRule, canonical_rule
+from minseek.reasoning.strategies import STRATEGIES, KeepRule, canonical_rule
+from minseek.reasoning.strategy import AnswerForm
 
 
 def _check_unicode(text: str) -> str:

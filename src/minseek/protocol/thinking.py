@@ -10,7 +10,8 @@ from minseek.errors import InputError, is_instance
 from minseek.protocol.efforts import EFFORTS, Effort
 from minseek.protocol.fields import FieldError, parse_same, preview
 from minseek.reasoning.limits import Limits
-from minseek.reasoning.strategies import STRATEGIES, MinSeek, Strategy
+from minseek.reasoning.strategies import OPTIONS, STRATEGIES
+from minseek.reasoning.strategy import Strategy
 
 if TYPE_CHECKING:
     from minseek.protocol.requests import ChatRequest
@@ -20,7 +21,7 @@ BUDGET_FIELDS = ("thinking_token_budget", "thinking_budget_tokens", "reasoning_b
 THINKING_FIELDS = ("thinking", "reasoning_effort", *BUDGET_FIELDS)
 MAX_COMPLETION_TOKENS = 32768
 """Default maximum of generated tokens of one choice, thinking included."""
-_STRATEGY_FIELDS = ("strategy", *MinSeek.options())
+_STRATEGY_FIELDS = ("strategy", *OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def parse_strategy(options: Mapping[str, Any]) -> Strategy:
         raise FieldError(
             f"thinking.strategy must be one of {', '.join(STRATEGIES)}, not {preview(name)}", param="thinking.strategy"
         )
-    given = {option: options[option] for option in MinSeek.options() if option in options}
+    given = {option: options[option] for option in OPTIONS if option in options}
     for option in given:
         if option not in STRATEGIES[name].options():
             raise FieldError(
@@ -156,13 +157,16 @@ def _turned_off_by(
 
 def _count_answers(options: Mapping[str, Any], strategy: Strategy) -> int:
     """Number of answers that a run generates, including those that are only compared."""
-    uses = [name for name in ("stop_when_stable", "vote") if options.get(name)]
-    if not uses:
+    if not strategy.compares_answers:
         return 1
-    for name, wrong in (("thoughts", strategy.thoughts is None), ("answer", strategy.answer != "direct")):
-        if wrong:
+    uses = [name for name in ("stop_when_stable", "vote") if options.get(name)] or [f"the strategy {strategy.name}"]
+    for name, value, right in (
+        ("thoughts", "unbounded" if strategy.thoughts is None else "", ""),
+        ("answer", strategy.answer, "direct"),
+    ):
+        if value != right:
             raise FieldError(
-                f"thinking.{name} {preview(options[name])} is not supported together with {uses[0]}, whose answers "
+                f"thinking.{name} {preview(value)} is not supported together with {uses[0]}, whose answers "
                 "count as generated tokens: give a number of thoughts and direct answers",
                 param=f"thinking.{name}",
             )

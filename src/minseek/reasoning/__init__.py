@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from minseek.reasoning.limits import Limits
     from minseek.reasoning.options import RunOptions
     from minseek.reasoning.run_plan import RunPlan
-    from minseek.reasoning.strategies import BudgetForcing, Decision, MinSeek, Standard, Strategy
+    from minseek.reasoning.strategies import BudgetForcing, FreshThoughts, MinSeek, Standard
+    from minseek.reasoning.strategy import Decision, Strategy
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -37,7 +38,8 @@ __getattr__, __dir__ = lazy_names(
         "minseek.reasoning.limits": ("Limits",),
         "minseek.reasoning.options": ("RunOptions",),
         "minseek.reasoning.run_plan": ("RunPlan",),
-        "minseek.reasoning.strategies": ("BudgetForcing", "Decision", "MinSeek", "Standard", "Strategy"),
+        "minseek.reasoning.strategies": ("BudgetForcing", "FreshThoughts", "MinSeek", "Standard"),
+        "minseek.reasoning.strategy": ("Decision", "Strategy"),
     },
 )
 
@@ -47,6 +49,7 @@ __all__ = [
     "Decision",
     "Event",
     "Finished",
+    "FreshThoughts",
     "InterimAnswer",
     "Limits",
     "MinSeek",

@@ -14,7 +14,7 @@ from minseek.reasoning.limits import Limits
 from minseek.reasoning.options import AnswerAfter, RunOptions
 from minseek.reasoning.run import Run
 from minseek.reasoning.run_plan import RunPlan
-from minseek.reasoning.strategies import Strategy
+from minseek.reasoning.strategy import Strategy
 
 
 def stream(

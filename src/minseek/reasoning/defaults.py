@@ -9,7 +9,8 @@ from minseek.models.chat.prompts import Question
 from minseek.reasoning.options import RunOptions
 from minseek.reasoning.run import Run
 from minseek.reasoning.run_plan import RunPlan
-from minseek.reasoning.strategies import MinSeek, Standard, Strategy
+from minseek.reasoning.strategies import MinSeek, Standard
+from minseek.reasoning.strategy import Strategy
 
 PLAIN_THOUGHT_TOKENS = 128
 """Most tokens of a thought of a model without thinking tags (measured, see the lab notes)."""
@@ -40,7 +41,7 @@ def default_thought_tokens(model: Model, plan: RunPlan, options: RunOptions) -> 
         return None
     most = None if model.thinking.open else PLAIN_THOUGHT_TOKENS
     if plan.thinking_capacity is not None and strategy.keep is not None:
-        held = 1 + strategy.keep + 1  # the first thought, kept ones, and the current one
+        held = 1 + strategy.keep + (not strategy.independent)  # the first thought, kept ones, and the current one
         share = (plan.thinking_capacity - plan.prompt_tokens) // held
         most = share if most is None else min(share, most)
     return None if most is None else max(most, limits.min_thought_tokens or 1)

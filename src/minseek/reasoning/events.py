@@ -49,6 +49,19 @@ class Thought:
         """True if the model or the limit on every thought ended it, rather than a limit on the run."""
         return self.ended_by in ("closed", "max-thought-tokens")
 
+    @property
+    def cut_off(self) -> str:
+        """The limit or the loop that cut it off, in words; empty if it finished."""
+        return "" if self.finished else _CUT_OFF[self.ended_by]
+
+
+_CUT_OFF: dict[Ending, str] = {
+    "loop": "it repeats itself",
+    "thinking-budget": "cut off by the budget of thinking tokens",
+    "context": "cut off by the context",
+    "kv-budget": "cut off by the KV budget",
+}
+
 
 @dataclass(frozen=True)
 class Stats:
@@ -67,8 +80,9 @@ class Stats:
     thoughts : int
         Induced thoughts, a final one included.
     ended_by : str
-        Reason for the end of thinking: "thoughts" (as many as wanted), "stable" (interim answers agreed), "max-tokens",
-        "loop" (the last thought repeated itself), "thinking-budget", "context" or "kv-budget".
+        Reason for the end of thinking: "thoughts" (as many as wanted), "stable" (interim answers agreed), "decided" (no
+        further answer can change the vote), "max-tokens", "loop" (the last thought repeated itself),
+        "thinking-budget", "context" or "kv-budget".
     answer_ended_by : str
         "end" (of the model's turn), "stop" (a stop string), "loop", "answer-tokens", "context" or "kv-budget".
     interim_tokens : int

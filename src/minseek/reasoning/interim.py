@@ -12,7 +12,7 @@ from minseek.reasoning.answer import Answer
 from minseek.reasoning.answer_extraction import final_answer
 from minseek.reasoning.chain import NeedLogits, RunSteps
 from minseek.reasoning.options import AnswerAfter
-from minseek.reasoning.strategies import Strategy
+from minseek.reasoning.strategy import Strategy
 
 T = TypeVar("T")
 
@@ -64,13 +64,31 @@ class InterimAnswers:
         """True if the last `stop_when_stable` answers agree."""
         return len(self._latest) == self._window and len(set(self._latest)) == 1 and self._latest[0] != ""
 
+    def decided(self, left: int | None) -> bool:
+        """True if `left` more answers, None for any number, cannot change the winner of the vote."""
+        if left is None or not self._counts:
+            return False
+        winner = self._winner()
+        if winner == "":
+            return left == 0
+        order, votes = list(self._counts), self._counts[winner]
+        earlier = {text for text in order[: order.index(winner)] if text}  # one that ties with the winner beats it
+        return votes >= left and all(
+            count + left < votes + (text not in earlier)
+            for text, count in self._counts.items()
+            if text not in (winner, "")
+        )
+
     def chosen(self) -> Answer:
         """The final answer: by vote the most frequent one, the earliest on a tie; without a vote the last one."""
         assert self._last is not None, "an interim answer follows the last thought, too"
         if not self._votes:
             return self._last
-        most_frequent = max(self._counts, key=lambda extracted: (extracted != "", self._counts[extracted]))
-        return self._earliest[most_frequent]
+        return self._earliest[self._winner()]
+
+    def _winner(self) -> str:
+        """The extracted text of most answers, the earliest on a tie."""
+        return max(self._counts, key=lambda extracted: (extracted != "", self._counts[extracted]))
 
 
 def silent(steps: RunSteps[T]) -> Generator[NeedLogits, Tensor | None, T]:

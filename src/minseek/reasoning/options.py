@@ -10,7 +10,8 @@ from minseek.cache import KeyStorage
 from minseek.decode import Sampling, check_logprobs, check_stop
 from minseek.errors import InputError, check_type
 from minseek.reasoning.limits import Limits
-from minseek.reasoning.strategies import MinSeek, Strategy
+from minseek.reasoning.strategies import MinSeek
+from minseek.reasoning.strategy import Strategy
 
 AnswerAfter = Collection[int] | Literal["every"] | None
 """Numbers of induced thoughts (0: the first thought alone) after which an interim answer is wanted."""
@@ -48,7 +49,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.strategy, Strategy):
-            raise TypeError(f"a strategy is MinSeek(), BudgetForcing() or Standard(), not {self.strategy!r}")
+            raise TypeError(f"a strategy is MinSeek(), FreshThoughts() or another one, not {self.strategy!r}")
         check_type("sampling must be a Sampling", self.sampling, Sampling, ": give minseek.Sampling(…)")
         check_type("limits must be a Limits", self.limits, Limits, ": give minseek.Limits(…)")
         for name, text in (("induce", self.induce), ("system", self.system)):

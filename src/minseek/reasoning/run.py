@@ -12,7 +12,7 @@ from minseek.models.chat.prompts import Question, as_messages, encode_prompt, re
 from minseek.models.chat.thinking_format import is_open
 from minseek.reasoning.answer import Answer, AnswerWriter
 from minseek.reasoning.chain import Chain, NeedLogits, RunSteps
-from minseek.reasoning.events import Event, Finished, InterimAnswer, Result, Stats
+from minseek.reasoning.events import Event, Finished, InterimAnswer, Result, Stats, ThoughtEnded
 from minseek.reasoning.interim import InterimAnswers, silent
 from minseek.reasoning.options import RunOptions
 from minseek.reasoning.run_plan import RunPlan
@@ -117,27 +117,50 @@ class Run:
         first = yield from self._thoughts.thought(chain, opening)
         chain.base = chain.length  # prompt and first thought always stay
         yield thought_ended(chain, first, "the first thought stays with the prompt")
-        wanted, stable = self._strategy.thoughts, False
+        wanted, ended_early = self._strategy.thoughts, False
         while (wanted is None or len(chain.thoughts) <= wanted) and self._thoughts.may_induce(chain):
-            if self._interim.due(len(chain.thoughts) - 1):
+            if self._has_answer(chain) and self._interim.due(len(chain.thoughts) - 1):
                 yield (yield from self._answer_now(chain))
-                if stable := self._interim.stable:
-                    chain.ended_by = "stable"
+                if ended_early := self._ends_early(chain):
                     break
-            new = yield from self._thoughts.thought(chain)
-            decision = self._strategy.decide(chain.kept, new, self._rng)
-            chain.kept.append(new)
-            if decision.dropped is not None:
-                chain.drop(decision.dropped)
-            replaced = decision.dropped.index if decision.dropped is not None and new.kept else None
-            yield thought_ended(chain, new, decision.why, replaced)
+            yield (yield from self._induce(chain))
         if not self._interim.decides:
             return (yield from self._finish(chain))
-        if not stable:
+        if not ended_early and self._has_answer(chain):
             yield (yield from self._answer_now(chain))
         answer = self._interim.chosen()
         self._interim.tokens -= len(answer.tokens)  # these are the final answer's
         return (yield from self._answers.repeat(chain, answer))
+
+    def _induce(self, chain: Chain) -> RunSteps[ThoughtEnded]:
+        """Another thought, after the strategy has kept or dropped it."""
+        released = chain.kept[0] if chain.kept and self._strategy.independent else None
+        if released is not None:
+            chain.drop(released)
+        new = yield from self._thoughts.thought(chain)
+        decision = self._strategy.decide(chain.kept, new, self._rng)
+        chain.kept.append(new)
+        if decision.dropped is not None:
+            chain.drop(decision.dropped)
+        replaced = decision.dropped if new.kept and decision.dropped is not None else released
+        return thought_ended(chain, new, decision.why, None if replaced is None else replaced.index)
+
+    def _has_answer(self, chain: Chain) -> bool:
+        """True unless an independent thought was cut off: what was thought before it has been answered already."""
+        return not self._strategy.independent or chain.thoughts[-1].kept
+
+    def _ends_early(self, chain: Chain) -> bool:
+        """True if the answers so far end thinking; sets `Chain.ended_by`."""
+        wanted = self._strategy.thoughts
+        if self._interim.stable:
+            chain.ended_by = "stable"
+        elif self._strategy.independent and self._interim.decided(
+            None if wanted is None else wanted - len(chain.thoughts) + 1
+        ):
+            chain.ended_by = "decided"
+        else:
+            return False
+        return True
 
     def _finish(self, chain: Chain) -> RunSteps[Answer]:
         """The answer after the last thought."""

@@ -10,7 +10,7 @@ from minseek.models import Model
 from minseek.models.device import memory_bytes
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.options import RunOptions
-from minseek.reasoning.strategies import Strategy
+from minseek.reasoning.strategy import Strategy
 from minseek.units import format_bytes, parse_bytes
 
 MIN_TOKENS = 16  # of thinking, and of the answer, for which every run must have space
@@ -163,5 +163,5 @@ def _thoughts_held(strategy: Strategy, length: int) -> tuple[int, int] | None:
         return None
     induced = min(n for n in (thoughts, keep) if n is not None)
     final = strategy.answer == "final-thought" and thoughts != 0
-    current = not final and (thoughts is None or thoughts > induced)
+    current = not final and not strategy.independent and (thoughts is None or thoughts > induced)
     return length * (1 + induced + final), length * current

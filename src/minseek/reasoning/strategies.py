@@ -1,15 +1,15 @@
-"""Strategies: the number of induced thoughts, and the choice of those that stay in the cache."""
+"""The strategies, by name."""
 
 from __future__ import annotations
 
 import math
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from minseek.errors import InputError, check_int, check_type
+from minseek.errors import InputError, check_int
+from minseek.reasoning.strategy import ANSWER_FORMS, AnswerForm, Decision, Strategy
 
 if TYPE_CHECKING:
     from minseek.reasoning.events import Thought
@@ -19,76 +19,6 @@ RULES: tuple[str, ...] = get_args(KeepRule)
 """Names of the rules by which `MinSeek` chooses the thoughts to keep."""
 RULE_ALIASES = {"likeliest": "most-likely"}
 """Earlier names of rules, still accepted."""
-AnswerForm = Literal["direct", "final-thought"]
-ANSWER_FORMS: tuple[str, ...] = get_args(AnswerForm)
-"""Names of the two ways to go from the last thought to the answer."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The thought that leaves the cache (the new one, a kept one, or none) and the reason."""
-
-    dropped: Thought | None
-    why: str
-
-
-@dataclass(frozen=True)
-class Strategy(ABC):
-    """Rule for inducing thoughts and for keeping them in the cache.
-
-    To write one, derive a frozen dataclass and define `decide`. Parameters that the derived class does not declare
-    keep the defaults given here.
-
-    Parameters
-    ----------
-    thoughts : int or None
-        Thoughts to induce after the first; None for as many as the limits allow.
-    stop_when_stable : int or None
-        Ours, not the paper's: answer after every thought, discard that answer, and induce no further thought once
-        this many such interim answers in a row agree, 2 or more.
-    vote : bool
-        Ours, not the paper's: answer after every thought and return the most frequent of these interim answers, the
-        earliest on a tie. With a final thought, each of them has its own.
-
-    Attributes
-    ----------
-    keep : int or None
-        Most induced thoughts that `decide` keeps, for the memory plan; None if nothing bounds them.
-    answer : {"direct", "final-thought"}
-        *direct* closes thinking after the last thought; *final-thought* lets one more thought close by itself.
-    """
-
-    thoughts: int | None = 10
-    keep: int | None = field(default=None, init=False, repr=False)
-    answer: AnswerForm = field(default="direct", init=False, repr=False)
-    stop_when_stable: int | None = field(default=None, kw_only=True)
-    vote: bool = field(default=False, kw_only=True)
-
-    name: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        check_int("thoughts", self.thoughts, least=0, optional=True)
-        check_int("stop_when_stable", self.stop_when_stable, least=2, optional=True)
-        check_type("vote must be True or False", self.vote, bool)
-
-    @abstractmethod
-    def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
-        """Keep or drop a new induced thought, given the induced ones that are kept, oldest first."""
-
-    @property
-    def needs_logprob(self) -> bool:
-        """True if `decide` reads `Thought.logprob`."""
-        return False
-
-    @property
-    def compares_answers(self) -> bool:
-        """True if the run answers after every thought, for a vote or for a stop."""
-        return self.vote or self.stop_when_stable is not None
-
-    @classmethod
-    def options(cls) -> tuple[str, ...]:
-        """Names of the parameters."""
-        return tuple(parameter.name for parameter in fields(cls) if parameter.init)
 
 
 @dataclass(frozen=True)
@@ -164,7 +94,7 @@ class MinSeek(Strategy):
     def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
         """Keep the new thought if fewer than `keep` are kept, or if the rule prefers it to one that then leaves."""
         if not new.finished:
-            return Decision(new, "it repeats itself" if new.ended_by == "loop" else "it was cut off")
+            return Decision(new, new.cut_off)
         if len(kept) < self.keep:
             return Decision(None, f"{len(kept)} of {self.keep} were kept so far")
         if self.rule == "latest":
@@ -193,8 +123,40 @@ class MinSeek(Strategy):
         return f"{thought.logprob} a token" if self.rule == "most-likely" else f"{thought.length} tokens"
 
 
-STRATEGIES: dict[str, type[Strategy]] = {kind.name: kind for kind in (MinSeek, BudgetForcing, Standard)}
+@dataclass(frozen=True)
+class FreshThoughts(Strategy):
+    """Induce thoughts that do not see each other, and vote: the cache holds one induced thought at a time.
+
+    Ours, not the paper's. Each thought is induced after prompt and first thought alone, an answer follows it, and both
+    leave the cache. The most frequent answer is the result, the first thought's included, the earliest on a tie: the
+    vote of self-consistency (arXiv 2203.11171), among thoughts that share their first one instead of whole samples.
+    Thinking ends early once the thoughts left cannot change the vote. At temperature 0 all these thoughts are equal.
+
+    Parameters
+    ----------
+    thoughts : int or None
+        Most thoughts to induce; None for as many as the limits allow.
+    stop_when_stable
+        See `Strategy`.
+    """
+
+    keep: int | None = field(default=1, init=False, repr=False)
+    vote: bool = field(default=True, init=False, repr=False)
+
+    name: ClassVar[str] = "fresh"
+    independent: ClassVar[bool] = True
+
+    def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
+        """Keep it until the next one is induced, so that its answer can be written."""
+        if not new.finished:
+            return Decision(new, new.cut_off)
+        return Decision(None, "a vote of its own")
+
+
+STRATEGIES: dict[str, type[Strategy]] = {kind.name: kind for kind in (MinSeek, FreshThoughts, BudgetForcing, Standard)}
 """The strategies by name."""
+OPTIONS: tuple[str, ...] = tuple(dict.fromkeys(name for kind in STRATEGIES.values() for name in kind.options()))
+"""Names of the parameters of all strategies."""
 
 
 def canonical_rule(rule: str) -> str:

@@ -42,6 +42,7 @@ class ThoughtWriter:
 
     def __init__(self, model: Model, options: RunOptions) -> None:
         self._model, self._form, self._limits = model, model.thinking, options.limits
+        self._independent = options.strategy.independent
         self._needs_logprob, self._logprobs = options.strategy.needs_logprob, options.logprobs
         self._budget = options.limits.max_thinking_tokens
         self._word = model.thinking.induce if options.induce is None else options.induce
@@ -72,13 +73,14 @@ class ThoughtWriter:
     def may_induce(self, chain: Chain, final: bool = False) -> bool:
         """True if the limits allow another thought; otherwise sets `Chain.ended_by`."""
         last, count = chain.thoughts[-1], len(self._word_ids)
+        held = chain.base if self._independent else chain.length
         if not last.finished and last.ended_by != "loop" and (last.kept or last.ended_by == "thinking-budget"):
             return False  # a thought that filled the cache and was dropped has freed its tokens
         if chain.thinking_tokens >= self._limits.max_tokens and not final:
             chain.ended_by = "max-tokens"
         elif self._budget is not None and chain.thinking_tokens + count >= self._budget:
             chain.ended_by = "thinking-budget"
-        elif not chain.plan.allows_thinking(chain.length + count + (0 if last.finished else MIN_TOKENS)):
+        elif not chain.plan.allows_thinking(held + count + (0 if last.finished else MIN_TOKENS)):
             chain.ended_by = chain.plan.bound_by
         else:
             if not final:

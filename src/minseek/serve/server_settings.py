@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from minseek.decode import Sampling
 from minseek.errors import InputError
-from minseek.reasoning.strategies import Strategy
+from minseek.reasoning.strategy import Strategy
 
 
 @dataclass(frozen=True)
