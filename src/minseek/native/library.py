@@ -22,6 +22,7 @@ from pathlib import Path
 
 from minseek.native.isa import InstructionSet, cpu_flags, instruction_set
 
+_SIMD = Path(__file__).with_name("simd")  # headers for all kernels: vectors as wide as the processor's
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-std=gnu11")
 
 
@@ -34,7 +35,7 @@ class Kernels:
     name : str
         Beginning of the library's file name; a hash of everything it was built from follows.
     folder : Path
-        Folder of the sources and of the headers that they include.
+        Folder of the sources and of their own headers. They may include those of `native/simd`, too.
     sources : tuple of str
         Files in `folder`.
     flags : tuple of str
@@ -89,7 +90,12 @@ def check_struct_sizes(library: ctypes.CDLL, structures: Mapping[str, type[ctype
 def _find_or_build(kernels: Kernels, isa: InstructionSet) -> NativeStatus:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
     processor = " ".join((platform.machine(), *sorted(cpu_flags())))  # what -march=native depends on
-    texts = [file.read_text() for file in sorted(kernels.folder.iterdir()) if file.suffix in (".c", ".h")]
+    texts = [
+        file.read_text()
+        for folder in (kernels.folder, _SIMD)
+        for file in sorted(folder.iterdir())
+        if file.suffix in (".c", ".h")
+    ]
     flags = (*_FLAGS, *isa.flags, *kernels.flags, *os.environ.get("MINSEEK_CFLAGS", "").split())
     key = hashlib.sha256("\0".join((*texts, *flags, processor, str(compiler))).encode())
     path = cache_folder() / "kernels" / f"{kernels.name}-{key.hexdigest()[:20]}.so"
@@ -97,7 +103,7 @@ def _find_or_build(kernels: Kernels, isa: InstructionSet) -> NativeStatus:
         if compiler is None:
             return NativeStatus(None, "no C compiler (cc, gcc or clang) was found")
         sources = [str(kernels.folder / name) for name in kernels.sources]
-        failure = _build([compiler, *flags, *sources], path)
+        failure = _build([compiler, *flags, f"-I{_SIMD}", *sources], path)
         if failure:
             return NativeStatus(None, failure)
     try:

@@ -29,12 +29,12 @@ static inline double distance_sq(const kmeans_state *s, const thread_scratch *t,
     for (; j + 8 <= s->n_features; j += 8)
         UNROLL for (int e = 0; e < F64_VECS; e++) {
             const int64_t feature = j + e * F64_LANES;
-            const f64_vec difference = *(const f64_vec *)(x + feature) - *(const f64_vec *)(c + feature);
+            const f64_vec difference = *(const f64_vec_u *)(x + feature) - *(const f64_vec_u *)(c + feature);
             total[e] += difference * difference;
         }
     double rest = 0;
     for (; j < s->n_features; j++) rest += (x[j] - c[j]) * (x[j] - c[j]);
-    return f64_hsum(total) + rest;
+    return f64_sum8(total) + rest;
 }
 
 /* Squared distances to the centers of one pack. Sums of even and of odd features do not wait for each other. */
@@ -71,7 +71,7 @@ static inline void tile_distances_sq(const kmeans_state *s, const thread_scratch
         UNROLL for (int e = 0; e < VECS; e++) total[q][e] = (vec){0};
     }
     for (int64_t j = 0; j < s->n_features; j++) {
-        const vec xj = (vec){0} + x[j];
+        const vec xj = OF_REAL(all)(x[j]);
         UNROLL for (int q = 0; q < TILE; q++)
             UNROLL for (int e = 0; e < VECS; e++) {
                 const vec difference = xj - c[q][j * VECS + e];

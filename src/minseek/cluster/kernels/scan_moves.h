@@ -12,15 +12,15 @@ typedef struct {
 
 static inline candidate_limits limits_of(const kmeans_state *s, const thread_scratch *t, double weight) {
     const vec *cluster_weights = (const vec *)s->weight_in_clusters_packed, *squares = (const vec *)t->packed_sq;
-    const vec infinite = (vec){0} + (real)INFINITY;
+    const vec infinite = OF_REAL(all)((real)INFINITY);
     const real real_weight = (real)weight;
     vec nearest[VECS], cheapest[VECS];
     UNROLL for (int e = 0; e < VECS; e++) nearest[e] = cheapest[e] = infinite;
     for (int64_t p = 0; p < s->n_packs; p++)
         UNROLL for (int e = 0; e < VECS; e++) {
             const vec square = squares[p * VECS + e], w = cluster_weights[p * VECS + e];
-            nearest[e] = vec_min(square, nearest[e]);
-            cheapest[e] = vec_min(square * w / (w + real_weight), cheapest[e]);
+            nearest[e] = OF_REAL(min)(square, nearest[e]);
+            cheapest[e] = OF_REAL(min)(square * w / (w + real_weight), cheapest[e]);
         }
     const double allowance = 4 * s->error_abs;
     return (candidate_limits){(real)((double)pack_hmin(nearest) * (1 + 1e-3) + allowance),

@@ -8,7 +8,7 @@
  * Compiled once per kind of data: -DDATA_DOUBLE for float64, -DSPARSE for CSR. Implementation header. */
 #ifndef MINSEEK_CLUSTER_STATE_H
 #define MINSEEK_CLUSTER_STATE_H
-#include "simd.h"
+#include "pack.h"
 #include <omp.h>
 #include <stdlib.h>
 

@@ -28,7 +28,7 @@ static inline unsigned join_cost_le(const kmeans_state *s, int64_t pack, const v
     UNROLL for (int e = 0; e < VECS; e++) {
         const vec w = cluster_weights[e];
         const vec excess = (squares[e] * factor - error_abs) * w - (w + real_weight) * real_limit;
-        bits |= vec_le(excess, 0) << e * LANES;
+        bits |= OF_REAL(le)(excess, 0) << e * LANES;
     }
     return bits;
 }

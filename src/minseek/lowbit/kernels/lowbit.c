@@ -3,8 +3,8 @@
 #include <stdint.h>
 #include <string.h>
 #include "grid.h"
+#include "lanes.h"
 #include "philox.h"
-#include "simd.h"
 
 #define CHUNK (256 * SPAN) /* elements that a thread takes at a time */
 

@@ -4,7 +4,7 @@
 #ifndef MINSEEK_PHILOX_H
 #define MINSEEK_PHILOX_H
 #include <stdint.h>
-#include "simd.h"
+#include "lanes.h"
 
 #define COUNTERS 16          /* in a chunk of the random stream */
 #define WORDS (4 * COUNTERS) /* of a chunk */
@@ -15,10 +15,10 @@ typedef struct {
 } random_source;
 
 /* A round on words in the lower halves of 64-bit lanes; the upper halves are ignored. */
-#define ROUND(a, b, c, d)                                                          \
-    do {                                                                           \
-        const u64_vec p = mul_low(a, 0xD2511F53u), q = mul_low(c, 0xCD9E8D57u);    \
-        a = high_to_low(q) ^ b ^ low, b = q, c = high_to_low(p) ^ d ^ high, d = p; \
+#define ROUND(a, b, c, d)                                                                  \
+    do {                                                                                   \
+        const u64_vec p = u64_mul_low(a, 0xD2511F53u), q = u64_mul_low(c, 0xCD9E8D57u);    \
+        a = u64_high_to_low(q) ^ b ^ low, b = q, c = u64_high_to_low(p) ^ d ^ high, d = p; \
     } while (0)
 
 static inline u32_vec interleave(u64_vec even, u64_vec odd) {
@@ -29,8 +29,8 @@ static inline u32_vec interleave(u64_vec even, u64_vec odd) {
 static inline void philox(random_source source, uint64_t chunk, uint32_t *out) {
     const uint64_t first = chunk * COUNTERS; /* a multiple of 16: the lower halves of the counters never carry */
     u64_vec none = {0}, even;
-    for (int i = 0; i < LANES / 2; i++) even[i] = 2 * i;
-    for (int lane = 0; lane < COUNTERS; lane += LANES) {
+    for (int i = 0; i < F64_LANES; i++) even[i] = 2 * i;
+    for (int lane = 0; lane < COUNTERS; lane += F32_LANES) {
         uint32_t low = (uint32_t)source.seed, high = (uint32_t)(source.seed >> 32);
         u64_vec a = even + (uint32_t)first + lane, b = none + (first >> 32);
         u64_vec c = none + (uint32_t)source.stream, d = none + (source.stream >> 32);
@@ -54,11 +54,11 @@ static inline void draw(random_source source, uint64_t span, int bits, uint32_t 
     if (bits > 16) {
         philox(source, 2 * span, out);
         philox(source, 2 * span + 1, out + WORDS);
-        for (int i = 0; i < SPAN; i += LANES) *(u32_vec_u *)(out + i) >>= 32 - bits;
+        for (int i = 0; i < SPAN; i += F32_LANES) *(u32_vec_u *)(out + i) >>= 32 - bits;
         return;
     }
     philox(source, span, out);
-    for (int i = 0; i < WORDS; i += LANES) {
+    for (int i = 0; i < WORDS; i += F32_LANES) {
         const u32_vec words = *(u32_vec_u *)(out + i);
         *(u32_vec_u *)(out + WORDS + i) = words >> (32 - bits);
         *(u32_vec_u *)(out + i) = (words & 0xFFFF) >> (16 - bits);

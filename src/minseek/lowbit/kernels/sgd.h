@@ -4,8 +4,8 @@
 #define MINSEEK_SGD_H
 #include <omp.h>
 #include "grid.h"
+#include "lanes.h"
 #include "philox.h"
-#include "simd.h"
 
 /* The layout is that of `SGDStep` in native.py. */
 typedef struct {
@@ -21,28 +21,13 @@ typedef struct {
     int32_t threads;
 } sgd_step;
 
-static inline f32_vec bf16_to_f32(const uint16_t *from, int count) {
-    u16_vec_u halves = {0};
-    if (count == LANES)
-        halves = *(const u16_vec_u *)from;
-    else
-        memcpy(&halves, from, (size_t)count * 2);
-    return (f32_vec)(__builtin_convertvector(halves, u32_vec) << 16);
-}
-
 /* Rounds to bfloat16, stores, and returns what was stored. */
 __attribute__((always_inline)) static inline f32_vec store_bf16(f32_vec x, uint16_t *to, int count, const int mode,
                                                                 const uint32_t *random) {
-    const u32_vec bits = (u32_vec)x, magnitude = bits & 0x7FFFFFFF;
-    u32_vec addend = ((bits >> 16) & 1) + 0x7FFF;
+    u32_vec addend = bf16_nearest(x);
     if (mode == STOCHASTIC) addend = *(const u32_vec_u *)random;
-    const u32_vec finite = (u32_vec)(magnitude < 0x7F800000), nan = (u32_vec)(magnitude > 0x7F800000);
-    const u32_vec upper = (bits + (addend & finite)) >> 16 | (nan & 0x40); /* a NaN stays one without its lower half */
-    const u16_vec_u halves = __builtin_convertvector(upper, u16_vec_u);
-    if (count == LANES)
-        *(u16_vec_u *)to = halves;
-    else
-        memcpy(to, &halves, (size_t)count * 2);
+    const u32_vec upper = bf16_narrow(x, addend);
+    bf16_store_some(to, upper, count);
     return (f32_vec)(upper << 16);
 }
 
@@ -54,16 +39,16 @@ __attribute__((always_inline)) static inline void update_range(const sgd_step *s
     for (int64_t offset = begin; offset < end; offset += SPAN) {
         if (s.momenta && momenta_mode == STOCHASTIC) draw(momenta_source, offset / SPAN, 16, momenta_random);
         if (weights_mode == STOCHASTIC) draw(weights_source, offset / SPAN, 16, weights_random);
-        for (int i = 0; i < SPAN && offset + i < end; i += LANES) {
+        for (int i = 0; i < SPAN && offset + i < end; i += F32_LANES) {
             const int64_t j = offset + i;
-            const int count = end - j < LANES ? (int)(end - j) : LANES;
-            f32_vec x = bf16_to_f32(s.weights + j, count), g = bf16_to_f32(s.gradient + j, count);
+            const int count = end - j < F32_LANES ? (int)(end - j) : F32_LANES;
+            f32_vec x = bf16_widen_some(s.weights + j, count), g = bf16_widen_some(s.gradient + j, count);
             if (s.maximize) g = -g;
             if (s.weight_decay != 0) g += s.weight_decay * x;
             if (s.momenta) {
                 f32_vec mean = g;
                 if (!s.first_step) {
-                    mean = bf16_to_f32(s.momenta + j, count) * s.momentum;
+                    mean = bf16_widen_some(s.momenta + j, count) * s.momentum;
                     ROUND_HERE(mean); /* as PyTorch's mul_ does */
                     mean += s.one_minus_dampening * g;
                 }
