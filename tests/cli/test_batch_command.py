@@ -180,6 +180,9 @@ def test_thinking_equals_reason(
         assert (record["index"], record["tokens"], record["kept"], record["ended_by"], record["text"]) == wanted
     assert ours["usage"]["prompt_tokens"] == result.stats.prompt_tokens
     assert ours["usage"]["completion_tokens"] == result.stats.tokens <= 80
+    assert ours["kv_bytes_peak"] == openai["minseek"]["kv_bytes_peak"] == result.stats.kv_bytes_peak
+    slot = minseek.plan(tiny, cap=300, block=128).slot
+    assert ours["kv_bytes_allocated"] == openai["minseek"]["kv_bytes_allocated"] == slot.nbytes
     for thought in result.thoughts:
         assert thought.text.strip("\n") in ours["reasoning"]
     assert openai["choices"][0]["message"]["reasoning"] == ours["reasoning"]

@@ -138,7 +138,7 @@ def test_usage_tells_tokens_bytes_and_seconds(ask: Ask) -> None:
     assert ran.code == 0
     assert "tok/s" not in ran.out
     assert re.search(r"\d+ prompt \+ \d+ thinking \(2 induced thoughts\) \+ \d+ answer tokens in [\d.]+ s", ran.err)
-    held = r"cache: at most \d+ tokens, [\d.]+ KB allocated"
+    held = r"cache: at most \d+ tokens, [\d.]+ KB \([\d.]+ KB allocated\)"
     assert re.search(rf"{held}; keeping everything: \d+ tokens, [\d.]+ KB", ran.err)
 
 
@@ -201,7 +201,7 @@ def test_a_full_kv_budget_still_answers_and_is_never_exceeded(ask: Ask, strategy
     assert ran.code == 0
     assert report["answer"]
     assert report["stats"]["ended_by"] == "kv-budget"
-    assert report["stats"]["kv_bytes_peak"] <= enough
+    assert report["stats"]["kv_bytes_peak"] <= report["stats"]["kv_bytes_allocated"] <= enough
     assert "KV budget was full" in ran.err
 
 

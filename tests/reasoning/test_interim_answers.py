@@ -68,10 +68,17 @@ def test_one_run_gives_the_answers_of_all_shorter_ones(tiny: minseek.Model, stra
         assert (event.answer, event.ended_by) == (own.answer, own.stats.answer_ended_by)
         assert event.tokens == own.tokens[len(own.tokens) - own.stats.answer_tokens :]
         assert (event.kv_tokens_peak, event.thinking_tokens) == (own.stats.kv_tokens_peak, own.stats.thinking_tokens)
-        assert event.kv_bytes == event.kv_tokens_peak * tiny.token_bytes()
+        assert event.kv_bytes_peak == event.kv_tokens_peak * tiny.token_bytes()
     silent = minseek.reason(tiny, strategy=strategy, limits=LIMITS, **options)
     same(whole, silent)
-    figures = {"kv_tokens": 0, "kv_tokens_peak": 0, "kv_bytes": 0, "kv_bytes_peak": 0, "interim_tokens": 0}
+    figures = {
+        "kv_tokens": 0,
+        "kv_tokens_peak": 0,
+        "kv_bytes": 0,
+        "kv_bytes_peak": 0,
+        "kv_bytes_allocated": 0,
+        "interim_tokens": 0,
+    }
     timeless = {"seconds": 0.0, "prefill_seconds": 0.0} | figures
     assert replace(whole.stats, **timeless) == replace(silent.stats, **timeless)
     assert silent.stats.interim_tokens == 0

@@ -58,7 +58,9 @@ def test_the_cache_never_holds_more_than_prompt_kept_and_current(
     longest, closing = max(lengths[1:], default=0), 1
     assert result.stats.kv_tokens_peak <= first + held + max(longest, closing + result.stats.answer_tokens)
     assert len(lengths) == thoughts + 1
-    assert result.stats.kv_bytes_peak >= result.stats.kv_tokens_peak * model.token_bytes()
+    assert result.stats.kv_bytes_peak == result.stats.kv_tokens_peak * model.token_bytes()
+    assert result.stats.kv_bytes == result.stats.kv_tokens * model.token_bytes()
+    assert result.stats.kv_bytes_allocated >= result.stats.kv_bytes_peak
 
 
 @pytest.mark.slow
@@ -134,8 +136,9 @@ def test_a_budget_of_bytes_is_never_passed(tiny: minseek.Model, strategy: Any, t
     budget = tokens * tiny.token_bytes(keys) + 11
     limits = minseek.Limits(kv_budget=budget, max_tokens=2000)
     result = minseek.reason(tiny, "hello", strategy=strategy, sampling=SAMPLED, limits=limits, key_storage=keys)
-    assert result.stats.kv_bytes_peak <= budget
-    assert result.stats.kv_tokens_peak <= tokens
+    stats = result.stats
+    assert stats.kv_bytes_peak == stats.kv_tokens_peak * tiny.token_bytes(keys) <= stats.kv_bytes_allocated <= budget
+    assert stats.kv_tokens_peak <= tokens
     assert result.stats.answer_tokens > 0 or result.stats.answer_ended_by == "end"
     if isinstance(strategy, minseek.BudgetForcing):
         assert result.stats.ended_by == "kv-budget"
@@ -159,7 +162,7 @@ def test_a_budget_that_thoughts_of_the_least_length_must_overflow_is_refused(tin
     for strategy in (minseek.BudgetForcing(4), minseek.MinSeek(4, keep=3), minseek.MinSeek(4, answer="final-thought")):
         with pytest.raises(minseek.InputError, match="holds 100 tokens"):
             run(tiny, strategy, kv_budget=budget, min_thought_tokens=30)
-    assert run(tiny, minseek.BudgetForcing(4), kv_budget=budget).stats.kv_bytes_peak <= budget
+    assert run(tiny, minseek.BudgetForcing(4), kv_budget=budget).stats.kv_bytes_allocated <= budget
 
 
 @pytest.mark.parametrize(
@@ -273,7 +276,7 @@ def test_the_size_named_in_a_refusal_is_enough(tiny: minseek.Model) -> None:
     with pytest.raises(minseek.InputError) as refusal:
         run(tiny, kv_budget=1000)
     enough = str(refusal.value).split("give ")[1].split(" or")[0]
-    assert run(tiny, kv_budget=enough).stats.kv_bytes_peak > 1000
+    assert run(tiny, kv_budget=enough).stats.kv_bytes_allocated > 1000
 
 
 def test_thought_lengths_can_be_bounded_from_both_sides(tiny: minseek.Model) -> None:

@@ -67,7 +67,7 @@ def _plain_choice(choice: ChatChoice | CompletionChoice, *, logprobs: bool) -> d
         if choice.message.reasoning is not None:
             record["reasoning"] = choice.message.reasoning
         if choice.minseek is not None:
-            record["thoughts"] = whole["minseek"]["thoughts"]
+            record |= {name: whole["minseek"][name] for name in ("thoughts", "kv_bytes_peak", "kv_bytes_allocated")}
             if choice.minseek.note is not None:
                 record["note"] = choice.minseek.note
     if logprobs:

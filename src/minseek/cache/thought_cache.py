@@ -73,7 +73,7 @@ class ThoughtCache:
         for positions in slot.positions:
             positions.copy_(torch.arange(slot.capacity, dtype=torch.int32))
         cache.capacity = cache.max_tokens = slot.capacity
-        cache._update_peak()
+        cache.peak_bytes = slot.memory.shape.nbytes  # with what a policy would note of each pair
         return cache
 
     slot: Slot | None = None  # the slot whose memory it uses

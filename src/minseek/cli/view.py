@@ -130,7 +130,8 @@ class ReasoningView:
             f"{s.prompt_tokens} prompt + {s.thinking_tokens} thinking ({s.thoughts} induced thoughts) + "
             f"{interim}{s.answer_tokens} answer tokens in {s.seconds:.1f} s ({s.tokens_per_second:.1f} tok/s; "
             f"model ready after {self._load_seconds:.1f} s)\n"
-            f"cache: at most {s.kv_tokens_peak} tokens, {format_bytes(s.kv_bytes_peak)} allocated; "
+            f"cache: at most {s.kv_tokens_peak} tokens, {format_bytes(s.kv_bytes_peak)} "
+            f"({format_bytes(s.kv_bytes_allocated)} allocated); "
             f"keeping everything: {chain} tokens, {format_bytes(full)}",
             file=sys.stderr,
         )

@@ -23,12 +23,13 @@ from minseek.units import format_bytes
 
 @dataclass(frozen=True)
 class SessionStats:
-    """Current and peak size of a session's cache, in tokens and bytes."""
+    """Tokens that a session's cache holds and held at most, their bytes, and the most bytes allocated for it."""
 
     length: int
     peak_length: int
     nbytes: int
     peak_bytes: int
+    allocated_bytes: int
 
 
 class Session:
@@ -53,7 +54,8 @@ class Session:
     def stats(self) -> SessionStats:
         """Current and peak size of the cache."""
         cache = self._cache
-        return SessionStats(cache.length, cache.peak_length, cache.nbytes, cache.peak_bytes)
+        now, most, token_bytes = cache.length, cache.peak_length, cache.shape.token_bytes(cache.key_storage)
+        return SessionStats(now, most, now * token_bytes, most * token_bytes, cache.peak_bytes)
 
 
 class Model:

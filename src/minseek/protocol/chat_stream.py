@@ -196,4 +196,4 @@ class ChatStream:
     def details(self) -> MinseekDetails:
         """Return how the answer came about, once it is complete."""
         assert self.result is not None, "the run has not finished"
-        return MinseekDetails.of(self.result, self._token_bytes)
+        return MinseekDetails.of(self.result)

@@ -37,11 +37,12 @@ class ThoughtDetails(BaseModel):
 
 
 class MinseekDetails(BaseModel):
-    """Thoughts and cache of an answer; the peak is that of the tokens in the cache, `note` explains an empty answer."""
+    """Thoughts and cache of an answer; peaks are those of the tokens held, `note` explains an empty answer."""
 
     thoughts: list[ThoughtDetails]
     kv_tokens_peak: int
     kv_bytes_peak: int
+    kv_bytes_allocated: int
     ended_by: str
     answer_ended_by: str
     note: str | None = None
@@ -49,8 +50,8 @@ class MinseekDetails(BaseModel):
     tokens_per_second: float
 
     @staticmethod
-    def of(result: Result, token_bytes: int) -> MinseekDetails:
-        """Build the details of a run whose cache takes `token_bytes` a token."""
+    def of(result: Result) -> MinseekDetails:
+        """Build the details of a run."""
         stats = result.stats
         return MinseekDetails(
             thoughts=[
@@ -58,7 +59,8 @@ class MinseekDetails(BaseModel):
                 for t in result.thoughts
             ],
             kv_tokens_peak=stats.kv_tokens_peak,
-            kv_bytes_peak=stats.kv_tokens_peak * token_bytes,
+            kv_bytes_peak=stats.kv_bytes_peak,
+            kv_bytes_allocated=stats.kv_bytes_allocated,
             ended_by=stats.ended_by,
             answer_ended_by=stats.answer_ended_by,
             note=result.note,

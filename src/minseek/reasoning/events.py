@@ -76,7 +76,9 @@ class Stats:
     kv_tokens, kv_tokens_peak : int
         Tokens in the cache at the end and at most; no position ever reached the latter.
     kv_bytes, kv_bytes_peak : int
-        Bytes allocated for the cache at the end and at most.
+        Bytes of these tokens.
+    kv_bytes_allocated : int
+        Most bytes allocated for the cache: its whole slot or budget, or a cache that grows in blocks of tokens.
     thoughts : int
         Induced thoughts, a final one included.
     ended_by : str
@@ -98,6 +100,7 @@ class Stats:
     kv_tokens_peak: int = 0
     kv_bytes: int = 0
     kv_bytes_peak: int = 0
+    kv_bytes_allocated: int = 0
     thoughts: int = 0
     ended_by: str = "thoughts"
     answer_ended_by: str = "end"
@@ -205,7 +208,7 @@ class InterimAnswer:
         Token ids of the answer.
     ended_by : str
         Reason for the end of the answer; see ``answer_ended_by`` of `Stats`.
-    kv_tokens_peak, kv_bytes : int
+    kv_tokens_peak, kv_bytes_peak : int
         Tokens in the cache at most, had the run ended here (other interim answers do not count), and their bytes.
     thinking_tokens : int
         Tokens of all thoughts up to here, counted as in `Stats`.
@@ -216,7 +219,7 @@ class InterimAnswer:
     tokens: list[int]
     ended_by: str
     kv_tokens_peak: int
-    kv_bytes: int
+    kv_bytes_peak: int
     thinking_tokens: int
 
 

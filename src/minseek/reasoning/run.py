@@ -92,6 +92,7 @@ class Run:
             kv_tokens_peak=sizes.peak_length,
             kv_bytes=sizes.nbytes,
             kv_bytes_peak=sizes.peak_bytes,
+            kv_bytes_allocated=sizes.allocated_bytes,
             thoughts=max(0, len(chain.thoughts) - 1),
             ended_by=chain.ended_by,
             answer_ended_by=answer.ended_by,
@@ -194,6 +195,6 @@ class Run:
             tokens=answer.tokens,
             ended_by=answer.ended_by,
             kv_tokens_peak=chain.peak,
-            kv_bytes=chain.peak * self.plan.token_bytes,
+            kv_bytes_peak=chain.peak * self.plan.token_bytes,
             thinking_tokens=chain.thinking_tokens,
         )

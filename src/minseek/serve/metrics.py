@@ -42,8 +42,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=r,
         )
-        self._cache_now = Gauge("minseek_cache_bytes", "Bytes of slots that hold tokens now", registry=r)
-        self._cache_peak = Gauge("minseek_cache_peak_bytes", "Bytes of slots that held tokens at most", registry=r)
+        self._cache_now = Gauge("minseek_cache_bytes", "Bytes of the tokens held in slots now", registry=r)
+        self._cache_peak = Gauge("minseek_cache_peak_bytes", "Bytes of the tokens held in slots at most", registry=r)
         self._counted = (0, 0)
         self._peak = 0
 

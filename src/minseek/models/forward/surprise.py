@@ -13,6 +13,8 @@ from minseek.cache import KVCache
 from minseek.models.forward.chunk import SequenceChunk
 from minseek.models.weights import DecoderWeights
 
+_MEAN_ROWS = 1024
+
 
 def needs_surprise(cache: KVCache) -> bool:
     """True if the policy of the cache reads the surprise of its tokens."""
@@ -27,7 +29,8 @@ class Surprise:
 
     @cached_property
     def _mean(self) -> Tensor:
-        return self._lm_head.mean(0, dtype=torch.float32)
+        parts = torch.split(self._lm_head, _MEAN_ROWS)  # all rows at once would be copied to float32
+        return torch.stack([part.sum(0, dtype=torch.float32) for part in parts]).sum(0) / len(self._lm_head)
 
     @cached_property
     def _mean_bias(self) -> Tensor | None:
