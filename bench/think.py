@@ -23,7 +23,8 @@ from transformers.generation.streamers import BaseStreamer
 
 import minseek
 from minseek.models import alias_file
-from minseek.models.chat.prompts import encode_prompt, render_prompt
+from minseek.models.chat.encoding import encode_rendered
+from minseek.models.chat.prompts import render_prompt
 from minseek.models.loading.gguf import dense_folder
 
 QUESTION = "A farmer has 17 sheep and buys 25 more. Then 9 run away. How many are left? Think it through."
@@ -65,7 +66,7 @@ def advance(events: Iterator[Any], index: int) -> None:
 
 def budget_forcing_in_transformers(reference: Any, model: minseek.Model, thoughts: int) -> tuple[float, int]:
     """Budget forcing with `generate`, its cache handed on from thought to thought: seconds and bytes of cache."""
-    ids = encode_prompt(model.tokenizer, render_prompt(model.tokenizer, QUESTION))
+    ids = encode_rendered(model.tokenizer, render_prompt(model.tokenizer, QUESTION))
     word, cache = model.encode(model.thinking.induce), DynamicCache(config=reference.config)
     torch.manual_seed(0)
     began = time.perf_counter()

@@ -151,13 +151,23 @@ def test_runs_of_byte_tokens_come_out_whole(before: str, text: str) -> None:
     assert not any(LOST in piece for piece in pieces)
 
 
-@given(FALLBACK_TEXTS, FALLBACK_TEXTS)
-@example("", " a")
-@example(" a", " b")
-@settings(deadline=None, max_examples=50)
-def test_decode_after_equals_a_stream(before: str, text: str) -> None:
+@given(FALLBACK_TEXTS, FALLBACK_TEXTS, st.integers(0, 3))
+@example("", " a", 0)
+@example(" a", " b", 0)
+@example("", "😀😀😀", 1)
+@settings(deadline=None, max_examples=80)
+def test_decode_after_equals_a_stream(before: str, text: str, cut: int) -> None:
     first, tokens = byte_fallback_tokens(before), byte_fallback_tokens(text)
+    tokens = tokens[: len(tokens) - cut]
     assert decode_after(FALLBACK, first, tokens) == "".join(streamed(tokens, FALLBACK, before=first))
+
+
+def test_a_cut_character_costs_no_complete_one() -> None:
+    tokens = byte_fallback_tokens("😀😀😀")
+    for decode_bytes, ids in ((FALLBACK, tokens), (decode, tokens_of("😀😀😀".encode()))):
+        text = decode_after(decode_bytes, [], ids[:-1])
+        assert text.startswith("😀😀" + LOST)
+        assert text.replace(LOST, "") == "😀😀"
 
 
 def test_text_after_half_a_character_has_no_context() -> None:

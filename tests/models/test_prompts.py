@@ -8,7 +8,8 @@ import pytest
 
 from minseek import InputError
 from minseek.models import PLAIN
-from minseek.models.chat.prompts import encode_prompt, render_prompt
+from minseek.models.chat.encoding import encode_rendered
+from minseek.models.chat.prompts import render_prompt
 from tests.helpers.loading import greedy_tokens, load_cpu
 from tests.helpers.tiny_models import make_tokenizer, save
 
@@ -51,5 +52,5 @@ def test_without_a_template_the_prompt_is_the_question(tmp_path: Path) -> None:
     assert model.thinking is PLAIN
     assert render_prompt(model.tokenizer, "Why?") == "Why?"
     assert render_prompt(model.tokenizer, "Why?", "Be brief.") == "Be brief.\n\nWhy?"
-    assert model.decode(encode_prompt(model.tokenizer, "Why?")) == "Why?"
+    assert model.decode(encode_rendered(model.tokenizer, "Why?")) == "Why?"
     assert greedy_tokens(model)

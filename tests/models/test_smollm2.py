@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 import minseek
 from minseek.models import alias_file
-from minseek.models.chat.prompts import encode_prompt, render_prompt
+from minseek.models.chat.encoding import encode_rendered
+from minseek.models.chat.prompts import render_prompt
 from minseek.models.loading.gguf import dense_folder
 from tests.helpers.reference import Task, budget_forcing, generate, min_seek
 
@@ -38,7 +39,7 @@ def reference() -> Any:
 
 
 def task(model: minseek.Model, answer: int) -> Task:
-    prompt = encode_prompt(model.tokenizer, render_prompt(model.tokenizer, QUESTION))
+    prompt = encode_rendered(model.tokenizer, render_prompt(model.tokenizer, QUESTION))
     word, cue = model.encode(model.thinking.induce), model.encode(model.thinking.closing)
     return Task(prompt, word, cue, stop=set(model.eos_token_ids), end=set(model.eos_token_ids), answer=answer)
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import minseek
-from minseek.models.chat.prompts import encode_prompt, render_prompt
+from minseek.models.chat.encoding import encode_rendered
+from minseek.models.chat.prompts import render_prompt
 from minseek.reasoning.answer_extraction import final_answer
 from tests.helpers.reference import EndlessError, Task, budget_forcing, fresh_thoughts, generate, min_seek
 from tests.helpers.tiny_models import ARCHITECTURES, make_reference, save
@@ -29,7 +30,7 @@ class Pair:
 
     def task(self, question: str) -> Task:
         tokenizer = self.model.tokenizer
-        prompt = encode_prompt(tokenizer, render_prompt(tokenizer, question))
+        prompt = encode_rendered(tokenizer, render_prompt(tokenizer, question))
         word = [tokenizer.encode(character)[0] for character in "Wait"]
         return Task(prompt, word, close=[258], stop={256, 258}, end={256}, answer=ANSWER)
 

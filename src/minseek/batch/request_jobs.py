@@ -15,14 +15,15 @@ from minseek.decode import TokenLogprob
 from minseek.engine import BatchPlan, Generation, Job
 from minseek.errors import InputError
 from minseek.models import Model, ThinkingFormat
-from minseek.models.chat.prompts import encode_prompt, render_messages
+from minseek.models.chat.encoding import encode_rendered
+from minseek.models.chat.prompts import render_messages
 from minseek.models.chat.thinking_format import is_open
 from minseek.protocol.chat_stream import ChatStream
 from minseek.protocol.choices import chat_choice, completion_choice, run_choice, run_usage
 from minseek.protocol.completion_stream import CompletionStream
 from minseek.protocol.efforts import default_effort
 from minseek.protocol.fields import FieldError
-from minseek.protocol.jobs import encode_prompt_text, make_thinking_job
+from minseek.protocol.jobs import encode_prompts, make_thinking_job
 from minseek.protocol.requests import ChatRequest
 from minseek.protocol.responses import ChatChoice, CompletionChoice, FinishReason, Usage
 from minseek.protocol.sampling import parse_sampling
@@ -223,8 +224,8 @@ def _encode_prompts(model: Model, request: Request) -> list[tuple[list[int], str
     """Return the tokens of each prompt, with the text of a conversation."""
     if isinstance(request.body, ChatRequest):
         text = render_messages(model.tokenizer, request.body.conversation)
-        return [(encode_prompt(model.tokenizer, text), text)]
-    return [(encode_prompt_text(model, prompt), None) for prompt in request.body.prompts]
+        return [(encode_rendered(model.tokenizer, text), text)]
+    return [(tokens, None) for tokens in encode_prompts(model, request.body)]
 
 
 def _check_length(plan: BatchPlan, request: Request, prompt_tokens: int) -> None:

@@ -10,10 +10,17 @@ _CONTEXT = 16  # tokens
 
 
 def decode_after(decode: Callable[[list[int]], str], before: Sequence[int], tokens: Sequence[int]) -> str:
-    """Text of `tokens` when they follow `before`: some tokenizers drop a space at the beginning of a text."""
+    """Text of `tokens` when they follow `before`, as a `TextStream` releases it.
+
+    Some tokenizers drop a space at the beginning of a text, and lose a whole run of bytes if the last character of it
+    is incomplete.
+    """
     context = decode_context(decode, before)
     prefix, text = decode(context) if context else "", decode([*context, *tokens])
-    return text[len(prefix) :] if text.startswith(prefix) else decode(list(tokens))
+    if text.startswith(prefix) and _INCOMPLETE not in text[len(prefix) :]:
+        return text[len(prefix) :]
+    stream = TextStream(decode, context)
+    return "".join(map(stream.push, tokens)) + stream.flush()
 
 
 def decode_context(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[int]:
@@ -64,7 +71,10 @@ class TextStream:
 
     def flush(self) -> str:
         """Release the remaining text, complete or not."""
-        return self._release(self._decode(self._ids))
+        text = self._decode(self._ids)
+        if not text.startswith(self._released):  # the incomplete character takes the one before it with it
+            text = self._released + self._decode(self._ids[self._context :])
+        return self._release(text)
 
     def _restart(self, context: list[int], held: Sequence[int] = ()) -> None:
         self._ids, self._context = [*context, *held], len(context)

@@ -24,6 +24,7 @@ def generate(
     sampling: Sampling | Sequence[Sampling] | None = None,
     stop: Sequence[str] = (),
     ignore_eos: bool = False,
+    add_special_tokens: bool = True,
 ) -> list[Completion]:
     """Continue many prompts.
 
@@ -45,6 +46,9 @@ def generate(
         Texts that end a completion.
     ignore_eos : bool
         Go on after an eos token (for measurements).
+    add_special_tokens : bool
+        Put the special tokens before each text that the tokenizer puts there, such as a BOS token; False for texts that
+        begin with them, or are to have none. Token ids are taken as they are.
 
     Returns
     -------
@@ -66,7 +70,7 @@ def generate(
         check_type("plan must be what minseek.plan returns", plan, BatchPlan, ": call minseek.plan first")
     check_int("max_new_tokens", max_new_tokens)
     samplings, stop = _each(sampling, len(prompts)), check_stop(stop)
-    encoded = [_encode(model, index, prompt) for index, prompt in enumerate(prompts)]
+    encoded = [_encode(model, index, prompt, add_special_tokens) for index, prompt in enumerate(prompts)]
     if not encoded:
         return []
     lengths = [len(tokens) + max_new_tokens for tokens in encoded]
@@ -103,10 +107,10 @@ def generate(
     return [job.completion() for job in jobs]
 
 
-def _encode(model: Model, index: int, prompt: str | Sequence[int]) -> list[int]:
+def _encode(model: Model, index: int, prompt: str | Sequence[int], add_special_tokens: bool) -> list[int]:
     """Return the tokens of a prompt."""
     if isinstance(prompt, str):
-        tokens = model.encode(prompt)
+        tokens = model.encode_prompt(prompt, add_special_tokens=add_special_tokens)
     elif isinstance(prompt, Sequence) and all(isinstance(token, int) for token in prompt):
         tokens = [int(token) for token in prompt]
     else:

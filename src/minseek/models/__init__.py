@@ -1,6 +1,7 @@
 """Model loading and the forward pass."""
 
-from minseek.models.chat.prompts import Question, as_messages, encode_prompt, render_messages
+from minseek.models.chat.encoding import encode_rendered
+from minseek.models.chat.prompts import Question, as_messages, render_messages
 from minseek.models.chat.thinking_format import FORMATS, PLAIN, THINK, ThinkingFormat
 from minseek.models.config import VERIFIED
 from minseek.models.forward.chunk import SequenceChunk, check_token_ids
@@ -24,7 +25,7 @@ __all__ = [
     "as_messages",
     "check_model",
     "check_token_ids",
-    "encode_prompt",
+    "encode_rendered",
     "fitting_alias",
     "load",
     "render_messages",

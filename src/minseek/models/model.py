@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minseek.cache import CacheShape, KeyStorage, SlotPool, SlotShape, ThoughtCache
 from minseek.errors import InputError, check_type
+from minseek.models.chat.encoding import encode, encode_continuation, encode_prompt
 from minseek.models.chat.thinking_format import ThinkingFormat, choose_format
 from minseek.models.device import DeviceChoice
 from minseek.models.forward.chunk import SequenceChunk, check_token_ids
@@ -192,8 +193,16 @@ class Model:
         return self._decoder.activation_bytes(tokens, longest, num_logits)
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text, without the special tokens of a beginning."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        """Tokens of a text, without any special tokens around it."""
+        return encode(self.tokenizer, text)
+
+    def encode_prompt(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Tokens of a text to continue, with the special tokens that the tokenizer puts before a text, such as BOS."""
+        return encode_prompt(self.tokenizer, text, add_special_tokens=add_special_tokens)
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Tokens of a text after another one, without the space that some tokenizers put before a text."""
+        return encode_continuation(self.tokenizer, text)
 
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens, special tokens included."""

@@ -9,7 +9,7 @@ from minseek.engine import BatchPlan
 from minseek.errors import InputError
 from minseek.models import Model
 from minseek.protocol.fields import FieldError
-from minseek.protocol.requests import ChatRequest
+from minseek.protocol.requests import ChatRequest, CompletionRequest
 from minseek.reasoning import Event, Limits, RunOptions, Strategy
 from minseek.reasoning.run_plan import DoesNotFitError
 from minseek.reasoning.thinking_job import ThinkingJob
@@ -42,15 +42,22 @@ def make_thinking_job(
         raise FieldError(str(error), param="messages") from None
 
 
-def encode_prompt_text(model: Model, prompt: str | Sequence[int]) -> list[int]:
-    """Return the tokens of a completion's prompt.
+def encode_prompts(model: Model, body: CompletionRequest) -> list[list[int]]:
+    """Return the tokens of each of a completion's prompts.
 
     Raises
     ------
     FieldError
-        If there are none, or one is outside the vocabulary.
+        If a prompt has none, or one is outside the vocabulary.
     """
-    tokens = model.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    special = body.add_special_tokens is not False
+    return [_encode_prompt(model, prompt, add_special_tokens=special) for prompt in body.prompts]
+
+
+def _encode_prompt(model: Model, prompt: str | Sequence[int], *, add_special_tokens: bool) -> list[int]:
+    tokens = (
+        model.encode_prompt(prompt, add_special_tokens=add_special_tokens) if isinstance(prompt, str) else list(prompt)
+    )
     if not tokens:
         raise FieldError("the prompt is empty: there is nothing to continue", param="prompt", code="empty_prompt")
     try:

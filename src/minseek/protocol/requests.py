@@ -206,6 +206,7 @@ class CompletionRequest(Shared):
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     echo: Literal[False] | None = None
     suffix: Literal[""] | None = None
+    add_special_tokens: bool | None = None
 
     @property
     def num_logprobs(self) -> int | None:

@@ -52,7 +52,7 @@ class AnswerWriter:
         self._model, self._limits = model, options.limits
         self._stop, self._logprobs = tuple(options.stop), options.logprobs
         self._banned = tuple(model.eos_token_ids) if options.needs_answer else ()
-        self.closing = model.encode(model.thinking.closing)
+        self.closing = model.encode_continuation(model.thinking.closing)
 
     def close(self, chain: Chain) -> RunSteps[Answer]:
         """Close thinking, with the tag that the model wrote after the last thought or else the format's, and answer."""

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from minseek.decode import Sampler
 from minseek.models import Model, Session
-from minseek.models.chat.prompts import Question, as_messages, encode_prompt, render_messages, template_tail
+from minseek.models.chat.encoding import encode_rendered
+from minseek.models.chat.prompts import Question, as_messages, render_messages, template_tail
 from minseek.models.chat.thinking_format import is_open
 from minseek.reasoning.answer import Answer, AnswerWriter
 from minseek.reasoning.chain import Chain, NeedLogits, RunSteps
@@ -49,7 +50,7 @@ class Run:
             # closed at once, as Qwen3's template does: left to itself, the model might open it.
             text += form.open
             self._opened = True
-        self.prompt = encode_prompt(model.tokenizer, text)
+        self.prompt = encode_rendered(model.tokenizer, text)
         self._answers = AnswerWriter(model, options)
         self._thoughts = ThoughtWriter(model, options)
         closing = self._answers.closing if self._thinks or form.open else []

@@ -46,7 +46,7 @@ class ThoughtWriter:
         self._needs_logprob, self._logprobs = options.strategy.needs_logprob, options.logprobs
         self._budget = options.limits.max_thinking_tokens
         self._word = model.thinking.induce if options.induce is None else options.induce
-        self._word_ids = model.encode(self._word)
+        self._word_ids = model.encode_continuation(self._word)
         if not self._word_ids:
             raise InputError(f"the text that induces a thought must not be empty, and {self._word!r} has no tokens")
         self._closing_ids = _closing_ids(model, model.thinking) if options.limits.min_thought_tokens else []
@@ -179,7 +179,7 @@ def _closing_ids(model: Model, form: ThinkingFormat) -> list[int]:
     InputError
         If the close tag has several tokens: banning one of them would change the thought's text.
     """
-    tag = model.encode(form.close) if form.close else []
+    tag = model.encode_continuation(form.close) if form.close else []
     if len(tag) > 1:
         raise InputError(
             f"min_thought_tokens needs a close tag of one token, and {form.close!r} has {len(tag)} in this model: "

@@ -17,7 +17,7 @@ from minseek.engine.generation import OnToken
 from minseek.protocol.choices import completion_choice
 from minseek.protocol.completion_stream import CompletionStream
 from minseek.protocol.fields import FieldError
-from minseek.protocol.jobs import encode_prompt_text
+from minseek.protocol.jobs import encode_prompts
 from minseek.protocol.logprobs import completion_logprobs
 from minseek.protocol.requests import CompletionRequest
 from minseek.protocol.responses import CompletionResponse, Usage
@@ -50,8 +50,8 @@ async def complete(request: Request, service: Service, body: CompletionRequest) 
 def _make_jobs(service: Service, body: CompletionRequest, channel: EventChannel) -> list[Generation]:
     """Make a job for each choice of each prompt, in OpenAI's order: all choices of the first prompt come first."""
     jobs: list[Generation] = []
-    for prompt in body.prompts:
-        tokens = _encode(service, prompt)
+    for tokens in encode_prompts(service.model, body):
+        _check_length(service, tokens)
         limit = min(
             body.limit or _DEFAULT_MAX_TOKENS,
             service.settings.max_completion_tokens,
@@ -78,9 +78,9 @@ def _send_to(channel: EventChannel, choice: int) -> OnToken:
     return lambda token, text, logprob: channel.put(choice, AnswerToken(token, text, 0, logprob))
 
 
-def _encode(service: Service, prompt: str | Sequence[int]) -> list[int]:
-    """Return the tokens of a prompt, which must leave free tokens in a slot."""
-    tokens, slot = encode_prompt_text(service.model, prompt), service.plan.slot.capacity
+def _check_length(service: Service, tokens: Sequence[int]) -> None:
+    """Refuse a prompt that leaves no free token in a slot."""
+    slot = service.plan.slot.capacity
     if len(tokens) >= slot:
         raise FieldError(
             f"the prompt takes {len(tokens)} tokens, and a slot holds {slot}, of which the completion needs some: "
@@ -88,7 +88,6 @@ def _encode(service: Service, prompt: str | Sequence[int]) -> list[int]:
             param="prompt",
             code="context_length_exceeded",
         )
-    return tokens
 
 
 def _push(stream: CompletionStream, events: Sequence[Event]) -> tuple[str, list[TokenLogprob]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from minseek.errors import InputError, MinseekWarning
+from minseek.models.chat.encoding import encode, encode_continuation, encode_prompt
 from minseek.models.chat.prompts import render_messages
 
 _SHAPES = '{"text": …}, {"prompt": …, "completion": …} or {"messages": […]}'
@@ -142,8 +143,8 @@ def _tokenize(item: Any, tokenizer: Any) -> list[tuple[list[int], bool]]:
             raise InputError(f"{name!r} must be a text, not {json.dumps(value)[:40]}")
     if "text" in item:
         return [(_text_ids(tokenizer, item["text"]), True)]
-    prompt = tokenizer.encode(item["prompt"], verbose=False)
-    return [(list(prompt), False), ([*_encode(tokenizer, item["completion"]), *_eos(tokenizer)], True)]
+    completion = encode_continuation(tokenizer, item["completion"], before=item["prompt"])
+    return [(encode_prompt(tokenizer, item["prompt"]), False), ([*completion, *_eos(tokenizer)], True)]
 
 
 def _conversation(messages: Any, tokenizer: Any) -> list[tuple[list[int], bool]]:
@@ -177,7 +178,12 @@ def _conversation(messages: Any, tokenizer: Any) -> list[tuple[list[int], bool]]
         pieces += [(whole[previous_end:start], False), (whole[start:end], True)]
         previous_end = end
     pieces.append((whole[previous_end:], False))
-    return [(_encode(tokenizer, text), has_loss) for text, has_loss in pieces]
+    encoded, before = list[tuple[list[int], bool]](), ""
+    for text, has_loss in pieces:
+        tokens = encode_continuation(tokenizer, text, before=before) if before else encode(tokenizer, text)
+        encoded.append((tokens, has_loss))
+        before += text
+    return encoded
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
@@ -188,12 +194,8 @@ def _render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
 
 
 def _text_ids(tokenizer: Any, text: str) -> list[int]:
-    ids, eos = list(tokenizer.encode(text, verbose=False)), _eos(tokenizer)
+    ids, eos = encode_prompt(tokenizer, text), _eos(tokenizer)
     return ids if eos and ids[-1:] == eos else ids + eos
-
-
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
 
 def _eos(tokenizer: Any) -> list[int]:

@@ -1,4 +1,4 @@
-"""Conversion of a question or a conversation to prompt tokens."""
+"""Conversion of a question or a conversation to the text of a prompt."""
 
 from __future__ import annotations
 
@@ -110,8 +110,3 @@ def template_tail(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
     """Text that the template writes after the last message's content."""
     mark = "\x02question\x03"
     return render_messages(tokenizer, [*messages[:-1], {"role": "user", "content": mark}]).rpartition(mark)[2]
-
-
-def encode_prompt(tokenizer: Any, text: str) -> list[int]:
-    """Tokens of a rendered prompt; special tokens are added only without a chat template, which writes them itself."""
-    return list(tokenizer.encode(text, add_special_tokens=not tokenizer.chat_template))
