@@ -31,6 +31,7 @@ BOS, EOS = 1, 2
 @given(TEXTS.filter(bool), st.booleans())
 @example("a</s>", True)
 @example("<s>a", True)
+@settings(deadline=None, max_examples=50)
 def test_a_prompt_has_the_tokenizers_beginning_and_not_its_end(text: str, adds_eos: bool) -> None:
     tokenizer = SPACED if adds_eos else sentencepiece_like(eos=False)
     whole = tokenizer(text)["input_ids"]
@@ -50,6 +51,7 @@ def test_an_empty_prompt_has_no_tokens() -> None:
 @example("2-2", "=0")
 @example("is 4.", "Wait")
 @example("", "Wait")
+@settings(deadline=None, max_examples=60)
 def test_a_continuation_is_the_text_and_nothing_else(before: str, text: str) -> None:
     for tokenizer in (SPACED, BYTES):
         prompt, rest = encode(tokenizer, before or "a"), encode_continuation(tokenizer, text, before)
