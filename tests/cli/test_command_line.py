@@ -335,6 +335,8 @@ def assert_refused(ran: SimpleNamespace, *values: str) -> None:
         ("--thoughts=", "''"),
         ("--stop-when-stable=1", "2 or more, not 1"),
         ("--stop-when-stable=2 --strategy=standard", "--stop-when-stable has no effect with --strategy standard"),
+        ("--keep=5 --thoughts=2", "--keep 5 has no effect with --thoughts 2: give a smaller --keep or more thoughts"),
+        ("--keep=20", "--keep 20 has no effect with --thoughts 10"),
         ("--vote --strategy=standard", "--vote has no effect with --strategy standard"),
         ("--keep=0", "0"),
         ("--keep=-1", "-1"),

@@ -132,7 +132,11 @@ WRONG: list[tuple[list[str], str]] = [
     (["--strategy", "min-seek", "--thoughts", "some"], "--thoughts must be a number or 'unbounded', not 'some'"),
     (["--strategy", "budget-forcing", "--thoughts", "600"], "and a slot holds 512: give fewer thoughts"),
     (["--strategy", "min-seek", "--thoughts", "99", "--keep", "99", "--slot-tokens", "100"], "slot holds 100: give"),
+    (["--strategy", "min-seek", "--thoughts", "2", "--keep", "5"], "--keep 5 has no effect with --thoughts 2: give"),
     (["--api-key", ""], "the API key must be printable"),
+    (["--metrics-key", "k\u00e9"], "the metrics key must be printable"),
+    (["--cors-origin", "foo"], "'foo' is no origin: give the scheme and host"),
+    (["--cors-origin", "https://a.org/"], "'https://a.org/' is no origin"),
     (["--json"], "--json has no effect without --plan"),
 ]
 

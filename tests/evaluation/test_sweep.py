@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -280,6 +281,15 @@ def test_evaluate_refuses_wrong_arguments(
 ) -> None:
     with pytest.raises(error, match=says):
         plan_evaluation(tiny, TASKS, **options)
+
+
+@pytest.mark.parametrize(("thoughts", "wrong"), [((0, 2), True), ((0, 5), False), ((None,), False)])
+def test_more_kept_thoughts_than_any_trial_induces_are_refused(
+    tiny: minseek.Model, thoughts: tuple[int | None, ...], wrong: bool
+) -> None:
+    tasks = TASKS[:1]
+    with pytest.raises(minseek.InputError, match=r"keep 5 has no effect with thoughts 2") if wrong else nullcontext():
+        plan_evaluation(tiny, tasks, strategies=["min-seek:keep=5"], thoughts=thoughts)
 
 
 # --- the command

@@ -109,6 +109,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"thinking": {"strategy": "standard", "thoughts": 5}}, "thinking.thoughts", "no effect"),
     ({"thinking": {"strategy": "budget-forcing", "keep": 2}}, "thinking.keep", "no effect"),
     ({"thinking": {"min_thought_tokens": 9, "max_thought_tokens": 8}}, "thinking", "must not be more"),
+    (
+        {"thinking": {"thoughts": 2, "keep": 5}},
+        "thinking.keep",
+        "keep 5 has no effect with thinking.thoughts 2",
+    ),
     ({"thinking": {"effort": 9}}, "thinking.effort", "not supported"),
 ]
 

@@ -20,7 +20,7 @@ from minseek.cli.flags import (
 from minseek.cli.startup import import_torch
 from minseek.cli.view import ReasoningView
 from minseek.errors import InputError
-from minseek.reasoning.strategies import RULES, STRATEGIES, MinSeek, canonical_rule
+from minseek.reasoning.strategies import RULES, STRATEGIES, MinSeek, canonical_rule, check_keep
 from minseek.reasoning.strategy import ANSWER_FORMS
 
 if TYPE_CHECKING:
@@ -205,7 +205,9 @@ def make_strategy(args: argparse.Namespace) -> Strategy | None:
             options["thoughts"] = None if args.thoughts == "unbounded" else int(args.thoughts)
         except ValueError:
             raise InputError(f"--thoughts takes a number or 'unbounded', not {args.thoughts!r}") from None
-    return strategy(**options)
+    made = strategy(**options)
+    check_keep(made, made.thoughts, "--keep", "--thoughts")
+    return made
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import os
 import signal
 import sys
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from minseek.serve.server_settings import ServerSettings
 
 KEY_VARIABLE = "MINSEEK_API_KEY"
+METRICS_KEY_VARIABLE = "MINSEEK_METRICS_KEY"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -60,6 +60,11 @@ class ServeCommand:
         )
         group.add_argument(
             "--api-key", metavar="KEY", help=f"require this key of every client; better in ${KEY_VARIABLE}"
+        )
+        group.add_argument(
+            "--metrics-key",
+            metavar="KEY",
+            help=f"require this key for /metrics in place of the API key; better in ${METRICS_KEY_VARIABLE}",
         )
         group.add_argument(
             "--allowed-host", action="append", metavar="NAME", help="accept this name for the server, too"
@@ -105,6 +110,15 @@ class ServeCommand:
         group.add_argument("--plan", action="store_true", help="print the memory it would take, and do not serve")
         group.add_argument("--json", action="store_true", help="print the plan as one JSON object")
         group.add_argument("--log-prompts", action="store_true", help="write the texts of requests to the log")
+        group.add_argument(
+            "--log-format", choices=("text", "json"), default="text", help="lines of the log (default: %(default)s)"
+        )
+        group.add_argument(
+            "--log-level",
+            choices=("info", "warning", "error"),
+            default="info",
+            help="log every request, only refused and failed ones, or only failed ones (default: %(default)s)",
+        )
 
     def run(self, args: argparse.Namespace) -> int:
         """Serve until stopped."""
@@ -144,9 +158,10 @@ def _serve(
 ) -> int:
     """Serve until a signal arrives."""
     from minseek.serve.app import create_app
+    from minseek.serve.log import log_to
     from minseek.serve.server import LOOPBACK_NAMES, Server, is_loopback, listen
 
-    _log_to_stderr()
+    log_to(None, args.log_format, args.log_level)
     hosts = args.allowed_host
     if is_loopback(bound):
         hosts = [*LOOPBACK_NAMES, args.host, *(hosts or ())]
@@ -189,6 +204,7 @@ def _settings(args: argparse.Namespace) -> ServerSettings:
         max_completion_tokens=args.max_completion_tokens,
         max_body_bytes=parse_bytes(args.max_body),
         api_key=os.environ.get(KEY_VARIABLE) if args.api_key is None else args.api_key,
+        metrics_key=os.environ.get(METRICS_KEY_VARIABLE) if args.metrics_key is None else args.metrics_key,
         cors_origins=tuple(args.cors_origin or ()),
         log_prompts=args.log_prompts,
     )
@@ -214,11 +230,3 @@ def _strategy(args: argparse.Namespace) -> Strategy | None:
 
 def _in_url(address: str) -> str:
     return f"[{address}]" if ":" in address else address
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    log = logging.getLogger("minseek.serve")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)

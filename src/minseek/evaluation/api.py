@@ -20,6 +20,7 @@ from minseek.evaluation.variants import parse_strategies
 from minseek.models import Model, check_model
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.options import RunOptions
+from minseek.reasoning.strategies import check_keep
 from minseek.reasoning.strategy import Strategy
 
 DEFAULT_STRATEGIES = ("standard", "budget-forcing", "min-seek")
@@ -69,7 +70,14 @@ overwrite
         system=system,
         cache_tokens=cache_tokens,
     )
-    trials = list(expand_trials(parse_strategies(strategies), settings.grid, _check_seeds(seeds), tasks))
+    variants = parse_strategies(strategies)
+    for variant in variants:
+        if "thoughts" in variant.base.options():
+            try:
+                check_keep(variant.base, settings.grid[-1])
+            except InputError as error:
+                raise InputError(f"the strategy {variant.name!r} is wrong: {error}") from None
+    trials = list(expand_trials(variants, settings.grid, _check_seeds(seeds), tasks))
     plan = plan_trial_slots(model, settings, kv_budget=kv_budget, sequences=min(sequences, len(trials)))
     _check_longest_prompt(model, plan, settings, trials)
     return Evaluation(model, tasks, trials, settings, plan, None if results is None else Path(results), overwrite)

@@ -10,7 +10,7 @@ from minseek.errors import InputError, is_instance
 from minseek.protocol.efforts import EFFORTS, Effort
 from minseek.protocol.fields import FieldError, parse_same, preview
 from minseek.reasoning.limits import Limits
-from minseek.reasoning.strategies import OPTIONS, STRATEGIES
+from minseek.reasoning.strategies import OPTIONS, STRATEGIES, check_keep
 from minseek.reasoning.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def parse_strategy(options: Mapping[str, Any]) -> Strategy:
             f"thinking.thoughts must be a number or 'unbounded', not {preview(thoughts)}", param="thinking.thoughts"
         )
     try:
-        return STRATEGIES[name](**given)
+        strategy = STRATEGIES[name](**given)
     except TypeError as error:
         field = str(error).partition(" ")[0]
         if field not in given:
@@ -83,6 +83,11 @@ def parse_strategy(options: Mapping[str, Any]) -> Strategy:
         raise FieldError(f"thinking.{error}", param=f"thinking.{field}") from None
     except InputError as error:
         raise FieldError(str(error), param="thinking") from None
+    try:
+        check_keep(strategy, strategy.thoughts, "thinking.keep", "thinking.thoughts")
+    except InputError as error:
+        raise FieldError(str(error), param="thinking.keep") from None
+    return strategy
 
 
 def parse_thinking(body: ChatRequest, defaults: ThinkingDefaults) -> tuple[Strategy, Limits]:

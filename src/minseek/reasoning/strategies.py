@@ -159,6 +159,28 @@ OPTIONS: tuple[str, ...] = tuple(dict.fromkeys(name for kind in STRATEGIES.value
 """Names of the parameters of all strategies."""
 
 
+def check_keep(strategy: Strategy, most_thoughts: int | None, keep: str = "keep", thoughts: str = "thoughts") -> None:
+    """Refuse to keep more thoughts than are induced: a strategy accepts it, as sweeps change its number of thoughts.
+
+    Parameters
+    ----------
+    most_thoughts : int or None
+        Most thoughts that are induced; None is unbounded.
+    keep, thoughts : str
+        Names of the two options in messages.
+
+    Raises
+    ------
+    InputError
+        If the strategy keeps more.
+    """
+    if strategy.keep is not None and most_thoughts is not None and strategy.keep > max(1, most_thoughts):
+        raise InputError(
+            f"{keep} {strategy.keep} has no effect with {thoughts} {most_thoughts}: give a smaller {keep} or more "
+            "thoughts"
+        )
+
+
 def canonical_rule(rule: str) -> str:
     """The current name of a rule; anything else is returned unchanged."""
     return RULE_ALIASES.get(rule, rule) if isinstance(rule, str) else rule

@@ -37,6 +37,7 @@ _RESPONSE_OR_STREAM = {
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "A field is wrong or not supported; it is named"},
     404: {"model": ErrorResponse, "description": "Another model than the loaded one"},
+    408: {"model": ErrorResponse, "description": "The body did not arrive in time"},
     413: {"model": ErrorResponse, "description": "The body is too long"},
     429: {"model": ErrorResponse, "description": "The queue is full; Retry-After says when to try again"},
     500: {"model": ErrorResponse, "description": "The model failed to answer"},
@@ -88,9 +89,11 @@ def create_app(model: Model, plan: BatchPlan, settings: ServerSettings | None = 
     app.state.service = service
     _add_routes(app, service)
     add_page(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    if settings.api_key:
-        app.add_middleware(ApiKeyCheck, key=settings.api_key, public=("/health", *PAGE_PATHS))
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
+    own: dict[str, str | None] = dict.fromkeys(("/health", *PAGE_PATHS))
+    if settings.metrics_key is not None:
+        own["/metrics"] = settings.metrics_key
+    app.add_middleware(ApiKeyCheck, key=settings.api_key, own=own)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

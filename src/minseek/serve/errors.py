@@ -17,7 +17,7 @@ from minseek.errors import InputError
 from minseek.protocol.fields import FieldError, preview
 from minseek.protocol.validation import field_error
 
-_CODES = {401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_CODES = {401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "body_too_large"}
 
 
 class ApiError(Exception):
@@ -85,7 +85,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer an unknown path, a method that a path does not have, or a body that cannot be parsed."""
     assert isinstance(error, HTTPException)
     message, code = f"{error.detail}: {request.method} {request.url.path[:100]}", _CODES.get(error.status_code)
-    if error.status_code == 413:
+    if error.status_code in (408, 413):
         message = error.detail
     elif error.status_code == 400:
         message, code = "the body cannot be read as JSON: send UTF-8 JSON that is not nested too deeply", "invalid_json"

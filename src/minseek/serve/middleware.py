@@ -1,11 +1,12 @@
-"""Middleware: access log, and checks of host, API key and body size."""
+"""Middleware: access log, and checks of host, API key, body size and time."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -62,17 +63,26 @@ class HostCheck(RequestCheck):
 
 
 class ApiKeyCheck(RequestCheck):
-    """Refuses requests without the key, except for public paths."""
+    """Refuses requests without the key of their path.
 
-    def __init__(self, app: ASGIApp, key: str, public: Collection[str]) -> None:
+    Parameters
+    ----------
+    key : str or None
+        Key of all paths that have none of their own; None requires none there.
+    own : mapping
+        Keys of single paths; None requires none there.
+    """
+
+    def __init__(self, app: ASGIApp, key: str | None, own: Mapping[str, str | None]) -> None:
         super().__init__(app)
-        self._key, self._public = key.encode(), frozenset(public)
+        self._key, self._own = key, dict(own)
 
     def check(self, scope: Scope) -> ApiError | None:
-        if scope["path"] in self._public:
+        key = self._own.get(scope["path"], self._key)
+        if key is None:
             return None
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key):
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode()):
             return None
         return ApiError(
             401,
@@ -83,10 +93,18 @@ class ApiKeyCheck(RequestCheck):
 
 
 class BodyLimit:
-    """Ends requests whose body is too long, with or without a Content-Length."""
+    """Ends requests whose body is too long, with or without a Content-Length, or takes too long to arrive.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self._max_bytes = app, max_bytes
+    Parameters
+    ----------
+    max_bytes : int
+        Maximum size of a body.
+    seconds : float
+        Time from the end of a request's headers in which the whole body must arrive.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
+        self.app, self._max_bytes, self._seconds = app, max_bytes, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count the bytes of the body as they arrive."""
@@ -98,11 +116,18 @@ class BodyLimit:
         if length.isdecimal() and int(length[:20]) > self._max_bytes:
             await too_long.response()(scope, receive, send)
             return
-        received = 0
+        received, complete, until = 0, False, time.monotonic() + self._seconds
 
         async def counted() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            try:
+                left = None if complete else max(0.0, until - time.monotonic())
+                message = await asyncio.wait_for(receive(), left)
+            except TimeoutError:
+                raise HTTPException(
+                    408, f"the body did not arrive within {self._seconds:g} seconds", headers={"Connection": "close"}
+                ) from None
+            complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > self._max_bytes:
                 raise HTTPException(413, str(too_long))
@@ -141,4 +166,6 @@ class AccessLog:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
             path, spent = ascii(scope["path"][:_MAX_LOGGED_PATH])[1:-1], time.perf_counter() - started
-            _LOG.info("%s %s %d %.0f ms", scope["method"], path, status, 1000 * spent)
+            level = logging.INFO if status < 400 else logging.WARNING if status < 500 else logging.ERROR
+            fields = {"method": scope["method"], "path": path, "status": status, "ms": round(1000 * spent)}
+            _LOG.log(level, "%s %s %d %d ms", *fields.values(), extra={"fields": fields})

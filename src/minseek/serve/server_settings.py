@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from minseek.decode import Sampling
 from minseek.errors import InputError
 from minseek.reasoning.strategy import Strategy
+
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
+"""Origins as browsers send them: in lower case, without a path; ``null`` is that of a local file."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,14 @@ class ServerSettings:
         Choices that may wait for a slot; further requests are refused with 429.
     max_completion_tokens : int
         Maximum number of generated tokens of one choice, thinking included.
-    max_body_bytes : int
-        Maximum size of a request's body.
+    max_body_bytes, body_seconds : int, float
+        Maximum size of a request's body, and the time in which it must arrive.
     api_key : str or None
         Required for everything but ``/health`` and the page.
+    metrics_key : str or None
+        Required for ``/metrics`` in place of `api_key`.
     cors_origins : tuple of str
-        Origins whose web pages may use the server.
+        Origins whose web pages may use the server, such as ``https://a.org``; ``*`` allows all.
     hosts : tuple of str or None
         Allowed values of the ``Host`` header; None allows any.
     log_prompts : bool
@@ -41,7 +47,9 @@ class ServerSettings:
     queue: int = 64
     max_completion_tokens: int = 32768
     max_body_bytes: int = 1_000_000
+    body_seconds: float = 30.0
     api_key: str | None = None
+    metrics_key: str | None = None
     cors_origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] | None = None
     log_prompts: bool = False
@@ -50,5 +58,12 @@ class ServerSettings:
         for name, least in (("queue", 0), ("max_completion_tokens", 1), ("max_body_bytes", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be {least} or more, not {getattr(self, name)}")
-        if self.api_key is not None and not (self.api_key and self.api_key.isascii() and self.api_key.isprintable()):
-            raise InputError("the API key must be printable ASCII text and not empty: give another one")
+        for name, key in (("API", self.api_key), ("metrics", self.metrics_key)):
+            if key is not None and not (key and key.isascii() and key.isprintable()):
+                raise InputError(f"the {name} key must be printable ASCII text and not empty: give another one")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise InputError(
+                    f"{origin!r} is no origin: give the scheme and host of a web page, and its port if it has one, "
+                    "such as https://a.org or http://localhost:3000, or * for all"
+                )
