@@ -158,7 +158,8 @@ def test_json_is_one_object_and_equals_reason(ask: Ask, tiny_folders: dict[str, 
     assert ran.code == 0
     assert report["question"] == QUESTION
     assert report["answer"] == result.answer
-    assert report["thoughts"] == [vars(thought) for thought in result.thoughts]
+    wanted = [vars(thought) | {"tokens": thought.length, "token_ids": thought.tokens} for thought in result.thoughts]
+    assert report["thoughts"] == wanted
     stats = {name: value for name, value in vars(result.stats).items() if "seconds" not in name}
     assert {name: report["stats"][name] for name in stats} == stats
     assert report["stats"]["tokens"] == result.stats.tokens

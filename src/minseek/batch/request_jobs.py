@@ -28,6 +28,7 @@ from minseek.protocol.requests import ChatRequest
 from minseek.protocol.responses import ChatChoice, CompletionChoice, FinishReason, Usage
 from minseek.protocol.sampling import parse_sampling
 from minseek.protocol.thinking import MAX_COMPLETION_TOKENS, ThinkingDefaults, parse_thinking
+from minseek.protocol.token_texts import divide
 from minseek.reasoning import Event
 
 
@@ -169,6 +170,8 @@ class _GenerationChoice(RequestJob):
 
     def choice(self, index: int) -> ChatChoice | CompletionChoice:
         done = self.generation.completion()
+        if self._stream is not None:
+            self._stream.finish(stopped=done.finish_reason == "stop")
         logprobs = None if self._stream is None else self._stream.logprobs
         if self._prompt is None:
             return completion_choice(
@@ -180,7 +183,7 @@ class _GenerationChoice(RequestJob):
             tokens = done.tokens
             closed = bisect_left(range(len(tokens)), True, key=lambda n: form.close in self._model.decode(tokens[:n]))
             self.reasoning_tokens = closed
-            logprobs = None if logprobs is None else logprobs[closed:]
+            logprobs = None if logprobs is None else divide(content, logprobs[closed:])
         reason: FinishReason = "stop" if done.finish_reason == "stop" else "length"
         return chat_choice(
             self._model, index, content=content, reasoning=reasoning, finish_reason=reason, logprobs=logprobs

@@ -15,7 +15,7 @@ from minseek.units import format_bytes
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from minseek.reasoning import Event, Result, RunPlan, Strategy, ThoughtEnded
+    from minseek.reasoning import Event, Result, RunPlan, Strategy, Thought, ThoughtEnded
 
 
 @contextmanager
@@ -108,13 +108,13 @@ class ReasoningView:
             return {
                 "interrupted": True,
                 "answer": "".join(self._answer).strip(),
-                "thoughts": [asdict(thought) for thought in thoughts],
+                "thoughts": [_thought_fields(thought) for thought in thoughts],
             }
         stats = self._result.stats
         return {
             "answer": self._result.answer,
             "note": self._result.note,
-            "thoughts": [asdict(thought) for thought in self._result.thoughts],
+            "thoughts": [_thought_fields(thought) for thought in self._result.thoughts],
             "stats": asdict(stats) | {"tokens": stats.tokens, "tokens_per_second": stats.tokens_per_second},
         }
 
@@ -232,6 +232,11 @@ class ReasoningView:
     def _end_answer(self) -> None:
         if self._answer and not self._silent and not self._answer[-1].endswith("\n"):
             print()
+
+
+def _thought_fields(thought: Thought) -> dict[str, Any]:
+    """A thought as plain data: `tokens` is their number, as in the server and in batch files."""
+    return asdict(thought) | {"tokens": thought.length, "token_ids": thought.tokens}
 
 
 _MAX_ANSWER_CHARS = 80  # characters of an interim answer

@@ -27,11 +27,14 @@ class TokenLogprob:
     logprob : float
     top : list of (int, float)
         The most likely tokens with their log-probabilities, highest first, ties by ascending id.
+    text : str or None
+        Text that the token completes, perhaps none; None if it was not decoded with the tokens before it.
     """
 
     token: int
     logprob: float
     top: list[tuple[int, float]]
+    text: str | None = None
 
 
 def check_logprobs(count: int | None) -> int | None:
@@ -56,9 +59,9 @@ def logprob(logits: Tensor, token: int) -> float:
     return float(logits[token] - logits.logsumexp(0))
 
 
-def token_logprob(logits: Tensor, token: int, count: int) -> TokenLogprob:
-    """Log-probabilities of a token chosen from logits [vocab] and of the `count` most likely tokens."""
+def token_logprob(logits: Tensor, token: int, count: int, text: str | None = None) -> TokenLogprob:
+    """Log-probabilities of a token chosen from logits [vocab], with its text, and of the `count` most likely tokens."""
     logs = torch.log_softmax(logits.float(), dim=-1)
     values, ids = logs.topk(min(count, len(logs)))
     top = sorted(zip(ids.tolist(), values.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
-    return TokenLogprob(token, float(logs[token]), top)
+    return TokenLogprob(token, float(logs[token]), top, text)

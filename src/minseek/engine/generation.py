@@ -168,8 +168,9 @@ class Generation:
         self.tokens.append(token)
         self._sampler.extend((token,))
         if self._stream is not None:
-            logprob = None if self._logprobs is None else token_logprob(logits, token, self._logprobs)
-            self._emit(token, self._watcher.push(self._stream.push(token)), logprob)
+            piece = self._stream.push(token)
+            logprob = None if self._logprobs is None else token_logprob(logits, token, self._logprobs, piece)
+            self._emit(token, self._watcher.push(piece), logprob)
         if not self._watcher.found and len(self.tokens) < self._limit:
             return (token,)
         self._flush()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from minseek.decode import TokenLogprob
 from minseek.models import ThinkingFormat
 from minseek.protocol.responses import FinishReason, MinseekDetails
+from minseek.protocol.token_texts import TokenTexts
 from minseek.reasoning import (
     AnswerToken,
     Event,
@@ -83,7 +84,7 @@ class Delta:
     note : dict
         Extension of the API: state of thoughts and cache.
     logprobs : list of TokenLogprob
-        Tokens whose text is certain now.
+        Tokens whose text is certain now, with their texts.
     """
 
     kind: Literal["reasoning", "content", "note"]
@@ -115,7 +116,7 @@ class ChatStream:
         self._reasoning, self._content = CleanText(), CleanText((form.open, form.close))
         self._line_ended = True
         self._tokens = 0  # of the current thought
-        self._uncertain: list[TokenLogprob] = []
+        self._texts = TokenTexts()
         self.result: Result | None = None
 
     def deltas(self, events: Iterable[Event]) -> Iterator[Delta]:
@@ -155,16 +156,14 @@ class ChatStream:
 
     def _answer(self, text: str, cached: int, logprob: TokenLogprob | None, *, last: bool = False) -> Iterator[Delta]:
         if logprob is not None:
-            self._uncertain.append(logprob)
+            self._texts.add(logprob)
         if text := self._content.push(text, last=last):
-            yield Delta("content", text, {"type": "answer", **self._cache(cached)}, self._uncertain)
-            self._uncertain = []
+            yield Delta("content", text, {"type": "answer", **self._cache(cached)}, self._texts.release(text))
 
     def _finish(self, result: Result) -> Iterator[Delta]:
         self.result = result
         yield from self._answer("", result.stats.kv_tokens, None, last=True)
-        # Tokens without text of their own belong to the answer; those of a stop string do not.
-        rest = [] if result.stats.answer_ended_by == "stop" else self._uncertain
+        rest = self._texts.finish(stopped=result.stats.answer_ended_by == "stop")
         yield Delta("note", "", {"type": "finished", **self.details().model_dump()}, rest)
 
     def _thought_ended(self, event: ThoughtEnded) -> dict[str, Any]:

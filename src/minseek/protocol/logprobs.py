@@ -16,15 +16,14 @@ def chat_logprobs(model: Model, logprobs: Sequence[TokenLogprob]) -> list[ChatLo
     """Format for chats: each token with the most likely ones in its place."""
     return [
         ChatLogprob(
-            **_token(model, entry.token, entry.logprob).model_dump(),
-            top_logprobs=[_token(model, token, logprob) for token, logprob in entry.top],
+            **_token(_own_text(model, entry), entry.logprob).model_dump(),
+            top_logprobs=[_token(_text(model, token), logprob) for token, logprob in entry.top],
         )
         for entry in logprobs
     ]
 
 
-def _token(model: Model, token: int, logprob: float) -> TopLogprob:
-    text = _text(model, token)
+def _token(text: str, logprob: float) -> TopLogprob:
     return TopLogprob(
         token=text, logprob=max(_MIN_LOGPROB, logprob), bytes=None if _INCOMPLETE in text else list(text.encode())
     )
@@ -32,7 +31,7 @@ def _token(model: Model, token: int, logprob: float) -> TopLogprob:
 
 def completion_logprobs(model: Model, logprobs: Sequence[TokenLogprob], offset: int = 0) -> CompletionLogprobs:
     """Format for completions: one list a figure; `offset` is the length of the text before the first token."""
-    tokens = [_text(model, entry.token) for entry in logprobs]
+    tokens = [_own_text(model, entry) for entry in logprobs]
     offsets = []
     for token in tokens:
         offsets.append(offset)
@@ -53,7 +52,12 @@ def _by_text(model: Model, top: Sequence[tuple[int, float]]) -> dict[str, float]
     return by_text
 
 
+def _own_text(model: Model, entry: TokenLogprob) -> str:
+    """Text that a chosen token has in the response."""
+    return _text(model, entry.token) if entry.text is None else entry.text
+
+
 def _text(model: Model, token: int) -> str:
-    """Decode a token as if it followed a word, with its leading space if it has one."""
+    """Text of a token by itself, as if it followed a word, with its leading space if it has one."""
     word = model.tokenizer.encode("a", add_special_tokens=False)
     return decode_after(model.decode, word, [token])

@@ -72,6 +72,10 @@ class AnswerWriter:
             answer.events.append(AnswerToken(token, text, chain.length, logprob))
             return answer.events[-1]
 
+        def push(token: int, logprob: TokenLogprob | None) -> AnswerToken:
+            piece = stream.push(token)
+            return emit(token, visible.push(piece), None if logprob is None else replace(logprob, text=piece))
+
         if chain.sampled_tag and (head := visible.push(chain.text_after_tag)):
             yield emit(None, head)
         loop = LoopDetector() if self._limits.loop_detection else None
@@ -82,7 +86,7 @@ class AnswerWriter:
             count += 1
             if loop is not None:
                 loop.push(token)
-            yield emit(token, visible.push(stream.push(token)), logprob)
+            yield push(token, logprob)
         while not chain.over and not visible.stopped:
             if count >= limit:
                 answer.ended_by = "answer-tokens"
@@ -97,7 +101,7 @@ class AnswerWriter:
                 break
             chain.tokens.append(token)
             count += 1
-            yield emit(token, visible.push(stream.push(token)), chain.logprob(token, self._logprobs))
+            yield push(token, chain.logprob(token, self._logprobs))
             if loop is not None and loop.push(token):
                 answer.ended_by = "loop"
                 break

@@ -108,6 +108,8 @@ async def _complete_response(
     async for events_by_choice in stream.events():
         for index, events in events_by_choice.items():
             _push(streams[index], events)
+    for completion, job in zip(streams, jobs, strict=True):
+        completion.finish(stopped=job.finish_reason == "stop")
     choices = [
         completion_choice(
             service.model,
@@ -145,11 +147,12 @@ async def _chunks(
     async with aclosing(stream.events()) as batches:
         async for events_by_choice in batches:
             for index, events in events_by_choice.items():
-                offset = len(streams[index].text)
+                offset = streams[index].offset
                 text, certain = _push(streams[index], events)
                 if text:
                     yield chunk(index, text, certain, offset, None)
     for index, job in enumerate(jobs):
-        yield chunk(index, "", [], len(streams[index].text), job.finish_reason)
+        offset = streams[index].offset
+        yield chunk(index, "", streams[index].finish(stopped=job.finish_reason == "stop"), offset, job.finish_reason)
     if with_usage:
         yield {**head, "choices": [], "usage": _usage(body, jobs).model_dump()}
