@@ -321,18 +321,19 @@ def test_lines_are_lines_to_every_reader() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "prompt", "apart"),
+    ("text", "opened", "apart"),
     [
-        ("Hm.</think>\n\nSo.", "a:<think>\n", ("Hm.", "So.")),
-        ("Hm.", "a:<think>\n", ("Hm.", "")),
-        ("\n<think>Hm.</think>So.", "a:", ("Hm.", "So.")),
-        (" So. ", "a:", (None, " So. ")),
-        ("So.", "<think></think>", (None, "So.")),
+        ("Hm.</think>\n\nSo.", True, ("Hm.", "So.")),
+        ("Hm.", True, ("Hm.", "")),
+        ("\n<think>Hm.</think>So.", False, ("Hm.", "So.")),
+        ("<think>Hm.", False, ("Hm.", "")),
+        (" So. ", False, (None, " So. ")),
+        ("So. <think>", False, (None, "So. <think>")),
     ],
 )
-def test_thinking_is_separated_from_the_answer(text: str, prompt: str, apart: tuple[str | None, str]) -> None:
-    assert split_thinking(text, THINK, prompt) == apart
-    assert split_thinking(text, PLAIN, prompt) == (None, text)
+def test_thinking_is_separated_from_the_answer(text: str, opened: bool, apart: tuple[str | None, str]) -> None:
+    assert split_thinking(text, THINK, opened=opened) == apart
+    assert split_thinking(text, PLAIN, opened=opened) == (None, text)
 
 
 def test_a_conversation_is_put_into_the_template() -> None:

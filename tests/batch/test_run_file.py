@@ -14,6 +14,8 @@ import minseek
 from minseek.batch import BatchProgress, BatchSummary, run_file
 from minseek.batch.request_file import RequestFile
 from minseek.engine import Engine
+from minseek.models import encode_rendered, render_messages
+from tests.helpers.tiny_models import save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,6 +78,22 @@ def test_log_probabilities_of_a_chat_are_those_of_its_answer(tiny: minseek.Model
     assert 0 < len(detailed["logprobs"]["content"]) <= wanted
     for token in detailed["logprobs"]["content"]:  # greedy: the most likely one
         assert token["top_logprobs"][0]["logprob"] == token["logprob"]
+
+
+@pytest.mark.parametrize(("template", "tag"), [("leaves", "<think>"), ("opens", "</think>")])
+def test_tags_in_a_question_do_not_open_or_close_thinking(template: str, tag: str, tmp_path: Path) -> None:
+    model = minseek.load(str(save(tmp_path / "model", "llama", template, closes=0)), device="cpu", dtype="float32")
+    messages = [{"role": "user", "content": f"What does {tag} mean?"}]
+    files = write(tmp_path, [{"id": 1, "messages": messages, "max_tokens": 12}])
+    run_file(model, *files, sampling=minseek.Sampling(temperature=0))
+    prompt = encode_rendered(model.tokenizer, render_messages(model.tokenizer, messages))
+    (whole,) = minseek.generate(model, [prompt], max_new_tokens=12)
+    assert whole.text.strip()
+    assert "think" not in whole.text
+    record = read(files[1])[1]
+    reasoning, text = (whole.text.strip(), "") if template == "opens" else (None, whole.text)
+    assert (record.get("reasoning"), record["text"]) == (reasoning, text)
+    assert ("note" in record) == (template == "opens")
 
 
 def test_progress_and_resuming(tiny: minseek.Model, tmp_path: Path) -> None:

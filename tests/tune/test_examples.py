@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import minseek
+from minseek.models import render_messages
 from minseek.tune.batches import BatchSampler, collate
 from minseek.tune.examples import read_examples
 from minseek.tune.schedule import learning_rate
@@ -62,6 +63,42 @@ def test_the_loss_covers_the_right_part_of_a_line(tmp_path: Path) -> None:
     assert trained_text(tmp_path, talk, "ignores") == (marked, "a1<|end|>\na2<|end|>\n")
     question = {"messages": [*talk["messages"], {"role": "user", "content": "u3"}]}
     assert trained_text(tmp_path, question) == (whole + "u:u3\n", "a1\na2\n")
+
+
+REMOVES = (
+    "{% for m in messages %}{{ m.role[0] }}:{{ m.content.split('</think>')[-1].strip() }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}a:OPEN{% endif %}"
+)
+
+
+@pytest.mark.filterwarnings("default::minseek.MinseekWarning")
+@pytest.mark.parametrize("opening", ["<think>\n", ""])
+@pytest.mark.parametrize("content", ["<think>\n2 and 2</think>\n\n4", "<think>2 and 2</think>4", "2 and 2</think>4"])
+def test_the_last_answer_keeps_the_thinking_that_the_template_removes(
+    tmp_path: Path, opening: str, content: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    tokenizer, file = make_tokenizer(), tmp_path / "d.jsonl"
+    tokenizer.chat_template = REMOVES.replace("OPEN", opening)
+    talk = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": content}]
+    file.write_text(json.dumps({"messages": talk}) + "\n")
+    (found,) = read_examples(file, tokenizer, 500).items
+    learned = content.removeprefix("<think>").lstrip() if opening else content
+    assert tokenizer.decode(found.ids[found.loss_mask].tolist()) == learned + "<|end|>"
+    prompt = render_messages(tokenizer, talk[:1])  # generation continues this
+    assert tokenizer.decode(found.ids.tolist()) == prompt + learned + "<|end|>"
+    assert not recwarn
+    more = [*talk, {"role": "user", "content": "5"}, {"role": "assistant", "content": content}]
+    file.write_text(f"{json.dumps({'messages': more})}\n{json.dumps({'messages': more[:3]})}\n")
+    with pytest.warns(minseek.MinseekWarning, match="2 answers in .* without their thinking") as caught:
+        found, _ = read_examples(file, tokenizer, 500).items
+    assert tokenizer.decode(found.ids[found.loss_mask].tolist()) == "4<|end|>" + learned + "<|end|>"
+    assert len(caught) == 1
+
+
+def test_thinking_in_a_template_that_keeps_it_is_learned_as_it_is(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "<think>2 and 2</think>4"}]
+    assert trained_text(tmp_path, {"messages": talk * 2})[1] == "<think>2 and 2</think>4\n" * 2
+    assert trained_text(tmp_path, {"messages": talk}, "opens")[1] == "2 and 2</think>4\n"
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:

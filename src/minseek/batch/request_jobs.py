@@ -16,7 +16,7 @@ from minseek.engine import BatchPlan, Generation, Job
 from minseek.errors import InputError
 from minseek.models import Model, ThinkingFormat
 from minseek.models.chat.encoding import encode_rendered
-from minseek.models.chat.prompts import render_messages
+from minseek.models.chat.prompts import render_messages, template_tail
 from minseek.models.chat.thinking_format import is_open
 from minseek.protocol.chat_stream import ChatStream
 from minseek.protocol.choices import chat_choice, completion_choice, run_choice, run_usage
@@ -144,11 +144,11 @@ class _GenerationChoice(RequestJob):
     """A choice of plain generation; the model's own thinking in it is separated from the answer afterwards."""
 
     def __init__(
-        self, model: Model, plan: BatchPlan, request: Request, tokens: Sequence[int], prompt: str | None, choice: int
+        self, model: Model, plan: BatchPlan, request: Request, tokens: Sequence[int], opened: bool | None, choice: int
     ) -> None:
         body = request.body
         self._model = model
-        self._prompt = prompt
+        self._opened = opened
         self._stream = CompletionStream() if body.num_logprobs is not None else None
         self.reasoning_tokens = 0
         self.generation = Generation(
@@ -160,7 +160,7 @@ class _GenerationChoice(RequestJob):
             evicts=plan.policy is not None,
             on_token=None if self._stream is None else lambda _, text, logprob: self._push(text, logprob),
             logprobs=body.num_logprobs,
-            is_continuation=prompt is None,
+            is_continuation=opened is None,
         )
         super().__init__(self.generation)
 
@@ -173,12 +173,12 @@ class _GenerationChoice(RequestJob):
         if self._stream is not None:
             self._stream.finish(stopped=done.finish_reason == "stop")
         logprobs = None if self._stream is None else self._stream.logprobs
-        if self._prompt is None:
+        if self._opened is None:
             return completion_choice(
                 self._model, index, text=done.text, finish_reason=done.finish_reason, logprobs=logprobs
             )
         form = self._model.thinking
-        reasoning, content = split_thinking(done.text, form, self._prompt)
+        reasoning, content = split_thinking(done.text, form, opened=self._opened)
         if reasoning is not None:
             tokens = done.tokens
             closed = bisect_left(range(len(tokens)), True, key=lambda n: form.close in self._model.decode(tokens[:n]))
@@ -197,10 +197,10 @@ def make_jobs(model: Model, plan: BatchPlan, request: Request) -> RequestRun | I
             choices = range(request.body.choices)
             return RequestRun(request, [_ThinkingChoice(model, plan, request, choice) for choice in choices])
         jobs: list[RequestJob] = []
-        for tokens, text in _encode_prompts(model, request):
+        for tokens, opened in _encode_prompts(model, request):
             _check_length(plan, request, len(tokens))
             choices = range(request.body.choices)
-            jobs.extend(_GenerationChoice(model, plan, request, tokens, text, choice) for choice in choices)
+            jobs.extend(_GenerationChoice(model, plan, request, tokens, opened, choice) for choice in choices)
         return RequestRun(request, jobs)
     except InputError as error:
         param, code = getattr(error, "param", None), getattr(error, "code", "invalid_value")
@@ -223,11 +223,12 @@ def request_tokens(model: Model, request: Request) -> int:
     return longest + (request.max_new_tokens or DEFAULT_NEW_TOKENS)
 
 
-def _encode_prompts(model: Model, request: Request) -> list[tuple[list[int], str | None]]:
-    """Return the tokens of each prompt, with the text of a conversation."""
+def _encode_prompts(model: Model, request: Request) -> list[tuple[list[int], bool | None]]:
+    """Return the tokens of each prompt, and for a conversation True if its template opens thinking."""
     if isinstance(request.body, ChatRequest):
-        text = render_messages(model.tokenizer, request.body.conversation)
-        return [(encode_rendered(model.tokenizer, text), text)]
+        tokenizer, messages = model.tokenizer, request.body.conversation
+        text = render_messages(tokenizer, messages)
+        return [(encode_rendered(tokenizer, text), is_open(template_tail(tokenizer, messages), model.thinking))]
     return [(tokens, None) for tokens in encode_prompts(model, request.body)]
 
 
@@ -242,11 +243,14 @@ def _check_length(plan: BatchPlan, request: Request, prompt_tokens: int) -> None
         )
 
 
-def split_thinking(text: str, form: ThinkingFormat, prompt: str) -> tuple[str | None, str]:
-    """Split a reply into its thinking (None if there is none) and its answer, both without tags."""
+def split_thinking(text: str, form: ThinkingFormat, *, opened: bool) -> tuple[str | None, str]:
+    """Split a reply into its thinking (None if there is none) and its answer, both without tags.
+
+    With `opened`, the template has opened thinking. Thinking that is never closed is all of the reply.
+    """
     if not form.open:
         return None, text
-    if not is_open(prompt, form):
+    if not opened:
         head = text.lstrip()
         if not head.startswith(form.open):
             return None, text

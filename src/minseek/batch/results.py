@@ -10,11 +10,23 @@ from typing import Any
 
 from minseek.batch.requests import InvalidRequest, Request
 from minseek.protocol.requests import ChatRequest
-from minseek.protocol.responses import ChatChoice, ChatResponse, CompletionChoice, CompletionResponse, Usage
+from minseek.protocol.responses import (
+    ChatChoice,
+    ChatResponse,
+    CompletionChoice,
+    CompletionResponse,
+    FinishReason,
+    Usage,
+)
 from minseek.protocol.validation import public_name
 
 _LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
 """Characters that some readers take for the end of a line, and that JSON does not escape."""
+_EMPTY: dict[FinishReason, str] = {
+    "length": "the answer is empty: thinking took all tokens; give more, or a thinking field, which reserves some",
+    "stop": "the answer is empty: the model ended its turn with its thinking",
+}
+"""Notes on plain generation, by finish reason."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,8 @@ def _plain_choice(choice: ChatChoice | CompletionChoice, *, logprobs: bool) -> d
             record |= {name: whole["minseek"][name] for name in ("thoughts", "kv_bytes_peak", "kv_bytes_allocated")}
             if choice.minseek.note is not None:
                 record["note"] = choice.minseek.note
+        elif choice.message.reasoning is not None and not choice.message.content:
+            record["note"] = _EMPTY[choice.finish_reason]
     if logprobs:
         record["logprobs"] = whole["logprobs"]
     return record

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from minseek.errors import InputError, MinseekWarning
-from minseek.models.chat.encoding import encode, encode_continuation, encode_prompt
-from minseek.models.chat.prompts import render_messages
+from minseek.models.chat.encoding import encode_continuation, encode_prompt
+from minseek.tune.conversations import read_conversation
 
 _SHAPES = '{"text": …}, {"prompt": …, "completion": …} or {"messages": […]}'
 
@@ -63,8 +63,9 @@ def read_examples(path: Path, tokenizer: Any, max_length: int) -> Examples:
 
     A text is tokenized whole and ends with an end-of-sequence token; a rest shorter than a block is left out unless it
     is all there is. The loss covers all tokens of ``text``, the completion of ``prompt`` and ``completion`` (joined
-    without a template), and every turn of the assistant in ``messages`` (in the model's chat template). One warning
-    gives the number of sequences that are longer than `max_length` and are cut.
+    without a template), and every turn of the assistant in ``messages`` (in the model's chat template; the last
+    answer keeps its thinking, see `read_conversation`). One warning gives the number of sequences that are longer than
+    `max_length` and are cut, and one that of answers whose thinking is lost.
 
     Raises
     ------
@@ -92,7 +93,7 @@ def read_examples(path: Path, tokenizer: Any, max_length: int) -> Examples:
 
 
 def _read_lines(path: Path, raw: bytes, tokenizer: Any, max_length: int) -> list[Example]:
-    found, num_cut, num_emptied = [], 0, 0
+    found, num_cut, num_emptied, num_thoughtless = [], 0, 0, 0
     for number, line in enumerate(raw.splitlines(), start=1):
         where = f"line {number} of {path}"
         text = _decode(line, where)
@@ -101,7 +102,7 @@ def _read_lines(path: Path, raw: bytes, tokenizer: Any, max_length: int) -> list
         try:
             item = json.loads(text)
             json.dumps(item, ensure_ascii=False).encode()
-            pieces = _tokenize(item, tokenizer)
+            pieces, thoughtless = _tokenize(item, tokenizer)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         except UnicodeEncodeError:  # JSON can hold half a surrogate pair; no tokenizer takes it
@@ -113,6 +114,7 @@ def _read_lines(path: Path, raw: bytes, tokenizer: Any, max_length: int) -> list
         if not any(loss_mask[1:]):
             raise InputError(f"{where} has no token to learn: leave it out")
         num_cut += len(ids) > max_length
+        num_thoughtless += thoughtless
         if any(loss_mask[1:max_length]):
             found.append(Example(_as_ids(ids[:max_length]), torch.tensor(loss_mask[:max_length])))
         else:
@@ -125,72 +127,37 @@ def _read_lines(path: Path, raw: bytes, tokenizer: Any, max_length: int) -> list
             MinseekWarning,
             stacklevel=3,
         )
+    if num_thoughtless:
+        warnings.warn(
+            f"{num_thoughtless} answers in {path} that others follow are learned without their thinking, which the "
+            "model's chat template leaves out there: end an example with each of them to learn it",
+            MinseekWarning,
+            stacklevel=3,
+        )
     if not found:
         raise InputError(f"{path} holds no example to learn: write one a line, as {_SHAPES}")
     return found
 
 
-def _tokenize(item: Any, tokenizer: Any) -> list[tuple[list[int], bool]]:
-    """Tokens of a line's pieces, each with True if it counts in the loss."""
+def _tokenize(item: Any, tokenizer: Any) -> tuple[list[tuple[list[int], bool]], int]:
+    """Tokens of a line's pieces, each with True if it counts in the loss, and the number of answers without thinking.
+
+    The latter are those whose thinking the chat template leaves out.
+    """
     kinds = {frozenset(("text",)), frozenset(("prompt", "completion")), frozenset(("messages",))}
     if not isinstance(item, dict) or frozenset(item) not in kinds:
         has = f"the fields {', '.join(map(repr, item))}" if isinstance(item, dict) else type(item).__name__
         raise InputError(f"it has {has}, which is no example: write {_SHAPES}")
     if "messages" in item:
-        return _conversation(item["messages"], tokenizer)
+        conversation = read_conversation(item["messages"], tokenizer)
+        return conversation.encode(tokenizer), conversation.num_thoughtless
     for name, value in item.items():
         if not isinstance(value, str):
             raise InputError(f"{name!r} must be a text, not {json.dumps(value)[:40]}")
     if "text" in item:
-        return [(_text_ids(tokenizer, item["text"]), True)]
+        return [(_text_ids(tokenizer, item["text"]), True)], 0
     completion = encode_continuation(tokenizer, item["completion"], before=item["prompt"])
-    return [(encode_prompt(tokenizer, item["prompt"]), False), ([*completion, *_eos(tokenizer)], True)]
-
-
-def _conversation(messages: Any, tokenizer: Any) -> list[tuple[list[int], bool]]:
-    """Pieces of a rendered conversation; each turn of the assistant begins where generation would begin."""
-    if (
-        not isinstance(messages, list)
-        or not messages
-        or not all(isinstance(m, dict) and set(m) == {"role", "content"} for m in messages)
-        or not all(isinstance(value, str) for m in messages for value in m.values())
-    ):
-        raise InputError("'messages' must be a list of objects with the texts 'role' and 'content'")
-    if not tokenizer.chat_template:
-        raise InputError("the model has no chat template: give 'prompt' and 'completion' instead of 'messages'")
-    whole = _render(tokenizer, messages)
-    pieces, previous_end = [], 0
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        if index == 0:
-            raise InputError("the first message is the assistant's: begin with the user's")
-        opened = render_messages(tokenizer, messages[:index])
-        prefix = _render(tokenizer, messages[: index + 1])
-        end = len(prefix) if whole.startswith(prefix) else -1
-        # A template may open thinking where generation begins, and write a finished turn without it.
-        start = next((i for i, (a, b) in enumerate(zip(opened, whole, strict=False)) if a != b), len(opened))
-        if start < max(previous_end, len(_render(tokenizer, messages[:index]))) or end < start:
-            raise InputError(
-                f"the chat template writes message {index + 1} differently once others follow: give one example for "
-                "each turn of the assistant, and end it there"
-            )
-        pieces += [(whole[previous_end:start], False), (whole[start:end], True)]
-        previous_end = end
-    pieces.append((whole[previous_end:], False))
-    encoded, before = list[tuple[list[int], bool]](), ""
-    for text, has_loss in pieces:
-        tokens = encode_continuation(tokenizer, text, before=before) if before else encode(tokenizer, text)
-        encoded.append((tokens, has_loss))
-        before += text
-    return encoded
-
-
-def _render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except Exception as error:  # a template is a program and may raise anything
-        raise InputError(f"the model's chat template refuses this conversation: {error}") from error
+    return [(encode_prompt(tokenizer, item["prompt"]), False), ([*completion, *_eos(tokenizer)], True)], 0
 
 
 def _text_ids(tokenizer: Any, text: str) -> list[int]:
