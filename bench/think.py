@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 from common import bandwidth, kept, machine, table, write
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 from transformers.generation.streamers import BaseStreamer
 
 import minseek
 from minseek.models import alias_file
 from minseek.models.chat.encoding import encode_rendered
 from minseek.models.chat.prompts import render_prompt
-from minseek.models.loading.gguf import dense_folder
+from minseek.models.loading.gguf.transformers_model import gguf_transformers_model
 
 QUESTION = "A farmer has 17 sheep and buys 25 more. Then 9 run away. How many are left? Think it through."
 LENGTH = 200  # tokens of every thought
@@ -342,10 +342,7 @@ def main() -> None:
         file = alias_file("smollm2")
         assert file is not None, "minseek models --get smollm2"
         model = minseek.load("smollm2", device="cpu", dtype="bfloat16")
-        folder = dense_folder(file, torch.bfloat16)
-        reference = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16, attn_implementation="sdpa"
-        ).eval()
+        reference = gguf_transformers_model(file, torch.bfloat16)
         figures |= {"model": "SmolLM2-135M bfloat16", "weight_bytes": model.weight_bytes, "step": model.backend}
         for name in [args.only] if args.only else SECTIONS:
             print(f"measuring {name}", flush=True)

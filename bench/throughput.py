@@ -32,7 +32,7 @@ from minseek.decode import Sampling
 from minseek.engine import Engine, Generation
 from minseek.models import alias_file
 from minseek.models.forward.chunk import SequenceChunk
-from minseek.models.loading.gguf import dense_folder
+from minseek.models.loading.gguf.transformers_model import gguf_tokenizer, gguf_transformers_model
 from minseek.native import cache_folder
 
 BUDGET = 192_000_000
@@ -106,6 +106,15 @@ def run_peer(name: str, job: dict[str, Any], limit: float) -> dict[str, Any] | N
     return found
 
 
+def dense_folder(file: Path, dtype: torch.dtype) -> Path:
+    """Directory with the dense model of a GGUF file, made once."""
+    folder = cache_folder() / "bench" / f"{file.stem}-{str(dtype).removeprefix('torch.')}"
+    if not (folder / "tokenizer.json").is_file():
+        gguf_transformers_model(file, dtype).save_pretrained(folder)
+        gguf_tokenizer(file).save_pretrained(folder)
+    return folder
+
+
 def peers(
     model: minseek.Model, rounds: int, only: list[str], jobs: list[int], figures: dict[str, Any], kept_as: str
 ) -> None:
@@ -114,7 +123,7 @@ def peers(
     Other jobs keep the figures they have.
     """
     file = alias_file("smollm2")
-    folder = str(dense_folder(file, model.placement.dtype))
+    folder = str(dense_folder(file, model.placement.dtype))  # for peers that read no GGUF files
     results = figures.setdefault("peers", {})
     for title, (count, length, new) in [[*SCENARIOS.items()][j] for j in jobs]:
         prompts = prompts_of(model, count, length)

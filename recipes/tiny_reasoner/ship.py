@@ -8,9 +8,8 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
-from minseek.models.config import from_transformers
+from minseek.models.config import MODEL_CONFIG_FILE, from_transformers
 from minseek.models.loading.aliases import TINY
-from minseek.models.loading.gguf import MODEL_CONFIG_FILE
 
 _MAX_BYTES = 16_000_000  # bytes
 _FILES = (

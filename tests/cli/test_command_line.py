@@ -254,20 +254,24 @@ def test_models_lists_names_architectures_formats_and_policies(command: Ask) -> 
         assert what in ran.out
 
 
-def test_converted_files_are_listed_and_cleared(command: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_copies_are_listed_and_removed(command: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINSEEK_CACHE", str(tmp_path))
-    assert command("models", "--converted").out == "0 converted files, 0 B in all\n"
+    monkeypatch.setenv("COLUMNS", "250")
+    assert "old copy" not in command("env").out
+    assert command("env", "--clean").out == "0 old copies removed, 0 B\n"
     for name, size in (("a-1", 3000), ("b-2", 500)):
         (tmp_path / "dense" / name).mkdir(parents=True)
         (tmp_path / "dense" / name / "model.safetensors").write_bytes(b"0" * size)
     (tmp_path / "models").mkdir()
-    ran = command("models", "--converted")
+    listed = [line for line in command("env").out.splitlines() if "old copy" in line]
+    assert len(listed) == 2
+    assert str(tmp_path / "dense" / "a-1") in listed[0]
+    assert "3.00 KB" in listed[0]
+    ran = command("env", "--clean")
     assert (ran.code, ran.err) == (0, "")
-    sizes = [line.split(maxsplit=2) for line in ran.out.splitlines()]
-    assert sizes[0] == ["3.00", "KB", str(tmp_path / "dense" / "a-1")]
-    assert ran.out.endswith("2 converted files, 3.50 KB in all\n")
-    assert command("models", "--clear-converted").out == "2 converted files, 3.50 KB removed\n"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["dense", "models"]
+    assert ran.out.endswith("2 old copies removed, 3.50 KB\n")
+    assert not list((tmp_path / "dense").iterdir())
+    assert (tmp_path / "models").is_dir()
 
 
 @pytest.mark.parametrize("subcommand", ["plan", "batch"])

@@ -124,7 +124,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_loaded(
         raise AssertionError("the output is checked first")
 
     monkeypatch.setattr("minseek.models.load", fail)
-    monkeypatch.setattr("minseek.tune.run.model_folder", fail)
+    monkeypatch.setattr("minseek.tune.run.find_files", fail)
     data = tmp_path / "data.jsonl"
     data.write_text('{"id": 1, "prompt": "a", "answer": "b", "text": "c"}\n')
     for out, said in (

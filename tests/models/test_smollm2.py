@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 import minseek
 from minseek.models import alias_file
 from minseek.models.chat.encoding import encode_rendered
 from minseek.models.chat.prompts import render_prompt
-from minseek.models.loading.gguf import dense_folder
+from minseek.models.loading.gguf.transformers_model import gguf_transformers_model
 from tests.helpers.reference import Task, budget_forcing, generate, min_seek
 
 pytestmark = [
@@ -35,7 +34,7 @@ def model() -> minseek.Model:
 def reference() -> Any:
     file = alias_file("smollm2")
     assert file is not None
-    return AutoModelForCausalLM.from_pretrained(dense_folder(file, torch.float32), dtype=torch.float32).eval()
+    return gguf_transformers_model(file, torch.float32)
 
 
 def task(model: minseek.Model, answer: int) -> Task:

@@ -22,10 +22,12 @@ from minseek.tune import Settings, TuneResult, TuneRun, tune
 from minseek.tune.checkpoint import read_checkpoint, write_checkpoint
 from minseek.tune.examples import read_examples
 from minseek.tune.memory import ProcessMeter
-from minseek.tune.model import load_model, model_folder, read_config
+from minseek.tune.model import find_files, load_model, read_config
 from minseek.tune.optimizers import make_optimizer
 from minseek.tune.trainable import select_layers
 from minseek.tune.trainer import Trainer
+from tests.helpers.gguf_files import write_model
+from tests.helpers.loading import greedy_tokens
 from tests.helpers.tiny_models import ARCHITECTURES, make_reference, make_tokenizer, save
 from tests.helpers.tuning import CPU, FAST, weights_in, with_gradients
 
@@ -207,7 +209,7 @@ def test_tune_reads_the_files_that_reason_reads(kind: str, small: Path, tmp_path
             mapping = json.loads(index.read_text())
             mapping["weight_map"] |= dict.fromkeys(changes, "overlay.safetensors")
             index.write_text(json.dumps(mapping))
-    own = load_model(model_folder(str(folder), torch.float32), read_config("x", folder), torch.float32, CPU)
+    own = load_model(find_files(str(folder)), read_config("x", folder), torch.float32, CPU)
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for (name, a), b in zip(own.named_parameters(), reference.parameters(), strict=True):
         assert torch.equal(a, b), name
@@ -236,7 +238,7 @@ def test_missing_weight_files_are_named(small: Path, tmp_path: Path, content: st
     if content is not None:
         (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(minseek.InputError, match=sentence):
-        model_folder(str(folder), torch.float32)
+        find_files(str(folder))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "pytorch_model.bin", "model.gguf"])
@@ -290,6 +292,18 @@ def test_only_selected_layers_move(
     before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (source, tmp_path / "out"))
     for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True):
         assert torch.equal(a, b) != moves(name), name
+
+
+@pytest.mark.parametrize("variant", ["llama", "qwen3"])
+def test_a_gguf_file_is_tuned_as_its_directory_is(variant: str, text: Path, tmp_path: Path) -> None:
+    sources = {"folder": save(tmp_path / "model", variant), "file": write_model(tmp_path / "model.gguf", variant)}
+    for name, source in sources.items():
+        tune(str(source), text, tmp_path / name, Settings(**FAST), device="cpu")
+    folder, file = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in sources)
+    for (name, a), b in zip(folder.named_parameters(), file.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+    answers = [greedy_tokens(minseek.load(str(tmp_path / name), device="cpu", dtype="float32")) for name in sources]
+    assert answers[0] == answers[1]
 
 
 def test_a_tied_matrix_is_tuned_from_both_ends(small: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 import platform
 
 from minseek.cli.startup import import_torch
+from minseek.units import format_bytes
 
 
 class EnvCommand:
@@ -15,11 +16,17 @@ class EnvCommand:
     help = "print versions, and the default device, dtype and decoding backend, with the reasons"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """No arguments."""
+        """Add the flag of ``minseek env``."""
+        parser.add_argument(
+            "--clean", action="store_true", help="remove dense copies of GGUF files that earlier versions kept"
+        )
 
     def run(self, args: argparse.Namespace) -> int:
-        """Print one table."""
+        """Print one table, or remove old copies."""
         import_torch()
+        if args.clean:
+            _clean()
+            return 0
         import torch
         import transformers
         from rich.console import Console
@@ -47,5 +54,19 @@ class EnvCommand:
         isa = instruction_set()
         table.add_row("instruction set", isa.name if isa.flags else "none", isa.reason)
         table.add_row("cache folder", str(cache_folder()), "MINSEEK_CACHE, else the user's cache folder")
+        from minseek.models.loading.gguf.old_copies import old_copies
+
+        for folder, size in old_copies().items():
+            table.add_row("old copy", str(folder), f"{format_bytes(size)} that nothing reads: minseek env --clean")
         Console().print(table)
         return 0
+
+
+def _clean() -> None:
+    from minseek.models.loading.gguf.old_copies import remove_old_copies
+
+    removed = remove_old_copies()
+    for folder, size in removed.items():
+        print(f"removed {folder}, {format_bytes(size)}")
+    noun = "old copy" if len(removed) == 1 else "old copies"
+    print(f"{len(removed)} {noun} removed, {format_bytes(sum(removed.values()))}")

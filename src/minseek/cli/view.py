@@ -20,15 +20,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """A moving line on a terminal while a model is loaded, or converted at first use."""
+    """A moving line on a terminal while a model is loaded."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    with (
-        console.status(f"loading {name}; a GGUF file is converted at first use")
-        if console.is_terminal
-        else nullcontext()
-    ):
+    with console.status(f"loading {name}") if console.is_terminal else nullcontext():
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from minseek.errors import InputError
 
@@ -20,12 +20,17 @@ VERIFIED = {
 _REASONS = {
     "gemma3_text": "it has a rotary embedding per layer type",
     "gemma3": "it has a rotary embedding per layer type",
+    "gemma2": "it caps its logits",
     "gemma4": "it has a rotary embedding per layer type",
     "smollm3": "some of its layers have no rotary embedding",
     "phi3": "it rotates only a part of each head",
     "qwen3_5": "it rotates only a part of each head and has linear-attention layers",
     "deepseek_v3": "its latent attention does not store keys and values",
+    "deepseek2": "its latent attention does not store keys and values",
+    **dict.fromkeys(("qwen2moe", "qwen3moe", "gpt-oss", "llama4"), "it is a mixture of experts"),
 }
+MODEL_CONFIG_FILE = "minseek.json"
+"""File beside a model's weights that `ModelConfig.write` wrote, to load it without transformers' modeling code."""
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 
@@ -85,8 +90,7 @@ def check_config(config: Any) -> None:
     """
     kind = config.model_type
     if kind not in VERIFIED:
-        reason = _REASONS.get(kind, "its attention has not been verified against the unmodified model")
-        raise InputError(f"the architecture {kind!r} is not supported: {reason}; supported are {', '.join(VERIFIED)}")
+        refuse_architecture(kind)
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:
         raise InputError(
@@ -97,6 +101,18 @@ def check_config(config: Any) -> None:
         raise InputError(f"this {kind} model is not supported: it rotates only a part of each head")
     if config.hidden_act != "silu":
         raise InputError(f"the activation {config.hidden_act!r} is not supported: only 'silu' is verified")
+
+
+def refuse_architecture(kind: str) -> NoReturn:
+    """Refuse an architecture that is not in `VERIFIED`.
+
+    Raises
+    ------
+    InputError
+        With the reason.
+    """
+    reason = _REASONS.get(kind, "its attention has not been verified against the unmodified model")
+    raise InputError(f"the architecture {kind!r} is not supported: {reason}; supported are {', '.join(VERIFIED)}")
 
 
 def from_transformers(model: Any) -> ModelConfig:

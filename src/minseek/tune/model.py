@@ -11,7 +11,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from minseek.models.config import check_config
-from minseek.models.loading.gguf import dense_folder
+from minseek.models.loading.gguf.transformers_model import (
+    gguf_tokenizer,
+    gguf_transformers_config,
+    read_gguf_weights,
+)
 from minseek.models.loading.load import find_source
 from minseek.models.loading.transformers_quirks import quiet, readable_errors
 from minseek.models.loading.weight_files import weight_files
@@ -21,48 +25,50 @@ _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _COPIES = ["consolidated*"]  # the same weights once more, in the format of their makers
 
 
-def model_folder(name: str, dtype: torch.dtype) -> Path:
-    """Find a model's directory by its name: a configuration, a tokenizer and safetensors files; see `minseek.load`.
+def find_files(name: str) -> Path:
+    """Find a model by its name: a GGUF file, or a directory with a configuration, a tokenizer and safetensors files.
 
-    A GGUF file is converted at first use, and a model of the Hub is downloaded.
+    A model of the Hub is downloaded; see `minseek.load`.
 
     Raises
     ------
     InputError
-        If there is no such model, or its weights are not in safetensors files; see `weight_files`.
+        If there is no such model, or its weights are not in such files; see `weight_files`.
     """
     source = find_source(name)
     if source.is_file():
-        folder = dense_folder(source, dtype)
-    elif source.is_dir():
-        folder = source
-    else:
+        return source
+    if not source.is_dir():
         from huggingface_hub import snapshot_download
 
         with readable_errors(f"the model {name!r} could not be loaded"), quiet(bars=True):
-            folder = Path(
+            source = Path(
                 snapshot_download(source.as_posix(), allow_patterns=list(_DOWNLOADED), ignore_patterns=_COPIES)
             )
-    weight_files(folder)
-    return folder
+    weight_files(source)
+    return source
 
 
-def read_config(name: str, folder: Path) -> Any:
+def read_config(name: str, source: Path) -> Any:
     """The model's configuration, of a supported architecture."""
     from transformers import AutoConfig
 
+    if source.is_file():
+        return gguf_transformers_config(source)
     with readable_errors(f"the model {name!r} could not be loaded"), quiet():
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     check_config(config)
     return config
 
 
-def read_tokenizer(name: str, folder: Path) -> Any:
+def read_tokenizer(name: str, source: Path) -> Any:
     """The model's tokenizer."""
     from transformers import AutoTokenizer
 
+    if source.is_file():
+        return gguf_tokenizer(source)
     with readable_errors(f"the model {name!r} could not be loaded"), quiet():
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def build(config: Any, dtype: torch.dtype) -> Any:
@@ -74,7 +80,7 @@ def build(config: Any, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def load_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+def load_model(source: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     """Make a model and read its weights, one by one, into place.
 
     Raises
@@ -90,7 +96,10 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.devi
         model.model.rotary_emb = type(rotary)(config)
     into = {name: weight.detach() for name, weight in model.named_parameters(remove_duplicate=False)}
     tied = model.lm_head.weight is model.model.embed_tokens.weight
-    read_weights(weight_files(folder), into, optional={"lm_head.weight"} if tied else set())
+    if source.is_file():
+        read_gguf_weights(source, into)
+    else:
+        read_weights(weight_files(source), into, optional={"lm_head.weight"} if tied else set())
     return model
 
 

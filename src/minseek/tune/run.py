@@ -21,7 +21,7 @@ from minseek.tune.folder import RunFolder, check_folder
 from minseek.tune.log import LogEntry, TuneResult
 from minseek.tune.loop import TrainingLoop
 from minseek.tune.memory import DeviceMeter, MemoryMeter, ProcessMeter, give_memory_back
-from minseek.tune.model import checkpoint_layers, load_model, model_folder, read_config, read_tokenizer
+from minseek.tune.model import checkpoint_layers, find_files, load_model, read_config, read_tokenizer
 from minseek.tune.plan import TunePlan, check_budget, plan_tuning
 from minseek.tune.schedule import check_warmup
 from minseek.tune.settings import Settings
@@ -69,7 +69,7 @@ class TuneRun:
     ) -> None:
         self.settings = settings = settings or Settings()
         self._device = resolve_device(device, "float32").device
-        self._source = model_folder(name, settings.dtype)
+        self._source = find_files(name)
         self.config = read_config(name, self._source)
         if settings.max_length > self.config.max_position_embeddings:
             raise InputError(
@@ -282,7 +282,8 @@ def _make_meter(device: torch.device, budget: int | None) -> MemoryMeter:
     return ProcessMeter()
 
 
-def _fingerprint(folder: Path) -> str:
+def _fingerprint(source: Path) -> str:
     """Hash of a model's configuration and of the sizes of its weight files."""
-    sizes = [(file.name, file.stat().st_size) for file in weight_files(folder)]
-    return hashlib.sha256(f"{(folder / 'config.json').read_text()}{sizes}".encode()).hexdigest()[:16]
+    files, text = ([source], "") if source.is_file() else (weight_files(source), (source / "config.json").read_text())
+    sizes = [(file.name, file.stat().st_size) for file in files]
+    return hashlib.sha256(f"{text}{sizes}".encode()).hexdigest()[:16]

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from minseek.errors import InputError
 from minseek.models.chat.thinking_format import ThinkingFormat, check_format_name
-from minseek.models.config import ModelConfig, check_config, from_transformers
+from minseek.models.config import MODEL_CONFIG_FILE, ModelConfig, check_config, from_transformers
 from minseek.models.device import DeviceChoice, resolve_device
 from minseek.models.loading.aliases import ALIASES, TINY, alias_file
-from minseek.models.loading.gguf import MODEL_CONFIG_FILE, dense_folder
+from minseek.models.loading.gguf.config import config_of
+from minseek.models.loading.gguf.tokenizer_cache import tokenizer_of
+from minseek.models.loading.gguf.weights import unpack_weights
 from minseek.models.loading.packed_safetensors import read_packed
 from minseek.models.loading.transformers_quirks import check_complete, quiet, readable_errors
 from minseek.models.loading.weight_files import check_downloaded
@@ -22,6 +24,7 @@ from minseek.models.model import Model
 from minseek.models.process_memory import trim_heap
 from minseek.models.weights import DecoderWeights, from_state_dict, pack_contiguous
 from minseek.native import native_status
+from minseek.quant import open_gguf
 
 
 def load(
@@ -59,7 +62,7 @@ def load(
     if placement.device.type == "cpu":  # build the C kernels, once per machine, while the weights are read
         threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
     if source.is_file():
-        weights, tokenizer = _read_converted(dense_folder(source, placement.dtype), placement)
+        weights, tokenizer = _read_gguf(source, placement)
     elif source == TINY:
         weights, tokenizer = _read_converted(TINY, placement)
     else:
@@ -119,6 +122,15 @@ def _read(name: str, source: Path, placement: DeviceChoice) -> tuple[DecoderWeig
     config, weights = from_transformers(model), model.to(placement.device).state_dict()
     del model  # its weights are freed one by one as they are packed
     return from_state_dict(config, _on_huge_pages(weights, placement)), tokenizer
+
+
+def _read_gguf(source: Path, placement: DeviceChoice) -> tuple[DecoderWeights, Any]:
+    """Read a GGUF file, tensor by tensor; the tokenizer first, which needs no weights to be refused."""
+    file = open_gguf(source)
+    config = config_of(file)
+    tokenizer = tokenizer_of(file)
+    trim_heap()  # parsing left ten times the tokenizer's file, which would lie beside the weights
+    return from_state_dict(config, unpack_weights(file, config, placement)), tokenizer
 
 
 def _read_converted(folder: Path, placement: DeviceChoice) -> tuple[DecoderWeights, Any]:

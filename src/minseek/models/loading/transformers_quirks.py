@@ -1,18 +1,15 @@
-"""Workarounds for transformers: silence, one-sentence errors, missing tensors, repeated parsing."""
+"""Workarounds for transformers: silence, one-sentence errors, missing tensors."""
 
 from __future__ import annotations
 
 import logging as std_logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from minseek.errors import InputError
 
 _PLAIN_REASONS = {
-    "cannot reshape array": "it is cut off or corrupt",
     "Couldn't instantiate the backend tokenizer": "it has no tokenizer files",
 }
 """Part of an internal error message -> the fault of the file, in plain words."""
@@ -21,7 +18,6 @@ _PLAIN_REASONS = {
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
     """Silence transformers' reports and, unless `bars`, its progress bars."""
-    from transformers import modeling_gguf_pytorch_utils as gguf_reader
     from transformers.utils import logging
 
     level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -29,16 +25,13 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
     hub_level = hub.level
     logging.set_verbosity(logging.CRITICAL)
     hub.setLevel(std_logging.CRITICAL)
-    bar = gguf_reader.tqdm
     if not bars:
         logging.disable_progress_bar()
-        gguf_reader.tqdm = partial(bar, disable=True)  # ignores the line above
     try:
         yield
     finally:
         logging.set_verbosity(level)
         hub.setLevel(hub_level)
-        gguf_reader.tqdm = bar
         if shown:
             logging.enable_progress_bar()
 
@@ -56,19 +49,6 @@ def check_complete(name: str, found: Mapping[str, Any]) -> None:
         raise InputError(
             f"the model {name!r} is incomplete: its files lack {len(missing)} tensors, the first is {missing[0]!r}"
         )
-
-
-@contextmanager
-def parsed_once(file: Path) -> Iterator[Any]:
-    """Share one parsed GGUF reader: transformers parses the file three times, many seconds each."""
-    import gguf
-
-    original, reader = gguf.GGUFReader, gguf.GGUFReader(str(file))
-    gguf.GGUFReader = lambda *_, **__: reader
-    try:
-        yield reader
-    finally:
-        gguf.GGUFReader = original
 
 
 @contextmanager
