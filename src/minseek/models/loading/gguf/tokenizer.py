@@ -36,7 +36,8 @@ def build_tokenizer(file: GGUFFile) -> tuple[Any, dict[str, Any]]:
     _add_tokens(file, tokens, tokenizer)
     settings = {name: _token(file, tokens, key) for name, key in _NAMED.items()}
     settings = {name: token for name, token in settings.items() if token is not None}
-    _prepend_bos(file, tokenizer, settings, default=kind == "llama")
+    pre = file.metadata.get("tokenizer.ggml.pre")
+    _prepend_bos(file, tokenizer, settings, default=kind == "llama" or pre in WHOLE_WORDS_FIRST)
     settings["chat_template"] = file.optional("tokenizer.chat_template", str, "") or None
     return tokenizer, settings
 
@@ -125,10 +126,9 @@ def _prepend_bos(file: GGUFFile, tokenizer: Any, settings: dict[str, Any], *, de
     first = bos if file.optional("tokenizer.ggml.add_bos_token", bool, default) else None
     last = eos if file.optional("tokenizer.ggml.add_eos_token", bool, False) else None
     parts = [part for part in (first, "$A", last) if part is not None]
-    special = [(token, tokenizer.token_to_id(token)) for token in (first, last) if token is not None]
+    special = {token: tokenizer.token_to_id(token) for token in parts if token != "$A"}
     if special:
-        template = [part if part == "$A" else {"SpecialToken": {"id": part, "type_id": 0}} for part in parts]
-        tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
+        tokenizer.post_processor = TemplateProcessing(single=parts, special_tokens=list(special.items()))
 
 
 def _token(file: GGUFFile, tokens: list[str], key: str) -> str | None:
