@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from minseek.models.config import MODEL_CONFIG_FILE, from_transformers
 from minseek.models.loading.aliases import TINY
+from minseek.models.loading.recommended import FILE as RECOMMENDED_FILE
 
 _MAX_BYTES = 16_000_000  # bytes
 _FILES = (
@@ -26,6 +27,7 @@ def ship(folder: Path) -> None:
     TINY.mkdir(exist_ok=True)
     for name in _FILES:
         shutil.copy(source / name, TINY / name)
+    (TINY / RECOMMENDED_FILE).unlink(missing_ok=True)  # the evidence is that of the model before: measure again
     shutil.copy(folder / "training.json", TINY / "training.json")
     from_transformers(AutoModelForCausalLM.from_pretrained(source)).write(TINY / MODEL_CONFIG_FILE)
 

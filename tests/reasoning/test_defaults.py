@@ -11,7 +11,8 @@ import pytest
 import minseek
 from minseek.cli import main
 from minseek.decode import Sampler
-from minseek.reasoning.defaults import PLAIN_THOUGHT_TOKENS, default_strategy
+from minseek.models.loading.recommended import read_recommended
+from minseek.reasoning.defaults import PLAIN_THOUGHT_TOKENS, DefaultStrategy, choose_default
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_models import save
 
@@ -24,8 +25,89 @@ def plain(tiny_folders: dict[str, Path]) -> minseek.Model:
 
 
 def test_the_default_strategy_is_the_papers_or_the_models_own_way(tiny: minseek.Model, plain: minseek.Model) -> None:
-    assert default_strategy(tiny) == minseek.MinSeek(10)
-    assert default_strategy(plain) == minseek.Standard()
+    assert choose_default(tiny).strategy == minseek.MinSeek(10)
+    assert "2601.09855" in choose_default(tiny).evidence
+    assert choose_default(plain).strategy == minseek.Standard()
+    assert not choose_default(plain).is_measured
+
+
+def recommending(folder: Path, content: Any) -> minseek.Model:
+    """A model with a file that recommends a strategy."""
+    save(folder, "llama", "opens")
+    (folder / "thinking.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return minseek.load(str(folder), device="cpu", dtype="float32")
+
+
+RECOMMENDED = {"format": "think", "strategy": "min-seek", "options": {"thoughts": 2, "rule": "latest"}, "evidence": "x"}
+
+
+def test_a_models_default_is_what_its_evidence_recommends(tmp_path: Path) -> None:
+    model = recommending(tmp_path, RECOMMENDED)
+    assert choose_default(model) == DefaultStrategy(minseek.MinSeek(2, rule="latest"), "x", is_measured=True)
+    ours = minseek.reason(model, "hello", sampling=SAMPLED)
+    theirs = minseek.reason(model, "hello", sampling=SAMPLED, strategy=minseek.MinSeek(2, rule="latest"))
+    assert (ours.thoughts, ours.tokens) == (theirs.thoughts, theirs.tokens)
+    plain = minseek.load(str(tmp_path), device="cpu", dtype="float32", thinking="plain")
+    assert choose_default(plain).strategy == minseek.Standard()  # it was measured with tags
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ([], "is no recommended strategy"),
+        ({"strategy": "fresh"}, "is no recommended strategy"),
+        (RECOMMENDED | {"more": 1}, "is no recommended strategy"),
+        (RECOMMENDED | {"evidence": 1}, "is no recommended strategy"),
+        (RECOMMENDED | {"strategy": "best"}, "recommends the unknown strategy 'best'"),
+        (RECOMMENDED | {"options": {"thoughts": -1}}, "wrong: thoughts must be .* not -1"),
+        (RECOMMENDED | {"options": {"depth": 1}}, "wrong: .*depth"),
+    ],
+)
+def test_a_wrong_recommendation_is_refused(content: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(minseek.InputError, match=rf"thinking\.json.*{message}|{message}.*thinking\.json"):
+        choose_default(recommending(tmp_path, content))
+
+
+def test_a_recommendation_lies_beside_a_gguf_file(tmp_path: Path) -> None:
+    file = tmp_path / "some.Q4_K_M.gguf"
+    assert read_recommended(file) is None
+    (tmp_path / "some.Q4_K_M.thinking.json").write_text(json.dumps(RECOMMENDED))
+    found = read_recommended(file)
+    assert found is not None
+    assert (found.strategy, found.options) == ("min-seek", {"thoughts": 2, "rule": "latest"})
+
+
+def test_the_output_says_strategy_and_evidence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recommending(tmp_path, RECOMMENDED)
+    given = ["reason", "hello", "-m", str(tmp_path), "--dtype", "float32", "--device", "cpu", "--seed", "3"]
+    assert main([*given, "--json"]) == 0
+    shown = capsys.readouterr()
+    line = "minseek: the strategy is min-seek, rule latest, M = 2 (x); --strategy chooses another"
+    assert line in shown.err.splitlines()
+    report = json.loads(shown.out)
+    assert (report["strategy"], report["evidence"]) == ("min-seek", "x")
+    assert report["strategy_options"]["rule"] == "latest"
+
+
+@pytest.mark.parametrize(
+    ("flags", "strategy"),
+    [
+        (["--thoughts", "3"], {"thoughts": 3, "rule": "latest"}),
+        (["--strategy", "min-seek"], {"thoughts": 10, "rule": "shortest"}),
+        (["--keep", "2"], {"keep": 2, "rule": "latest"}),
+        (["--strategy", "fresh", "--thoughts", "1"], {"thoughts": 1}),
+    ],
+)
+def test_flags_change_the_default_or_name_another(
+    flags: list[str], strategy: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recommending(tmp_path, RECOMMENDED)
+    given = ["reason", "hello", "-m", str(tmp_path), "--dtype", "float32", "--device", "cpu", "--seed", "3", "-R"]
+    assert main([*given, "--json", *flags]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert strategy.items() <= report["strategy_options"].items()
+    assert report["evidence"] is None
 
 
 def test_a_default_thought_gets_an_equal_share(tiny: minseek.Model, plain: minseek.Model) -> None:

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 import minseek
-from minseek import BudgetForcing, InputError, MinSeek, Standard
+from minseek import BudgetForcing, FreshThoughts, InputError, MinSeek, Standard
 from minseek.protocol.chat_stream import CleanText
 from minseek.protocol.efforts import EFFORTS, Effort
 from minseek.protocol.requests import ChatRequest
@@ -151,6 +151,26 @@ def test_strategy_and_budget_of_the_fields(fields: dict[str, Any], strategy: Any
     got, limits = parse_thinking(ChatRequest(**body(), **fields), defaults)
     assert (got, limits.max_thinking_tokens) == (strategy, budget)
     assert limits.max_answer_tokens(budget) == 4000 - budget
+
+
+@pytest.mark.parametrize(
+    ("effort", "total", "strategy"),
+    [
+        ("low", 4000, Standard()),
+        ("medium", 4000, FreshThoughts(2)),
+        ("max", 4000, FreshThoughts(100)),
+        ("max", 60, FreshThoughts(29)),  # answers after all thoughts fit
+        ("high", 1, FreshThoughts(0)),
+    ],
+)
+def test_efforts_induce_thoughts_as_the_models_evidence_recommends(effort: Any, total: int, strategy: Any) -> None:
+    defaults = ThinkingDefaults(EFFORTS["low"], slot_tokens=512, max_tokens=total, strategy=FreshThoughts(10))
+    got, limits = parse_thinking(ChatRequest(**body(), reasoning_effort=effort), defaults)
+    assert got == strategy
+    answers = 1 + (strategy.thoughts if strategy != Standard() else 0)
+    assert (limits.thinking_budget or 0) + answers * limits.max_answer_tokens(total) <= total
+    assert limits.max_answer_tokens(limits.max_thinking_tokens or 0) >= 1
+    assert parse_thinking(ChatRequest(**body(), thinking={"thoughts": 3}), defaults)[0] == MinSeek(3)
 
 
 @pytest.mark.parametrize(

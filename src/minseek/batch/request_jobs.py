@@ -29,7 +29,7 @@ from minseek.protocol.responses import ChatChoice, CompletionChoice, FinishReaso
 from minseek.protocol.sampling import parse_sampling
 from minseek.protocol.thinking import MAX_COMPLETION_TOKENS, ThinkingDefaults, parse_thinking
 from minseek.protocol.token_texts import divide
-from minseek.reasoning import Event
+from minseek.reasoning import Event, choose_default
 
 
 class RequestJob(ABC):
@@ -121,7 +121,8 @@ class _ThinkingChoice(RequestJob):
         self.stream = ChatStream(model.thinking, model.token_bytes())
         effort = default_effort(bool(model.thinking.open))
         limit = request.max_new_tokens or MAX_COMPLETION_TOKENS
-        strategy, limits = parse_thinking(body, ThinkingDefaults(effort, plan.slot.capacity, limit))
+        own = choose_default(model).strategy
+        strategy, limits = parse_thinking(body, ThinkingDefaults(effort, plan.slot.capacity, limit, own))
         super().__init__(
             make_thinking_job(
                 model,

@@ -20,7 +20,7 @@ from minseek.cli.flags import (
 from minseek.cli.startup import import_torch
 from minseek.cli.view import ReasoningView
 from minseek.errors import InputError
-from minseek.reasoning.strategies import RULES, STRATEGIES, MinSeek, canonical_rule, check_keep
+from minseek.reasoning.strategies import OPTIONS, RULES, STRATEGIES, MinSeek, canonical_rule, check_keep
 from minseek.reasoning.strategy import ANSWER_FORMS
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class ReasonCommand:
         group.add_argument(
             "--strategy",
             choices=tuple(STRATEGIES),
-            help="think in this way (default: min-seek; standard for a model without thinking tags)",
+            help="think in this way (default: what is measured to be best for the model; else min-seek, or standard "
+            "without thinking tags)",
         )
         group.add_argument("--thoughts", metavar="N", help="induce N thoughts, or 'unbounded' (default: 10)")
         group.add_argument("--keep", type=int, metavar="K", help="keep K induced thoughts with min-seek (default: 1)")
@@ -123,16 +124,18 @@ class ReasonCommand:
         import_torch()
         from minseek.decode import Sampling
         from minseek.reasoning import Limits, plan_run, stream
-        from minseek.reasoning.defaults import default_strategy
+        from minseek.reasoning.defaults import choose_default
 
         choose_model(args, question)
-        strategy = make_strategy(args)
+        make_strategy(args, MinSeek())  # refuses wrong values before a model is loaded
         sampling = Sampling(**sampling_options(args))
         limits = Limits(
             **_given(args, "max_tokens", "thinking_budget", "answer_tokens", "kv_budget"),
             **_given(args, "min_thought_tokens", "max_thought_tokens", "beyond_context", "loop_detection"),
         )
         model = load_model(args, thinking=args.format)
+        default = choose_default(model)
+        strategy = make_strategy(args, default.strategy)
         planned: dict[str, Any] = {"strategy": strategy, "limits": limits, "induce": args.induce}
         planned |= {"system": args.system, "key_storage": args.key_storage}
         plan = plan_run(model, question, **planned)
@@ -146,7 +149,10 @@ class ReasonCommand:
         if args.max_thought_tokens is None and plan.max_thought_tokens is not None and not args.hide_reasoning:
             limit = f"a thought ends after {plan.max_thought_tokens} tokens; --max-thought-tokens moves it"
             print(f"minseek: {limit}", file=sys.stderr)
-        strategy = strategy or default_strategy(model)
+        if strategy is None and not args.hide_reasoning:
+            shown = f"the strategy is {default.strategy.summary} ({default.evidence}); --strategy chooses another"
+            print(f"minseek: {shown}", file=sys.stderr)
+        strategy, evidence = strategy or default.strategy, None if strategy else default.evidence
         view = ReasoningView(
             strategy,
             plan,
@@ -158,7 +164,9 @@ class ReasonCommand:
         complete = view.follow(events)
         if args.json:
             report: dict[str, Any] = {"model": args.model, "question": question, **view.report()}
-            report |= {"strategy": strategy.name, "sampling": asdict(sampling), "limits": asdict(limits)}
+            report |= {"strategy": strategy.name, "evidence": evidence}
+            report |= {"strategy_options": {name: getattr(strategy, name) for name in strategy.options()}}
+            report |= {"sampling": asdict(sampling), "limits": asdict(limits)}
             print(json.dumps(report, ensure_ascii=False, indent=1))
         if args.usage:
             view.show_usage()
@@ -187,25 +195,31 @@ def read_question(argument: str) -> str:
 def check_flags(args: argparse.Namespace) -> None:
     """Refuse flags that would have no effect."""
     options = STRATEGIES[args.strategy or MinSeek.name].options()
-    for name in ("induce", *MinSeek.options()):
+    for name in ("induce", *OPTIONS):
         has_effect = ("thoughts" if name == "induce" else name) in options
         if getattr(args, name) is not None and not has_effect:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} has no effect with --strategy {args.strategy}: leave it out")
 
 
-def make_strategy(args: argparse.Namespace) -> Strategy | None:
-    """The strategy that the flags describe; None if they leave it to the model."""
-    if args.strategy is None and not _given(args, "induce", *MinSeek.options()):
+def make_strategy(args: argparse.Namespace, default: Strategy) -> Strategy | None:
+    """The strategy that the flags describe; None if they leave all of it to the model, whose default is given.
+
+    Options without a name change the default; if it does not have them, they are those of Min-Seek.
+    """
+    options = _given(args, *OPTIONS)
+    if args.strategy is None and not options and args.induce is None:
         return None
-    strategy = STRATEGIES[args.strategy or MinSeek.name]
-    options = _given(args, *strategy.options())
+    if args.strategy is not None:
+        default = STRATEGIES[args.strategy]()
+    elif not {"thoughts", *options} <= set(default.options()):
+        default = MinSeek()
     if "thoughts" in options:
         try:
             options["thoughts"] = None if args.thoughts == "unbounded" else int(args.thoughts)
         except ValueError:
             raise InputError(f"--thoughts takes a number or 'unbounded', not {args.thoughts!r}") from None
-    made = strategy(**options)
+    made = replace(default, **options)
     check_keep(made, made.thoughts, "--keep", "--thoughts")
     return made
 

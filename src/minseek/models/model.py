@@ -18,6 +18,7 @@ from minseek.models.device import DeviceChoice
 from minseek.models.forward.chunk import SequenceChunk, check_token_ids
 from minseek.models.forward.decoder import Decoder
 from minseek.models.induction import find_induction_layers
+from minseek.models.loading.recommended import Recommended
 from minseek.models.weights import DecoderWeights
 from minseek.units import format_bytes
 
@@ -72,6 +73,8 @@ class Model:
         Format of its thinking.
     placement : DeviceChoice
         Device and dtype.
+    recommended : Recommended or None
+        Strategy that the evidence on this model recommends, if it comes with one.
     """
 
     def __init__(
@@ -81,7 +84,9 @@ class Model:
         tokenizer: Any,
         placement: DeviceChoice,
         thinking: str | ThinkingFormat | None = None,
+        recommended: Recommended | None = None,
     ) -> None:
+        self.recommended = recommended
         self.name, self.weights, self.placement = name, weights, placement
         self.tokenizer = tokenizer
         self.thinking = choose_format(thinking, tokenizer)

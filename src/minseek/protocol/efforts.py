@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from minseek.reasoning.strategies import MinSeek, Standard
@@ -40,7 +40,19 @@ EFFORTS: Mapping[EffortName, Effort] = {
     "xhigh": Effort(MinSeek(20)),
     "max": Effort(MinSeek(100)),
 }
-"""Our choice: no API defines an effort."""
+"""Our choice: no API defines an effort. A model whose evidence recommends another strategy has its own."""
+
+
+def efforts_with(strategy: Strategy) -> Mapping[EffortName, Effort]:
+    """Return the efforts of a model whose default strategy is given: those that induce thoughts do it in its way."""
+    if "thoughts" not in strategy.options():
+        return EFFORTS
+    return {
+        name: replace(effort, strategy=replace(strategy, thoughts=effort.strategy.thoughts))
+        if isinstance(effort.strategy, MinSeek)
+        else effort
+        for name, effort in EFFORTS.items()
+    }
 
 
 def default_effort(opens_thinking: bool) -> Effort:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from minseek.errors import InputError, is_instance
-from minseek.protocol.efforts import EFFORTS, Effort
+from minseek.protocol.efforts import EFFORTS, Effort, EffortName, efforts_with
 from minseek.protocol.fields import FieldError, parse_same, preview
 from minseek.reasoning.limits import Limits
-from minseek.reasoning.strategies import OPTIONS, STRATEGIES, check_keep
+from minseek.reasoning.strategies import OPTIONS, STRATEGIES, MinSeek, check_keep
 from minseek.reasoning.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -36,11 +36,14 @@ class ThinkingDefaults:
         Tokens of a slot.
     max_tokens : int
         Upper bound of the generated tokens of one choice.
+    strategy : Strategy
+        The model's default strategy, in whose way efforts induce thoughts.
     """
 
     effort: Effort
     slot_tokens: int
     max_tokens: int
+    strategy: Strategy = field(default_factory=MinSeek)
 
 
 def parse_strategy(options: Mapping[str, Any]) -> Strategy:
@@ -105,10 +108,21 @@ def parse_thinking(body: ChatRequest, defaults: ThinkingDefaults) -> tuple[Strat
         effort = defaults.effort
         if effort.slot_share == 0 and (budget or options.get("type") == "enabled"):
             effort = EFFORTS["low"]  # a budget, or "enabled", asks for thinking
+    total = min(defaults.max_tokens, body.limit or defaults.max_tokens)
+    if body.reasoning_effort and effort is EFFORTS[body.reasoning_effort]:
+        effort = _effort_within(total, body.reasoning_effort, defaults.strategy)
     bounds = [bound for bound in (budget, effort.budget(defaults.slot_tokens)) if bound is not None]
     answers = _count_answers(options, effort.strategy)
-    total = min(defaults.max_tokens, body.limit or defaults.max_tokens)
     return effort.strategy, _limits(options, min(bounds, default=None), answers, total)
+
+
+def _effort_within(total: int, name: EffortName, default: Strategy) -> Effort:
+    """The effort of a model with that default strategy, with so few thoughts that answers after all of them fit."""
+    effort = efforts_with(default)[name]
+    strategy = effort.strategy
+    if not strategy.compares_answers or strategy.thoughts is None:
+        return effort
+    return replace(effort, strategy=replace(strategy, thoughts=min(strategy.thoughts, max(0, total // 2 - 1))))
 
 
 def parse_effort(body: ChatRequest) -> tuple[dict[str, Any], int | None, Effort | None]:

@@ -9,6 +9,7 @@ from minseek.lazy import lazy_names
 
 if TYPE_CHECKING:
     from minseek.reasoning.api import plan_run, reason, stream
+    from minseek.reasoning.defaults import DefaultStrategy, choose_default
     from minseek.reasoning.events import (
         AnswerToken,
         Event,
@@ -31,6 +32,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "minseek.reasoning.api": ("plan_run", "reason", "stream"),
+        "minseek.reasoning.defaults": ("DefaultStrategy", "choose_default"),
         "minseek.reasoning.events": (
             *("AnswerToken", "Event", "Finished", "InterimAnswer", "Result", "Stats", "Thought"),
             *("ThoughtEnded", "ThoughtStarted", "ThoughtToken"),
@@ -47,6 +49,7 @@ __all__ = [
     "AnswerToken",
     "BudgetForcing",
     "Decision",
+    "DefaultStrategy",
     "Event",
     "Finished",
     "FreshThoughts",
@@ -63,6 +66,7 @@ __all__ = [
     "ThoughtEnded",
     "ThoughtStarted",
     "ThoughtToken",
+    "choose_default",
     "plan_run",
     "reason",
     "stream",

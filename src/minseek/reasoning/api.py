@@ -41,9 +41,10 @@ def stream(
         The user's question, or a conversation: messages with a ``role`` ("system", "user" or "assistant") and a
         ``content``, the last one the user's. The model's chat template is put around it.
     strategy : Strategy, optional
-        `MinSeek`, `BudgetForcing` or `Standard`. The default depends on the model: `MinSeek` with 10 thoughts, or
-        `Standard` if it has no thinking tags; then thoughts are bounded, if `limits` does not do it, by an equal share
-        of the tokens for thinking, or by 128 tokens without tags, and the answer is never empty.
+        `MinSeek`, `FreshThoughts`, `BudgetForcing` or `Standard`. The default is the one that the evidence on the model
+        recommends (`minseek.reasoning.choose_default`); without such evidence `MinSeek` with 10 thoughts, or `Standard`
+        if the model has no thinking tags, whose thoughts are bounded, if `limits` does not do it, by an equal share of
+        the tokens for thinking, or by 128 tokens without tags. The answer of a default run is never empty.
     sampling : Sampling, optional
         Sampling parameters; the default is the paper's, temperature 0.6 and top-p 0.95. Without a seed, as in the
         default, every call draws different tokens: ``Sampling(seed=0)`` makes calls reproducible.
@@ -115,9 +116,10 @@ def reason(
     question : str or sequence of mappings
         The user's question, or a conversation whose last message is the user's.
     strategy : Strategy, optional
-        `MinSeek`, `BudgetForcing` or `Standard`. The default depends on the model: `MinSeek` with 10 thoughts, or
-        `Standard` if it has no thinking tags; then thoughts are bounded, if `limits` does not do it, by an equal share
-        of the tokens for thinking, or by 128 tokens without tags, and the answer is never empty.
+        `MinSeek`, `FreshThoughts`, `BudgetForcing` or `Standard`. The default is the one that the evidence on the model
+        recommends (`minseek.reasoning.choose_default`); without such evidence `MinSeek` with 10 thoughts, or `Standard`
+        if the model has no thinking tags, whose thoughts are bounded, if `limits` does not do it, by an equal share of
+        the tokens for thinking, or by 128 tokens without tags. The answer of a default run is never empty.
     sampling : Sampling, optional
         Sampling parameters (temperature 0.6 and top-p 0.95). Without a seed every call draws different tokens:
         ``Sampling(seed=0)`` makes calls reproducible.

@@ -110,6 +110,11 @@ class MinSeek(Strategy):
         )
 
     @property
+    def summary(self) -> str:
+        """Name, rule and number of thoughts in a few words."""
+        return super().summary.replace(", ", f", rule {self.rule}, ", 1)
+
+    @property
     def needs_logprob(self) -> bool:
         """True for the rule "most-likely"."""
         return self.rule == "most-likely"
@@ -151,6 +156,11 @@ class FreshThoughts(Strategy):
         if not new.finished:
             return Decision(new, new.cut_off)
         return Decision(None, "a vote of its own")
+
+    @property
+    def summary(self) -> str:
+        """Name, rule and number of thoughts in a few words."""
+        return super().summary.replace(", ", ", rule vote, ", 1)
 
 
 STRATEGIES: dict[str, type[Strategy]] = {kind.name: kind for kind in (MinSeek, FreshThoughts, BudgetForcing, Standard)}

@@ -74,6 +74,11 @@ class Strategy(ABC):
         """Keep or drop a new induced thought, given the induced ones that are kept, oldest first."""
 
     @property
+    def summary(self) -> str:
+        """Name, rule and number of thoughts in a few words."""
+        return f"{self.name}, M = {'unbounded' if self.thoughts is None else self.thoughts}"
+
+    @property
     def needs_logprob(self) -> bool:
         """True if `decide` reads `Thought.logprob`."""
         return False

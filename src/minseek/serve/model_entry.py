@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minseek.protocol.efforts import EFFORTS, Effort
+from minseek.protocol.efforts import Effort, efforts_with
 from minseek.serve.schemas import ModelEntry
 from minseek.serve.service import Service
 
@@ -24,7 +24,9 @@ def model_entry(service: Service) -> ModelEntry:
             "queue": service.settings.queue,
             "thinking_format": service.model.thinking.name,
             "default": _describe(service.defaults.effort, slot),
-            "efforts": {name: _describe(effort, slot) for name, effort in EFFORTS.items()},
+            "efforts": {
+                name: _describe(effort, slot) for name, effort in efforts_with(service.defaults.strategy).items()
+            },
         },
     )
 

@@ -18,6 +18,7 @@ from minseek.models.loading.gguf.config import config_of
 from minseek.models.loading.gguf.tokenizer_cache import tokenizer_of
 from minseek.models.loading.gguf.weights import unpack_weights
 from minseek.models.loading.packed_safetensors import read_packed
+from minseek.models.loading.recommended import read_recommended
 from minseek.models.loading.transformers_quirks import check_complete, quiet, readable_errors
 from minseek.models.loading.weight_files import check_downloaded
 from minseek.models.model import Model
@@ -59,6 +60,7 @@ def load(
     source = find_source(name)
     if isinstance(thinking, str):
         check_format_name(thinking)
+    recommended = read_recommended(source)
     if placement.device.type == "cpu":  # build the C kernels, once per machine, while the weights are read
         threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
     if source.is_file():
@@ -67,7 +69,7 @@ def load(
         weights, tokenizer = _read_converted(TINY, placement)
     else:
         weights, tokenizer = _read(name, source, placement)
-    return Model(name, weights, tokenizer, placement, thinking)
+    return Model(name, weights, tokenizer, placement, thinking, recommended)
 
 
 def find_source(name: str) -> Path:
