@@ -56,6 +56,26 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_bfloat16(
     assert errors <= 1.25 * (theirs - exact).pow(2).mean().sqrt()
 
 
+@pytest.mark.parametrize("variant", ["llama", "qwen3", "qwen2"])
+@pytest.mark.parametrize("step", ["C", "PyTorch"])
+def test_float32_is_as_close_to_float64_as_transformers_float32(
+    step: str, variant: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the width of vectors: a prompt read at once, where a sum is one chain over all features, and one by one."""
+    model, reference = load(save(tmp_path, variant), device, step, monkeypatch), make_reference(variant)
+    ids = torch.randint(0, 256, (60,), generator=torch.Generator().manual_seed(1)).tolist()
+    theirs = reference(torch.tensor([ids])).logits[0]
+    exact = reference.double()(torch.tensor([ids])).logits[0]
+    session = model.session()
+    one_by_one = torch.stack([session.forward([token]) for token in ids]).cpu()
+    plan = minseek.plan(model, kv_budget="10MB", cap=100, block=60, sequences=1)
+    (slot,) = model.make_slot_pool(plan.slot, 1).slots
+    at_once = model.forward_batch([SequenceChunk(ids, slot, 60)])[0].cpu()
+    bound = 1.5 * (theirs - exact).pow(2).mean().sqrt()
+    for ours in (one_by_one, at_once):
+        assert (ours - exact).pow(2).mean().sqrt() <= bound
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="builds for processors of this kind")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
