@@ -61,7 +61,7 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_bfloat16(
 def test_float32_is_as_close_to_float64_as_transformers_float32(
     step: str, variant: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the width of vectors: a prompt read at once, where a sum is one chain over all features, and one by one."""
+    """Whatever the width of vectors; a prompt read at once, where a sum is one chain over all features, has more."""
     model, reference = load(save(tmp_path, variant), device, step, monkeypatch), make_reference(variant)
     ids = torch.randint(0, 256, (60,), generator=torch.Generator().manual_seed(1)).tolist()
     theirs = reference(torch.tensor([ids])).logits[0]

@@ -38,7 +38,7 @@ def test_kernels_pass_their_tests_at_every_level(level: str, monkeypatch: pytest
     monkeypatch.setenv("MINSEEK_ISA", level)
     if not instruction_set().flags:
         pytest.skip(instruction_set().reason)
-    command = (sys.executable, "-m", "pytest", "-q", "-x", "-k", CHOICE, *FILES)
+    command = (sys.executable, "-m", "pytest", "-v", "-x", "-k", CHOICE, *FILES)
     done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 60  # type: ignore[index]
