@@ -39,8 +39,9 @@ class Limits:
         leaves.
     loop_detection : bool
         End a thought or an answer that repeats itself: a cycle of up to 512 tokens, three times in a row or more, and
-        for 128 tokens or more (384 if the cycle has fewer than 12 different ones). Of a thought only the first round
-        of the cycle is left, and `MinSeek` never keeps it.
+        for 128 tokens or more (384 if the cycle has fewer than 12 different ones); or nearly so, with one token of 16
+        different in each round, for 256 tokens or more (32 rounds if the cycle is shorter than 48 tokens). Of a thought
+        only the first round of the cycle is left, and `MinSeek` never keeps it.
     """
 
     max_tokens: int = 32768
