@@ -191,7 +191,7 @@ def test_a_folder_belongs_to_one_run(command: Command, monkeypatch: pytest.Monke
     assert "lr was 0.01 and is 0.5, momentum was 0.0 and is 0.1" in other.err
     done = command(*SHORT, "--checkpoint-every", "1")  # decides nothing about the weights
     assert (done.code, numbers) == (0, [0, 1, 2])
-    assert not (out / "checkpoint").exists()
+    assert [file.name for file in (out / "checkpoint").iterdir()] == ["state.pt"]
     again = command(*SHORT)
     assert again.code == 2
     assert "is finished" in again.err
@@ -313,3 +313,14 @@ def test_ctrl_c_in_a_terminal(small: Path, tmp_path: Path) -> None:
     assert "the same command resumes from there" in shown.replace("\r\n", "")
     assert "Traceback" not in shown
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")  # the cursor is back
+
+
+def test_divergence_and_a_longer_run_at_the_command_line(command: Command) -> None:
+    destroyed = command(*SHORT, "--lr", "1e6")
+    assert destroyed.code == 2
+    assert "training has diverged" in destroyed.err
+    assert destroyed.err.endswith("give a smaller learning rate\n")
+    assert command(*SHORT, "--overwrite").code == 0
+    longer = command(*SHORT[:-1], "5")
+    assert longer.code == 0
+    assert "5 steps, 160 tokens" in longer.err

@@ -81,7 +81,7 @@ def test_files_have_the_permissions_of_new_files(small: Path, text: Path, tmp_pa
         tune(str(small), text, out, Settings(**FAST), device="cpu")
     finally:
         os.umask(before)
-    modes |= {stat.S_IMODE(file.stat().st_mode) for file in out.iterdir()}
+    modes |= {stat.S_IMODE(file.stat().st_mode) for file in out.rglob("*") if file.is_file()}
     assert modes == {0o666 & ~mask}
 
 
@@ -91,6 +91,8 @@ def test_checkpoints_are_written_every_ten_minutes(
     """A clock that passes four minutes at every look; the loop looks once a step."""
     written, now = [], iter(range(0, 10**6, 240))
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(now))
-    monkeypatch.setattr(loop, "write_checkpoint", lambda *args: written.append(args[3]["step"]))
+    monkeypatch.setattr(
+        loop, "write_checkpoint", lambda *args, weights=True: written.append((args[3]["step"], weights))
+    )
     tune(str(small), text, tmp_path / "out", Settings(**{**FAST, "steps": 12}), device="cpu")
-    assert written == [3, 6, 9]
+    assert written == [(3, True), (6, True), (9, True), (12, False)]

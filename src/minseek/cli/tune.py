@@ -74,7 +74,12 @@ class TuneCommand:
         group.add_argument("--max-length", type=int, metavar="N", help="tokens of a sequence (default: 512)")
         group.add_argument("--batch-size", type=int, metavar="N", help="sequences of a pass (default: 1)")
         group.add_argument("--gradient-accumulation-steps", type=int, metavar="N", help="passes of a step (default: 8)")
-        group.add_argument("--steps", type=int, metavar="N", help="steps of the whole run (default: one epoch)")
+        group.add_argument(
+            "--steps",
+            type=int,
+            metavar="N",
+            help="steps of the whole run; more lengthen one in DIR (default: one epoch)",
+        )
         group.add_argument("--epochs", type=float, metavar="X", help="passes through the data (default: 1)")
         group.add_argument(
             "--schedule", metavar="NAME", help="learning-rate schedule: constant, linear or cosine (default: constant)"

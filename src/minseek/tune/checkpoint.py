@@ -20,7 +20,9 @@ from minseek.units import format_bytes
 _WEIGHTS, _STATE = "model.safetensors", "state.pt"
 
 
-def write_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    folder: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any], *, weights: bool = True
+) -> None:
     """Replace the previous checkpoint by a new one.
 
     Parameters
@@ -31,15 +33,18 @@ def write_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer,
         Its weights with ``requires_grad`` are written.
     progress : mapping
         Plain values that `read_checkpoint` returns.
+    weights : bool
+        False leaves out the weights, which are those of the tuned model in the parent directory.
     """
     new, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir()
-        _save(_trained(model), new / _WEIGHTS)
+        if weights:
+            _save(_trained(model), new / _WEIGHTS)
+            _fsync(new / _WEIGHTS)
         torch.save({"optimizer": optimizer.state_dict(), "progress": dict(progress)}, new / _STATE)
-        for name in (_WEIGHTS, _STATE):
-            _fsync(new / name)
+        _fsync(new / _STATE)
     except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
         raise _as_os_error(error) from error
@@ -65,7 +70,10 @@ def read_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer) 
         old.rename(folder)  # the run was killed between two renames
     try:
         state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-        read_weights([folder / _WEIGHTS], _trained(model))
+        if (folder / _WEIGHTS).exists():
+            read_weights([folder / _WEIGHTS], _trained(model))
+        else:
+            read_weights([folder.parent / _WEIGHTS], {name: w.detach() for name, w in model.named_parameters()})
         optimizer.load_state_dict(state["optimizer" if "optimizer" in state else "optimiser"])  # 0.0 wrote the latter
         return dict(state["progress"])
     except InputError:
@@ -76,6 +84,7 @@ def read_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer) 
 
 def write_model(folder: Path, model: Any, tokenizer: Any, source: Path) -> None:
     """Write a plain transformers directory; the weights come last, and whole."""
+    folder.mkdir(exist_ok=True)
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     new = folder / f"{_WEIGHTS}.new"
     try:

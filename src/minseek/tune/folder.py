@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from minseek.errors import InputError
+from minseek.files import check_output_folder
 
 SETTINGS, LOG, CHECKPOINT = "tune.json", "log.jsonl", "checkpoint"
+_LENGTHS = ("steps", "epochs")  # settings that a longer run changes
 _RENAMED = {  # settings in folders of earlier versions
     "batch": "batch_size",
     "accumulate": "gradient_accumulation_steps",
@@ -21,41 +23,51 @@ _RENAMED = {  # settings in folders of earlier versions
 }
 
 
-def check_folder(path: Path, record: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Refuse a folder in which this run can neither start nor resume; nothing is changed.
+def check_folder(path: Path, record: Mapping[str, Any], *, steps: int, overwrite: bool) -> None:
+    """Refuse a folder in which this run can neither start nor go on; nothing is changed.
 
     Parameters
     ----------
     record : mapping
         Everything that determines the weights, as `RunFolder` stores it.
+    steps : int
+        Steps of this run. A run of fewer steps, finished or not, is lengthened.
 
     Raises
     ------
     InputError
-        If the path is a file, or a folder with other things, a finished run, or a run of other settings.
+        If the path cannot be written or is a file, or a folder with other things, a finished run of as many steps, or a
+        run of other settings.
     """
-    if not path.exists():
-        if not path.absolute().parent.is_dir():
-            raise InputError(f"there is no directory {path.parent} for {path.name}: make it first")
-        return
-    if not path.is_dir():
-        raise InputError(f"{path} is a file: give the name of a directory for the tuned model")
-    if not any(path.iterdir()):
+    check_output_folder(path)
+    if not path.exists() or not any(path.iterdir()):
         return
     earlier = _read(path)
     if earlier is None:
         raise InputError(f"{path} does not hold a run of minseek tune: give another directory")
     if overwrite:
         return
-    if earlier["finished"]:
-        raise InputError(f"the run in {path} is finished: give another directory, or overwrite to lose it")
     before = {_RENAMED.get(name, name): value for name, value in earlier["run"].items()}
-    differ = [name for name in {**before, **record} if before.get(name) != record.get(name)]
+    done = earlier.get("steps", before.get("steps"))  # earlier versions wrote no number of steps
+    is_longer = isinstance(done, int) and steps > done
+    if earlier["finished"] and not is_longer:
+        after = "" if done is None else f" after {done} steps"
+        raise InputError(
+            f"the run in {path} is finished{after}: give more steps to lengthen it, another directory, or overwrite to "
+            "lose it"
+        )
+    lengths = _LENGTHS if is_longer else ()
+    differ = [name for name in {**before, **record} if before.get(name) != record.get(name) and name not in lengths]
     if differ:
         changes = ", ".join(f"{name} was {before.get(name)!r} and is {record.get(name)!r}" for name in differ)
         raise InputError(
             f"the run in {path} was started with other settings: {changes}: give the same ones to resume it, another "
             "directory, or overwrite to lose it"
+        )
+    if earlier["finished"] and not (path / CHECKPOINT).is_dir():
+        raise InputError(
+            f"the run in {path} is finished, and without its {CHECKPOINT} directory it cannot be lengthened: give "
+            "another directory, or overwrite to lose it"
         )
 
 
@@ -66,12 +78,14 @@ class RunFolder:
     ----------
     path : Path
         Accepted by `check_folder`; created if it does not exist.
+    steps : int
+        Steps of the run.
     overwrite : bool
         Delete an earlier run.
     """
 
-    def __init__(self, path: Path, record: Mapping[str, Any], *, overwrite: bool) -> None:
-        self.path, self._record = path, dict(record)
+    def __init__(self, path: Path, record: Mapping[str, Any], *, steps: int, overwrite: bool) -> None:
+        self.path, self._record, self._steps = path, dict(record), steps
         path.mkdir(exist_ok=True)
         self._log = os.open(path / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
@@ -100,10 +114,8 @@ class RunFolder:
         return os.fstat(self._log).st_size
 
     def finish(self) -> None:
-        """Mark the run as finished and delete its checkpoint."""
+        """Mark the run as finished."""
         self._write_record(finished=True)
-        for name in (CHECKPOINT, f"{CHECKPOINT}.old", f"{CHECKPOINT}.new"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def close(self) -> None:
         """Release the folder."""
@@ -113,7 +125,8 @@ class RunFolder:
         from minseek import __version__
 
         new = self.path / f"{SETTINGS}.new"
-        new.write_text(json.dumps({"minseek": __version__, "finished": finished, "run": self._record}, indent=1) + "\n")
+        record = {"minseek": __version__, "finished": finished, "steps": self._steps, "run": self._record}
+        new.write_text(json.dumps(record, indent=1) + "\n")
         os.replace(new, self.path / SETTINGS)
 
     def _clear(self) -> None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from minseek.errors import InputError, MinseekWarning
-from minseek.tune.checkpoint import read_checkpoint, write_checkpoint, write_model
+from minseek.tune.best_weights import BestWeights
+from minseek.tune.checkpoint import read_checkpoint, write_checkpoint
+from minseek.tune.divergence import DivergenceCheck
 from minseek.tune.folder import RunFolder
 from minseek.tune.log import LogEntry, TuneResult
 from minseek.tune.memory import MemoryMeter
-from minseek.tune.trainer import Trainer
+from minseek.tune.trainer import DivergedError, Trainer
 from minseek.units import format_bytes
 
 CHECKPOINT_SECONDS = 600
 """Time between two checkpoints where no number of steps is given."""
+BEST = "best"
+"""Directory of the weights with the lowest held-out loss, in that of the run."""
+
+T = TypeVar("T")
 
 
 class TrainingLoop:
@@ -34,14 +41,14 @@ class TrainingLoop:
     folder : RunFolder
         If it has a checkpoint, the run resumes from it, and later entries of the log are removed.
     steps : int
-        Steps of the run.
-    eval_every : int or None
-        Steps between evaluations of the held-out loss, besides the first and the last.
+        Steps of the run; more than an earlier run had lengthen it.
     meter : MemoryMeter
     budget : int or None
         Limit of the peak that `meter` measures, bytes.
     on_entry : callable
         Called with every entry of the log.
+    write_model : callable
+        Writes the model to a directory.
     """
 
     def __init__(
@@ -51,14 +58,14 @@ class TrainingLoop:
         folder: RunFolder,
         *,
         steps: int,
-        eval_every: int | None,
         meter: MemoryMeter,
         budget: int | None,
         on_entry: Callable[[LogEntry], None],
+        write_model: Callable[[Path], None],
     ) -> None:
         self._model, self._trainer, self._folder = model, trainer, folder
-        self._steps, self._eval_every, self._meter, self._budget = steps, eval_every, meter, budget
-        self._on_entry = on_entry
+        self._steps, self._eval_every = steps, trainer.settings.eval_every
+        self._meter, self._budget, self._on_entry, self._write_model = meter, budget, on_entry, write_model
         self._over_budget = False
         trainer.after_pass = self._check_budget
         machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {model.device.type}"
@@ -71,18 +78,19 @@ class TrainingLoop:
                 MinseekWarning,
                 stacklevel=3,
             )
+        self._warn_of_schedule(self._progress.get("steps", steps))
+        self._progress["steps"] = steps
+        self._divergence = DivergenceCheck(trainer, model.config.vocab_size, self._progress)
+        self._best = BestWeights(folder.path / BEST, write_model, self._progress)
+        self._best.resume()
         folder.cut_log(self._progress["log"])
         self._start_time = time.perf_counter() - self._progress["seconds"]
 
-    def run(
-        self, *, tokenizer: Any, source: Path, planned: int, checkpoint_every: int | None, stop: Callable[[], bool]
-    ) -> TuneResult:
+    def run(self, *, planned: int, checkpoint_every: int | None, stop: Callable[[], bool]) -> TuneResult:
         """Train to the end, or until `stop` returns True, and write the model.
 
         Parameters
         ----------
-        tokenizer, source : object, path
-            Copied into the tuned model's directory; see `write_model`.
         planned : int
             Bytes of the plan, for the log.
         checkpoint_every : int or None
@@ -93,8 +101,8 @@ class TrainingLoop:
         Raises
         ------
         InputError
-            If the memory budget was exceeded, after the step and a checkpoint, or if the model cannot be written: a
-            checkpoint keeps the run if the disk takes it.
+            If the memory budget was exceeded, after the step and a checkpoint; if training has diverged, and then no
+            model is written; or if the model cannot be written: a checkpoint keeps the run if the disk takes it.
         """
         progress, saved = self._progress, time.monotonic()
         if progress["step"] == 0:
@@ -122,9 +130,10 @@ class TrainingLoop:
                 self._try_checkpoint()
                 saved = time.monotonic()
         trained = dict(progress)
+        self._told(self._divergence.at_end)
         self._evaluate()
         try:
-            write_model(self._folder.path, self._model, tokenizer, source)
+            self._write_model(self._folder.path)
         except OSError as error:
             self._progress = trained  # without the evaluation, which is repeated
             self._checkpoint()
@@ -133,16 +142,19 @@ class TrainingLoop:
                 "the whole run, and the same command writes the model once there is space"
             ) from error
         self._log_entry("end", planned=planned)
+        self._keep_state()
         self._folder.finish()
+        self._best.at_end()
         return self._result(finished=True)
 
     def _step(self) -> None:
         progress, every = self._progress, self._eval_every
         learning_rate = self._trainer.learning_rate(progress["step"])
-        progress["loss"], tokens = self._trainer.step(progress["step"])
+        progress["loss"], tokens = self._told(lambda: self._trainer.step(progress["step"]))
         progress["step"] += 1
         progress["tokens"] += tokens
         self._log_entry("step", learning_rate=learning_rate, loss=progress["loss"])
+        self._told(lambda: self._divergence.after_step(progress["loss"]))
         if every is not None and progress["step"] % every == 0 and progress["step"] < self._steps:
             self._evaluate()
 
@@ -152,6 +164,7 @@ class TrainingLoop:
             self._progress.setdefault("before", loss)
             self._progress["after"] = loss
             self._log_entry("held-out", held_out_loss=loss)
+            self._best.add(loss, is_last=self._progress["step"] == self._steps)
 
     def _log_entry(self, event: str, **values: Any) -> None:
         p = self._progress
@@ -165,6 +178,41 @@ class TrainingLoop:
     def _check_budget(self) -> None:
         if self._budget is not None and (self._meter.peak() or 0) > self._budget:
             self._over_budget = True
+
+    def _told(self, work: Callable[[], T]) -> T:
+        """Do something; if the run has diverged, say what is kept of it."""
+        try:
+            return work()
+        except DivergedError as error:
+            kept = f"; {self._best.where()}" if self._best.where() else ""
+            raise DivergedError(
+                f"training has diverged: {error}, and no model is written: give a smaller learning rate{kept}"
+            ) from None
+
+    def _warn_of_schedule(self, before: int) -> None:
+        """Warn if the learning rates so far were those of a run of another length."""
+        if before != self._steps and self._trainer.settings.schedule != "constant":
+            warnings.warn(
+                f"this run had {before} steps and now has {self._steps}: the learning rates of the schedule "
+                f"{self._trainer.settings.schedule} were those of the shorter run so far",
+                MinseekWarning,
+                stacklevel=4,
+            )
+
+    def _keep_state(self) -> None:
+        """Keep the state of a finished run, so that it can be lengthened, if the disk takes it."""
+        try:
+            write_checkpoint(
+                self._folder.checkpoint, self._model, self._trainer.optimizer, self._progress, weights=False
+            )
+        except OSError as error:
+            shutil.rmtree(self._folder.checkpoint, ignore_errors=True)
+            warnings.warn(
+                f"the state of the optimizer could not be written to {self._folder.checkpoint} ({error.strerror}): the "
+                "run is finished, and cannot be lengthened",
+                MinseekWarning,
+                stacklevel=3,
+            )
 
     def _checkpoint(self) -> None:
         try:

@@ -15,7 +15,7 @@ from minseek.models import check_token_ids
 from minseek.models.device import resolve_device
 from minseek.models.loading.weight_files import weight_files
 from minseek.tune.batches import BatchSampler
-from minseek.tune.checkpoint import check_disk
+from minseek.tune.checkpoint import check_disk, write_model
 from minseek.tune.examples import Example, Examples, read_examples
 from minseek.tune.folder import RunFolder, check_folder
 from minseek.tune.log import LogEntry, TuneResult
@@ -121,7 +121,7 @@ class TuneRun:
 
     def check_folder(self, out: str | Path, *, overwrite: bool = False) -> None:
         """Refuse a folder in which this run can neither start nor resume."""
-        check_folder(Path(out), self._record, overwrite=overwrite)
+        check_folder(Path(out), self._record, steps=self.steps, overwrite=overwrite)
 
     def run(
         self,
@@ -133,7 +133,7 @@ class TuneRun:
         on_entry: Callable[[LogEntry], None] = lambda _: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> TuneResult:
-        """Train from the beginning, or from the checkpoint of a stopped run, and write the tuned model.
+        """Train from the beginning, or from where an earlier run has stopped or ended, and write the tuned model.
 
         Parameters
         ----------
@@ -170,7 +170,7 @@ class TuneRun:
             )
         model = load_model(self._source, self.config, self.settings.dtype, self._device)
         check_disk(Path(out), model)
-        folder = RunFolder(Path(out), self._record, overwrite=overwrite)
+        folder = RunFolder(Path(out), self._record, steps=self.steps, overwrite=overwrite)
         try:
             trained = select_layers(model, self.settings.layers)
             if self.settings.gradient_checkpointing:
@@ -180,14 +180,12 @@ class TuneRun:
                 Trainer(model, trained, self.examples, self.held_out, self._sampler, self.settings),
                 folder,
                 steps=self.steps,
-                eval_every=self.settings.eval_every,
                 meter=meter,
                 budget=budget,
                 on_entry=on_entry,
+                write_model=lambda path: write_model(path, model, self._tokenizer, self._source),
             )
             return loop.run(
-                tokenizer=self._tokenizer,
-                source=self._source,
                 planned=self.plan.total,
                 checkpoint_every=checkpoint_every,
                 stop=stop,
@@ -227,7 +225,8 @@ def tune(
         A ``.txt`` or ``.jsonl`` file; see `minseek.tune.examples.read_examples`.
     out : path
         Directory for the tuned model in the format of transformers, with ``tune.json`` and ``log.jsonl``. If it holds a
-        stopped run of the same settings, model and data, that run is resumed.
+        stopped run of the same settings, model and data, that run is resumed; one of fewer steps is lengthened. The
+        directory ``best`` in it has the weights with the lowest held-out loss, if these are not the last ones.
     settings : Settings, optional
         Everything that determines the weights.
     eval_data : path, optional

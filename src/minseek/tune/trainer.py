@@ -18,6 +18,10 @@ from minseek.tune.schedule import learning_rate
 from minseek.tune.settings import Settings
 
 
+class DivergedError(InputError):
+    """Training that has made the model useless."""
+
+
 class Trainer:
     """Trains a model in place.
 
@@ -34,6 +38,7 @@ class Trainer:
 
     Attributes
     ----------
+    settings : Settings
     optimizer : Optimizer
         The optimizer with its state.
     after_pass : callable
@@ -49,7 +54,7 @@ class Trainer:
         sampler: BatchSampler,
         settings: Settings,
     ) -> None:
-        self._model, self._trained, self._settings = model, trained, settings
+        self._model, self._trained, self.settings = model, trained, settings
         self._examples, self._held_out, self._sampler = examples, held_out, sampler
         self.after_pass: Callable[[], None] = lambda: None
         self._device = trained[0].device
@@ -59,7 +64,7 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step; steps count from 0."""
-        s = self._settings
+        s = self.settings
         assert s.lr is not None
         return learning_rate(s.lr, s.schedule, step, self._sampler.steps, s.warmup)
 
@@ -70,7 +75,7 @@ class Trainer:
 
         Raises
         ------
-        InputError
+        DivergedError
             If the loss is not finite; the weights are then useless.
         """
         passes = [[self._examples[index] for index in chosen] for chosen in self._sampler.passes(step)]
@@ -87,9 +92,9 @@ class Trainer:
                 self.after_pass()
             losses.append(float(loss))
             if not math.isfinite(losses[-1]):
-                raise InputError(f"the loss of step {step + 1} is not finite: give a smaller learning rate")
-            if self._settings.max_grad_norm is not None:
-                clip_gradients(self._trained, self._settings.max_grad_norm)
+                raise DivergedError(f"the loss of step {step + 1} is not finite")
+            if self.settings.max_grad_norm is not None:
+                clip_gradients(self._trained, self.settings.max_grad_norm)
             return loss
 
         for group in self.optimizer.param_groups:
@@ -100,11 +105,18 @@ class Trainer:
 
     def held_out_loss(self) -> float | None:
         """Mean loss of all held-out targets; None if nothing is held out."""
-        if not self._held_out:
-            return None
-        total, targets, size = 0.0, 0, self._settings.batch_size
-        for start in range(0, len(self._held_out), size):
-            batch = collate(self._held_out[start : start + size], self._device)
+        size = self.settings.batch_size
+        starts = range(0, len(self._held_out), size)
+        return self._mean_loss([self._held_out[start : start + size] for start in starts]) if starts else None
+
+    def first_loss(self) -> float:
+        """Mean loss of the examples of the first step, which its own loss was before training."""
+        return self._mean_loss([[self._examples[index] for index in chosen] for chosen in self._sampler.passes(0)])
+
+    def _mean_loss(self, passes: Sequence[Sequence[Example]]) -> float:
+        total, targets = 0.0, 0
+        for chosen in passes:
+            batch = collate(chosen, self._device)
             total += float(loss_sum(self._model, batch))
             targets += len(batch.targets)
             self.after_pass()
