@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -117,7 +118,6 @@ def test_the_model_may_be_named(model: str) -> None:
         (b"3", None, None, "not 3"),
         (b'"\\ud800"', None, None, "JSON object"),
         (b'{"id": "\xff"}', None, None, "byte 8"),
-        (b"\xef\xbb\xbf{}", None, None, "JSON"),  # only the first line may begin so
         (b"[" * 100_000, None, None, "nested"),
         (b'{"id": ' + b"9" * 5000 + b"}", None, None, "digit"),
         (b'{"id": "a", "prompt": NaN}', None, None, "NaN"),
@@ -157,7 +157,8 @@ def test_the_model_may_be_named(model: str) -> None:
         ({"id": "a", "messages": [{"role": "user"}]}, "a", "messages[0].content", "is missing"),
         ({"id": "a", "messages": [{"role": "user", "content": " "}]}, "a", "messages[0]", "empty"),
         ({"id": "a", "messages": [{"role": "assistant", "content": "x"}]}, "a", "messages[0]", "'assistant'"),
-        ({"id": "a", "messages": [{**USER[0], "name": "x"}]}, "a", "messages[0].name", "messages[0].name"),
+        ({"id": "a", "messages": [{**USER[0], "names": "x"}]}, "a", "messages[0].names", "messages[0].names"),
+        ({**PLAIN_LINE, "stop": {}}, "a", "stop", "stop must be a valid string or a valid list, not an object"),
         (
             {"id": "a", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             *("a", "messages[0].content[0].type", "'image_url'"),
@@ -175,7 +176,7 @@ def test_the_model_may_be_named(model: str) -> None:
         *(
             (openai({**CHAT, **unknown}), "o", next(iter(unknown)), next(iter(unknown)))
             for unknown in (
-                *({"n": 9}, {"n": True}, {"stream": True}, {"logprobs": 3}, {"top_logprobs": 3}, {"foo": None}),
+                *({"n": 9}, {"n": True}, {"stream": True}, {"logprobs": 3}, {"top_logprobs": 3}, {"foo": 0}),
                 *({"tools": [{}]}, {"presence_penalty": 2.5}, {"logit_bias": 3}, {"reasoning_effort": "huge"}),
             )
         ),
@@ -200,9 +201,39 @@ def test_an_id_is_good_for_one_line_and_blank_lines_count_as_lines() -> None:
     assert "line 1" in items[1].message
 
 
-def test_a_byte_order_mark_at_the_beginning_is_no_error() -> None:
-    (item,) = read_requests([b"\xef\xbb\xbf" + json.dumps(PLAIN_LINE).encode()], DEFAULTS)
+def test_byte_order_marks_are_no_part_of_a_line() -> None:
+    mark, line = b"\xef\xbb\xbf", json.dumps(PLAIN_LINE).encode()
+    (item,) = read_requests([mark + line], DEFAULTS)
     assert isinstance(item, Request)
+    assert [item.line for item in read_requests([mark + b"\n", mark, line, mark + b" \n"], DEFAULTS)] == [3]
+    joined = list(read_requests([line, mark + json.dumps({**PLAIN_LINE, "id": "b"}).encode()], DEFAULTS))
+    assert all(isinstance(item, Request) for item in joined)
+
+
+@pytest.mark.parametrize("top_k", [-1, 0])
+def test_a_top_k_that_is_none_overrides_the_default(top_k: int) -> None:
+    defaults = replace(DEFAULTS, sampling=Sampling(top_k=20))
+    item = parse_line(json.dumps({**PLAIN_LINE, "top_k": top_k}).encode(), 1, defaults)
+    assert isinstance(item, Request)
+    assert parse_sampling(cast(Any, None), item.body, item.defaults.sampling).top_k is None
+    (other,) = read_requests([json.dumps({**PLAIN_LINE, "top_k": None}).encode()], defaults)
+    assert isinstance(other, Request)
+    assert parse_sampling(cast(Any, None), other.body, other.defaults.sampling).top_k == 20
+
+
+@pytest.mark.parametrize("url", ["/v1/chat/completions", "/chat/completions", "/v1/completions", "/completions"])
+def test_urls_of_openai_and_azure(url: str) -> None:
+    chat = "chat" in url
+    request = accepted(openai(CHAT if chat else {"prompt": "x"}, url=url))
+    assert isinstance(request.body, ChatRequest) == chat
+
+
+def test_an_answer_without_content_is_an_empty_one() -> None:
+    for content in ({"content": None}, {}, {"content": ""}):
+        messages = [*USER, {"role": "assistant", "refusal": None, **content}, *USER]
+        body = accepted({"id": 1, "messages": messages}).body
+        assert isinstance(body, ChatRequest)
+        assert body.conversation[1] == {"role": "assistant", "content": ""}
 
 
 VALUES = st.recursive(
@@ -239,7 +270,8 @@ def result(request: Request) -> RequestResult:
 @example(lines=[b'{"id": "\\ud800", "prompt": "x"}', b'{"\\ud800": 1, "id": 2}', b"\x00", b"\xc2\x85"])
 def test_every_line_that_is_not_blank_is_accounted_for_once(lines: list[bytes]) -> None:
     items = list(read_requests([line + b"\n" for line in lines], DEFAULTS))
-    assert [item.line for item in items] == [n for n, line in enumerate(lines, start=1) if line.strip()]
+    told = [n for n, line in enumerate(lines, start=1) if line.removeprefix(b"\xef\xbb\xbf").strip()]
+    assert [item.line for item in items] == told
     ids = [item.id for item in items if item.id is not None and getattr(item, "code", "") != "duplicate_id"]
     assert len(ids) == len(set(ids))
     for item in items:

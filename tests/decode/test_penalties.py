@@ -205,3 +205,12 @@ def test_a_bias_outside_the_vocabulary_is_refused_before_anything_runs(tiny: min
     ):
         with pytest.raises(InputError, match=r"the token 1000000 of logit_bias is outside the model's vocabulary"):
             call()
+
+
+@pytest.mark.parametrize("penalty", [0, -1, 5e-324, 0.009, 101, float("inf"), float("nan")])
+def test_a_repetition_penalty_that_no_logit_survives_is_refused(penalty: float) -> None:
+    with pytest.raises(InputError, match=f"repetition_penalty must be between 0.01 and 100 .* not {penalty}"):
+        Sampling(repetition_penalty=penalty)
+    logits = torch.tensor([1e4, 5.0, -1e4])
+    for allowed in (0.01, 100):
+        assert Sampler(Sampling(repetition_penalty=allowed, seed=0), [0, 1, 2]).pick(logits) in (0, 1)

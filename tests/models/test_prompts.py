@@ -9,7 +9,9 @@ import pytest
 from minseek import InputError
 from minseek.models import PLAIN
 from minseek.models.chat.encoding import encode_rendered
-from minseek.models.chat.prompts import render_prompt
+from minseek.models.chat.prompts import as_messages, render_messages, render_prompt
+from minseek.protocol.requests import ChatRequest
+from minseek.protocol.validation import parse_body
 from tests.helpers.loading import greedy_tokens, load_cpu
 from tests.helpers.tiny_models import make_tokenizer, save
 
@@ -36,6 +38,17 @@ def test_a_template_that_refuses_is_an_input_error() -> None:
     tokenizer.chat_template = "{{ raise_exception('no system messages') }}"
     with pytest.raises(InputError, match="no system messages"):
         render_prompt(tokenizer, "Why?", "Be brief.")
+
+
+def test_a_name_is_passed_to_the_template() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.name or m.role }}:{{ m.content }}\n{% endfor %}"
+    talk = [{"role": "system", "content": "s", "name": None}, {"role": "user", "content": "q", "name": "ann"}]
+    assert render_messages(tokenizer, as_messages(talk)).startswith("system:s\nann:q\n")
+    body = parse_body(ChatRequest, {"messages": talk})
+    assert body.conversation == as_messages(talk) == [{"role": "system", "content": "s"}, talk[1]]
+    with pytest.raises(InputError, match="the name in message 0 must be a text, not 3"):
+        as_messages([{"role": "user", "content": "q", "name": 3}])
 
 
 @pytest.mark.parametrize("question", ["", " \n\t"])

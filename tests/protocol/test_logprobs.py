@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minseek
-from minseek.decode import TokenLogprob
+from minseek.decode import TextStream, TokenLogprob
 from minseek.protocol.chat_stream import CleanText
 from minseek.protocol.completion_stream import CompletionStream
 from minseek.protocol.logprobs import chat_logprobs, completion_logprobs
 from minseek.protocol.token_texts import TokenTexts, divide
+from tests.helpers.tokenizers import save_sentencepiece_model
 
 TAGS = ("<think>", "</think>")
 PIECES = st.lists(
@@ -43,9 +44,26 @@ def test_tokens_keep_their_space(tiny: minseek.Model, monkeypatch: pytest.Monkey
 def test_bytes_within_a_character_are_their_own(tiny: minseek.Model) -> None:
     tokens = tiny.encode("中")
     assert len(tokens) > 1
-    formatted = chat_logprobs(tiny, [TokenLogprob(tokens[1], -1.0, ())])
+    formatted = chat_logprobs(tiny, [TokenLogprob(tokens[1], -1.0, [(tokens[0], -2.0)])])
     assert formatted[0].token == tiny.decode([tokens[1]])
-    assert formatted[0].bytes is None
+    assert formatted[0].bytes == ["中".encode()[1]]
+    assert formatted[0].top_logprobs[0].bytes == ["中".encode()[0]]
+
+
+@given(st.text(max_size=8))
+@settings(deadline=None, max_examples=60)
+def test_joined_bytes_are_the_text(tiny: minseek.Model, spaced: minseek.Model, text: str) -> None:
+    for model in (tiny, spaced):
+        tokens, texts = model.encode_continuation(text), TextStream(model.decode, model.encode("a"))
+        given = [TokenLogprob(token, -1.0, [], texts.push(token)) for token in tokens]
+        assert b"".join(bytes(token.bytes or ()) for token in chat_logprobs(model, given)) == text.encode()
+
+
+@pytest.fixture(scope="module")
+def spaced(tmp_path_factory: pytest.TempPathFactory) -> minseek.Model:
+    """A model with a byte-fallback tokenizer."""
+    folder = save_sentencepiece_model(tmp_path_factory.mktemp("spaced"))
+    return minseek.load(str(folder), device="cpu", dtype="float32")
 
 
 @given(PIECES)

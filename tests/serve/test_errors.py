@@ -47,7 +47,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": "hello"}, "messages", "must be a valid list, not 'hello'"),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
     ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "not 'tool'"),
-    ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "messages[0].name", "not supported"),
+    ({"messages": [{"role": "user", "content": "a", "name": 3}]}, "messages[0].name", "a valid string, not 3"),
+    ({"messages": [{"role": "user", "content": "a", "names": "b"}]}, "messages[0].names", "not supported"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "is missing"),
     ({"messages": [{"role": "user", "content": "  "}]}, "messages[0]", "is empty"),
     ({"messages": [{"role": "assistant", "content": "a"}]}, "messages[0]", "must be the user's"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type", "'text'"),
@@ -56,7 +58,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"temperature": True}, "temperature", "a valid number, not true"),
     ({"temperature": -0.1}, "temperature", "greater than or equal to 0"),
     ({"top_p": 0}, "top_p", "greater than 0"),
-    ({"top_k": 0}, "top_k", "greater than or equal to 1"),
+    ({"top_k": -2}, "top_k", "greater than or equal to -1"),
+    ({"max_completion_tokens": 60.5}, "max_completion_tokens", "a valid integer, not 60.5"),
+    ({"stop": {}}, "stop", "stop must be a valid string or a valid list, not an object"),
+    ({"messages": [{"role": "user", "content": {}}]}, "messages[0].content", "or a valid list, not an object"),
+    ({"metadata": 3}, "metadata", "a JSON object, not 3"),
     ({"min_p": 1.1}, "min_p", "less than or equal to 1"),
     ({"seed": 2**63}, "seed", "less than"),
     ({"seed": 1.5}, "seed", "integer"),
@@ -79,7 +85,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"logit_bias": {"a": 1}}, "logit_bias.a", "must be"),
     ({"frequency_penalty": 2.5}, "frequency_penalty", "less than or equal to 2"),
     ({"presence_penalty": -2.5}, "presence_penalty", "greater than or equal to -2"),
-    ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+    ({"repetition_penalty": 0}, "repetition_penalty", "greater than or equal to 0.01"),
     ({"modalities": ["text", "audio"]}, "modalities", "not supported"),
     ({"audio": {"voice": "a"}}, "audio", "not supported"),
     ({"store": True}, "store", "not supported"),
@@ -242,6 +248,23 @@ def test_no_path_reads_a_file(running: Running, http: httpx2.Client, path: str) 
     assert b"import" not in given
 
 
+def test_head_is_get_without_a_body_and_a_slash_at_the_end_is_ignored(running: Running, http: httpx2.Client) -> None:
+    for path in ("/health", "/v1/models", f"/v1/models/{running.service.name}", "/", "/page.js", "/metrics"):
+        whole, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("content-type", "x-content-type-options"):
+            assert head.headers[name] == whole.headers[name]
+        slash = http.get(path.rstrip("/") + "/")
+        assert (slash.status_code, slash.history) == (200, [])
+        if path != "/metrics":
+            assert slash.content == whole.content
+            assert head.headers["content-length"] == str(len(whole.content))
+    assert http.post(CHAT + "/", json=HELLO).status_code == 200
+    assert http.head(CHAT).status_code == 405
+    assert http.head("/none").status_code == 404
+    assert running.metric('minseek_requests_total{route="/health",status="200"}') == 3
+
+
 def test_methods_and_models_that_are_not_there(http: httpx2.Client) -> None:
     assert error(http.get(CHAT), 405)["code"] == "method_not_allowed"
     assert error(http.get("/v1/models/none"), 404)["code"] == "model_not_found"
@@ -251,7 +274,7 @@ def test_methods_and_models_that_are_not_there(http: httpx2.Client) -> None:
 
 def test_the_key_is_needed_for_all_but_health_and_page(tiny: minseek.Model) -> None:
     with serving(tiny, ServerSettings(api_key="secret")) as running, running.http() as http:
-        for path in ("/v1/models", "/metrics", "/openapi.json", "/v1/nothing", "/health/", "/page.js/x"):
+        for path in ("/v1/models", "/metrics", "/openapi.json", "/v1/nothing", "/health/x", "/page.js/x"):
             for given in (
                 {},
                 {"Authorization": "Bearer wrong"},

@@ -17,7 +17,10 @@ DEFAULT_NEW_TOKENS = 256
 """Maximum number of tokens to generate if neither the request nor the command gives one."""
 Form = Literal["plain", "openai"]
 CHAT_URL = "/v1/chat/completions"
-_URLS = (CHAT_URL, "/v1/completions")
+COMPLETIONS_URL = "/v1/completions"
+_URLS = {url.removeprefix(prefix): url for url in (CHAT_URL, COMPLETIONS_URL) for prefix in ("", "/v1")}
+"""The two routes by their names at OpenAI and, without "/v1", at Azure."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,13 @@ class InvalidRequest:
 
 
 def read_requests(lines: Iterable[bytes], defaults: RequestDefaults) -> Iterator[Request | InvalidRequest]:
-    """Parse all lines that are not blank, one at a time; a second line with the same id is refused."""
+    """Parse all lines that are not blank, one at a time; a second line with the same id is refused.
+
+    A byte-order mark is no part of a line: files with one may have been joined.
+    """
     first_lines: dict[str | int, int] = {}
-    for number, raw in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=1):
+        raw = line.removeprefix(_BYTE_ORDER_MARK)
         if not raw.strip():
             continue
         item = parse_line(raw, number, defaults)
@@ -126,7 +133,8 @@ def parse_line(raw: bytes, line: int, defaults: RequestDefaults) -> Request | In
     """Parse one line."""
     openai, name = False, None
     try:
-        fields = parse_object(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw)
+        fields = parse_object(raw)
+        fields = {name: value for name, value in fields.items() if value is not None}
         openai = "custom_id" in fields or "body" in fields
         name = _parse_id(fields, "custom_id" if openai else "id")
         body = _parse_openai(fields) if openai else _parse_plain(fields)
@@ -137,7 +145,7 @@ def parse_line(raw: bytes, line: int, defaults: RequestDefaults) -> Request | In
                 code="unsupported_parameter",
             )
         check_model_name(body.model, defaults.model)
-        is_question = isinstance(body, ChatRequest) and fields.get("prompt") is not None
+        is_question = isinstance(body, ChatRequest) and "prompt" in fields
         return Request(line, name, "openai" if openai else "plain", body, defaults, is_question)
     except FieldError as error:
         return InvalidRequest(line, name, str(error), error.param, error.code, openai)
@@ -158,24 +166,23 @@ def _parse_openai(fields: Mapping[str, Any]) -> ChatRequest | CompletionRequest:
     method = require(fields, "method", "give POST")
     if method != "POST":
         raise FieldError(f"method must be POST, not {preview(method)}", param="method")
-    url = require(fields, "url", f"give {' or '.join(_URLS)}")
+    url = require(fields, "url", f"give {CHAT_URL} or {COMPLETIONS_URL}")
     if not isinstance(url, str) or url not in _URLS:
-        raise FieldError(f"url must be {' or '.join(_URLS)}, not {preview(url)}", param="url")
+        raise FieldError(f"url must be {CHAT_URL} or {COMPLETIONS_URL}, not {preview(url)}", param="url")
     body = check_object("body", require(fields, "body", "it is the request itself"), "body")
-    return parse_body(ChatRequest, body) if url == CHAT_URL else parse_body(CompletionRequest, body)
+    return parse_body(ChatRequest, body) if _URLS[url] == CHAT_URL else parse_body(CompletionRequest, body)
 
 
 def _parse_plain(fields: Mapping[str, Any]) -> ChatRequest | CompletionRequest:
     body = {name: value for name, value in fields.items() if name != "id"}
-    if body.get("messages") is not None:
-        if body.pop("prompt", None) is not None:
+    if "messages" in body:
+        if "prompt" in body:
             raise FieldError("a request has a prompt or messages, not both: leave one out", param="messages")
         return parse_body(ChatRequest, body)
-    body.pop("messages", None)
     prompt = require(body, "prompt", "it is the text to continue; or give messages")
-    if any(body.get(name) is not None for name in THINKING_FIELDS):
+    if any(name in body for name in THINKING_FIELDS):
         return _parse_question(prompt, {name: value for name, value in body.items() if name != "prompt"})
-    return parse_body(CompletionRequest, {name: v for name, v in body.items() if name not in THINKING_FIELDS})
+    return parse_body(CompletionRequest, body)
 
 
 def _parse_question(prompt: Any, rest: Mapping[str, Any]) -> ChatRequest:

@@ -41,7 +41,7 @@ class Sampling:
         The same seed gives the same run on the same machine; None draws a new one each time.
     repetition_penalty : float
         Divides the positive logits, and multiplies the others, of every token that the prompt or the text after it has
-        (CTRL, arXiv:1909.05858; as in transformers); 1 changes nothing.
+        (CTRL, arXiv:1909.05858; as in transformers), between 0.01 and 100; 1 changes nothing.
     frequency_penalty, presence_penalty : float
         Subtracted from the logit of every token that the text after the prompt has, once for each occurrence and once
         in all, between -2 and 2 (as in OpenAI's API); 0 changes nothing. Thoughts count while they are in the cache:
@@ -72,7 +72,10 @@ class Sampling:
             (self.top_k is not None and self.top_k < 1, "top_k must be 1 or more"),
             (not 0 <= self.min_p <= 1, "min_p must be between 0 and 1"),
             (self.seed is not None and not 0 <= self.seed < 2**63, "seed must be between 0 and 2^63 - 1"),
-            (not 0 < self.repetition_penalty < math.inf, "repetition_penalty must be above 0 (1 is none)"),
+            (
+                not 0.01 <= self.repetition_penalty <= 100,  # beyond, logits become so large that no filter works
+                "repetition_penalty must be between 0.01 and 100 (1 is none)",
+            ),
             (not -2 <= self.frequency_penalty <= 2, "frequency_penalty must be between -2 and 2 (0 is none)"),
             (not -2 <= self.presence_penalty <= 2, "presence_penalty must be between -2 and 2 (0 is none)"),
         ):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from minseek.decode import TokenLogprob, decode_after
 from minseek.models import Model
 from minseek.protocol.responses import ChatLogprob, CompletionLogprobs, TopLogprob
+from minseek.protocol.token_bytes import token_bytes
 
 _MIN_LOGPROB = -9999.0  # OpenAI's value for a very unlikely token: JSON has no infinity
 _INCOMPLETE = "\ufffd"  # decoded from bytes that do not form a character by themselves
@@ -16,16 +17,22 @@ def chat_logprobs(model: Model, logprobs: Sequence[TokenLogprob]) -> list[ChatLo
     """Format for chats: each token with the most likely ones in its place."""
     return [
         ChatLogprob(
-            **_token(_own_text(model, entry), entry.logprob).model_dump(),
-            top_logprobs=[_token(_text(model, token), logprob) for token, logprob in entry.top],
+            **_token(model, entry.token, entry.logprob, entry.text).model_dump(),
+            top_logprobs=[_token(model, token, logprob) for token, logprob in entry.top],
         )
         for entry in logprobs
     ]
 
 
-def _token(text: str, logprob: float) -> TopLogprob:
+def _token(model: Model, token: int, logprob: float, text: str | None = None) -> TopLogprob:
+    """Format a token; `text` is what it completes in a response, and its bytes are its own within a character."""
+    alone = _text(model, token)
+    own = token_bytes(model, token, alone)
+    shown = alone if text is None else text
     return TopLogprob(
-        token=text, logprob=max(_MIN_LOGPROB, logprob), bytes=None if _INCOMPLETE in text else list(text.encode())
+        token=shown,
+        logprob=max(_MIN_LOGPROB, logprob),
+        bytes=own if _INCOMPLETE in alone else list(shown.encode()),
     )
 
 

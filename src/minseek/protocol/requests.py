@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from minseek.decode.logprobs import MAX_LOGPROBS
@@ -23,9 +23,15 @@ def _check_unicode(text: str) -> str:
     return text
 
 
+def _as_integer(value: Any) -> Any:
+    """Convert 60.0 to 60: in JSON these are one number, and some clients write the former."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Text = Annotated[str, AfterValidator(_check_unicode)]
-Count = Annotated[int, Field(ge=1)]
-Tokens = Annotated[int, Field(ge=0)]
+Integer = Annotated[int, BeforeValidator(_as_integer)]
+Count = Annotated[Integer, Field(ge=1)]
+Tokens = Annotated[Integer, Field(ge=0)]
 TokenId = Annotated[int, Field(ge=0)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_check_unicode)]
 EmptyList = Annotated[list[Any], Field(max_length=0)]
@@ -48,9 +54,16 @@ NEUTRAL_FIELDS = frozenset(
 
 
 class Body(BaseModel):
-    """Strict object: "5" is no number, and an unknown field is refused by name."""
+    """Strict object: "5" is no number, an unknown field is refused by name, and one that is null is absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 class TextPart(Body):
@@ -58,13 +71,18 @@ class TextPart(Body):
 
     type: Literal["text"]
     text: Text
+    cache_control: dict[str, Any] | None = None
 
 
 class Message(Body):
-    """Message of a conversation; earlier reasoning may come back with an answer and is left out."""
+    """Message of a conversation; earlier reasoning may come back with an answer and is left out.
+
+    An answer without content is an empty one. A speaker's name is passed to the chat template.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextPart]
+    name: Text | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: None = None
@@ -72,6 +90,13 @@ class Message(Body):
     audio: None = None
     tool_calls: EmptyList | None = None
     function_call: None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_content(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("role") == "assistant" and fields.get("content") is None:
+            return {**fields, "content": ""}
+        return fields
 
     @property
     def text(self) -> str:
@@ -88,7 +113,7 @@ class Thinking(Body):
     keep: Count | None = None
     rule: Annotated[KeepRule | None, BeforeValidator(canonical_rule)] = None
     answer: AnswerForm | None = None
-    stop_when_stable: Annotated[int, Field(ge=2)] | None = None
+    stop_when_stable: Annotated[Integer, Field(ge=2)] | None = None
     vote: bool | None = None
     budget_tokens: Tokens | None = None
     answer_tokens: Count | None = None
@@ -116,17 +141,17 @@ class Shared(Body):
     model: Text | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[Integer, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     max_new_tokens: Count | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    top_k: Annotated[Integer, Field(ge=-1, le=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    seed: Annotated[Integer, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: dict[TokenKey, Bias] | None = None
@@ -162,7 +187,7 @@ class ChatRequest(Shared):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     reasoning_effort: EffortName | None = None
     thinking_token_budget: Tokens | None = None
     thinking_budget_tokens: Tokens | None = None
@@ -193,7 +218,11 @@ class ChatRequest(Shared):
     def conversation(self) -> list[dict[str, str]]:
         """Messages for a chat template; a developer's message is a system message."""
         return [
-            {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+            {
+                "role": "system" if message.role == "developer" else message.role,
+                "content": message.text,
+                **({} if message.name is None else {"name": message.name}),
+            }
             for message in self.messages
         ]
 
@@ -202,8 +231,8 @@ class CompletionRequest(Shared):
     """Body of ``POST /v1/completions``."""
 
     prompt: Text | list[Text] | list[TokenId] | list[list[TokenId]]
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    logprobs: Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    best_of: Annotated[Integer, Field(ge=1, le=1)] | None = None
     echo: Literal[False] | None = None
     suffix: Literal[""] | None = None
     add_special_tokens: bool | None = None

@@ -27,6 +27,8 @@ def parse_sampling(model: Model, body: Shared, default: Sampling, choice: int = 
         If a token with a bias is outside the model's vocabulary.
     """
     fields: dict[str, Any] = {name: getattr(body, name) for name in _FIELDS if getattr(body, name) is not None}
+    if fields.get("top_k", 1) < 1:  # -1 and 0: no such filter, as in vLLM and llama.cpp
+        fields["top_k"] = None
     if "seed" in fields:
         fields["seed"] %= _NUM_SEEDS
     if body.logit_bias is not None:

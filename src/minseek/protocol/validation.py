@@ -95,7 +95,8 @@ def check_model_name(requested: str | None, loaded: str) -> None:
 
 def field_error(errors: Sequence[Mapping[str, Any]], locations: Sequence[Sequence[int | str]], body: Any) -> FieldError:
     """Describe pydantic's errors in one sentence: the first of those that are deepest in the body."""
-    paths = [_path(location, body) for location in locations]
+    missing = [error["type"] == "missing" for error in errors]
+    paths = [_path(location, body, absent) for location, absent in zip(locations, missing, strict=True)]
     deepest = max(range(len(errors)), key=lambda index: (len(paths[index]), -index))
     error, path = errors[deepest], paths[deepest]
     if not path:
@@ -114,7 +115,7 @@ def field_error(errors: Sequence[Mapping[str, Any]], locations: Sequence[Sequenc
 
 def _expected(error: Mapping[str, Any]) -> str:
     """Extract the expectation from pydantic's message, such as "Input should be a valid string"."""
-    if error["type"] in ("model_type", "model_attributes_type"):
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return "a JSON object"
     message: str = error["msg"]
     for start in ("Input should be ", "String should be ", "Value should be "):
@@ -124,12 +125,15 @@ def _expected(error: Mapping[str, Any]) -> str:
     return f"a {subject.lower()} with {rest.replace(' after validation', '')}" if should else f"valid ({message})"
 
 
-def _path(location: Sequence[int | str], body: Any) -> tuple[int | str, ...]:
-    """Reduce pydantic's location to the part that is in the body, without names of union members."""
+def _path(location: Sequence[int | str], body: Any, absent: bool) -> tuple[int | str, ...]:
+    """Reduce pydantic's location to the part that is in the body, without names of union members.
+
+    With `absent`, its last part is a field that is missing.
+    """
     path: list[int | str] = []
     for index, part in enumerate(location):
-        last = index == len(location) - 1
-        if isinstance(body, dict) and isinstance(part, str) and (part in body or last):
+        is_missing = absent and index == len(location) - 1
+        if isinstance(body, dict) and isinstance(part, str) and (part in body or is_missing):
             path.append(part)
             body = body.get(part)
         elif isinstance(body, list) and isinstance(part, int) and part < len(body):

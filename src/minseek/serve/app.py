@@ -22,6 +22,7 @@ from minseek.serve.chat import ROUTE as CHAT
 from minseek.serve.chat import chat
 from minseek.serve.completions import ROUTE as COMPLETIONS
 from minseek.serve.completions import complete
+from minseek.serve.equivalent_requests import EquivalentRequests
 from minseek.serve.errors import HANDLERS
 from minseek.serve.middleware import AccessLog, ApiKeyCheck, BodyLimit, HostCheck
 from minseek.serve.model_entry import model_entry
@@ -84,6 +85,7 @@ def create_app(model: Model, plan: BatchPlan, settings: ServerSettings | None = 
         docs_url=None,  # those pages load their scripts from elsewhere
         redoc_url=None,
         exception_handlers={**HANDLERS},
+        redirect_slashes=False,
         strict_content_type=True,  # otherwise pages of other origins could send JSON without a preflight request
     )
     app.state.service = service
@@ -104,6 +106,7 @@ def create_app(model: Model, plan: BatchPlan, settings: ServerSettings | None = 
         )
     if settings.hosts is not None:
         app.add_middleware(HostCheck, hosts=settings.hosts)
+    app.add_middleware(EquivalentRequests)
     app.add_middleware(AccessLog, metrics=service.metrics)
     return app
 

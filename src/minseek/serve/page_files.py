@@ -22,7 +22,7 @@ PAGE_PATHS = tuple(_FILES)
 def add_page(app: FastAPI) -> None:
     """Add the routes of the page's files."""
     for path, (name, kind) in _FILES.items():
-        app.add_api_route(path, _serve(_FOLDER / name, kind), methods=["GET", "HEAD"], include_in_schema=False)
+        app.add_api_route(path, _serve(_FOLDER / name, kind), methods=["GET"], include_in_schema=False)
 
 
 def _serve(file: Path, kind: str) -> Callable[[], Coroutine[Any, Any, Response]]:

@@ -20,7 +20,7 @@ def as_messages(question: Question, system: str | None = None) -> list[dict[str,
     Parameters
     ----------
     question : str or sequence of mappings
-        A text, or messages, of which only ``role`` and ``content`` are used.
+        A text, or messages, of which only ``role``, ``content`` and, for templates that show it, ``name`` are used.
     system : str, optional
         System message, only with a text.
 
@@ -50,7 +50,10 @@ def as_messages(question: Question, system: str | None = None) -> list[dict[str,
             raise InputError(f"the role of message {index} must be one of {', '.join(_ROLES)}, not {role!r:.80}")
         if not isinstance(content, str):
             raise InputError(f"the content of message {index} must be a text, not {content!r:.80}")
-        messages.append({"role": role, "content": content})
+        name = message.get("name")
+        if not isinstance(name, str | None):
+            raise InputError(f"the name in message {index} must be a text, not {name!r:.80}")
+        messages.append({"role": role, "content": content, **({} if name is None else {"name": name})})
     if not messages:
         raise InputError("there are no messages: give at least one, the user's")
     if messages[-1]["role"] != "user":
