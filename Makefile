@@ -58,6 +58,7 @@ format: .venv/ready ## before a commit
 bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some hours
 	$(PIP) -e '.[bench]'
 	$(BIN)/python bench/think.py
+	$(BIN)/python bench/everyday.py
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/quality.py
 	$(BIN)/python bench/serve_load.py
