@@ -1,4 +1,4 @@
-"""Parsing and formatting of sizes in bytes."""
+"""Parsing and formatting of sizes in bytes, and short forms of counts and texts."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def parse_bytes(size: int | str) -> int:
     if size <= 0:
         raise InputError(f"a size must be positive, not {given!r}")
     return size
+
+
+def format_beginning(text: str, most: int = 72) -> str:
+    """Quote a text, or the beginning of one of more characters than `most`."""
+    return repr(text if len(text) <= most else text[: most - 1] + "…")
 
 
 def format_count(count: int, noun: str) -> str:

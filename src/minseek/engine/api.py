@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from operator import index
+from typing import Any, Protocol, runtime_checkable
 
 from minseek.cache.policies import Policy, make_policy
 from minseek.decode import Sampling, check_stop
@@ -14,9 +16,21 @@ from minseek.errors import InputError, check_int, check_type
 from minseek.models import Model, check_model
 
 
+@runtime_checkable
+class HasToList(Protocol):
+    """An array of NumPy, a tensor of torch, or anything like them."""
+
+    def tolist(self) -> Any:
+        """Return nested lists of Python's numbers."""
+
+
+Tokens = Sequence[int] | HasToList
+"""Token ids, [T]."""
+
+
 def generate(
     model: Model,
-    prompts: Sequence[str | Sequence[int]],
+    prompts: Sequence[str | Tokens] | HasToList,
     *,
     plan: BatchPlan | None = None,
     policy: str | Policy | None = "default",
@@ -32,8 +46,9 @@ def generate(
     ----------
     model : Model
         From `minseek.load`.
-    prompts : sequence of str or of token ids
-        Texts to continue; no chat template is applied.
+    prompts : sequence of str or of token ids, array or tensor
+        Texts to continue; no chat template is applied. Token ids are a sequence, an array or a tensor of integers, [T];
+        an array or a tensor, [B, T], is B prompts of equal length.
     plan : BatchPlan, optional
         From `minseek.plan`. The default holds every prompt without eviction.
     policy : str, Policy or None, optional
@@ -65,12 +80,15 @@ def generate(
     check_model(model)
     if isinstance(prompts, str):
         raise TypeError("prompts must be a sequence of texts, not one text: put it into a list")
-    check_type("prompts must be a sequence of texts or of token ids", prompts, Collection)
+    if isinstance(prompts, Mapping):
+        raise TypeError("prompts must be a sequence, not a mapping: give its input_ids, without padding")
+    given: Sequence[str | Tokens] = prompts.tolist() if isinstance(prompts, HasToList) else prompts
+    check_type("prompts must be a sequence of texts or of token ids", given, Collection)
     if plan is not None:
         check_type("plan must be what minseek.plan returns", plan, BatchPlan, ": call minseek.plan first")
     check_int("max_new_tokens", max_new_tokens)
-    samplings, stop = _each(sampling, len(prompts)), check_stop(stop)
-    encoded = [_encode(model, index, prompt, add_special_tokens) for index, prompt in enumerate(prompts)]
+    samplings, stop = _each(sampling, len(given)), check_stop(stop)
+    encoded = [_encode(model, number, prompt, add_special_tokens) for number, prompt in enumerate(given)]
     if not encoded:
         return []
     lengths = [len(tokens) + max_new_tokens for tokens in encoded]
@@ -83,12 +101,12 @@ def generate(
         block = max(1, min(plan.block, plan.slot.capacity - cap))
         plan = make_plan(model, kv_budget=plan.kv_budget, cap=cap, block=block, policy=rule, sequences=plan.slots)
     if plan.policy is None:
-        for index, length in enumerate(lengths):
+        for number, length in enumerate(lengths):
             if length > plan.slot.capacity:
                 raise InputError(
-                    f"prompt {index} of {length - max_new_tokens} tokens and {max_new_tokens} new ones do not fit into "
-                    f"a slot of {plan.slot.capacity}, and without a policy nothing is evicted: choose a policy or a "
-                    "larger cap"
+                    f"prompt {number} of {length - max_new_tokens} tokens and {max_new_tokens} new ones do not fit "
+                    f"into a slot of {plan.slot.capacity}, and without a policy nothing is evicted: choose a policy or "
+                    "a larger cap"
                 )
     jobs = [
         Generation(
@@ -107,18 +125,27 @@ def generate(
     return [job.completion() for job in jobs]
 
 
-def _encode(model: Model, index: int, prompt: str | Sequence[int], add_special_tokens: bool) -> list[int]:
+def _encode(model: Model, number: int, prompt: str | Tokens, add_special_tokens: bool) -> list[int]:
     """Return the tokens of a prompt."""
     if isinstance(prompt, str):
         tokens = model.encode_prompt(prompt, add_special_tokens=add_special_tokens)
-    elif isinstance(prompt, Sequence) and all(isinstance(token, int) for token in prompt):
-        tokens = [int(token) for token in prompt]
     else:
-        raise TypeError(f"prompt {index} must be a text or a sequence of token ids, not {prompt!r}")
+        try:
+            tokens = _as_ids(prompt)
+        except TypeError:
+            raise TypeError(f"prompt {number} must be a text or a sequence of token ids, not {prompt!r:.80}") from None
     if not tokens:
-        raise InputError(f"prompt {index} is empty: there is nothing to continue")
-    model.check_token_ids(tokens, f" of prompt {index}")
+        raise InputError(f"prompt {number} is empty: there is nothing to continue")
+    model.check_token_ids(tokens, f" of prompt {number}")
     return tokens
+
+
+def _as_ids(tokens: Tokens) -> list[int]:
+    """Integers of a sequence, a one-dimensional array or tensor."""
+    values = tokens.tolist() if isinstance(tokens, HasToList) else list(tokens)
+    if isinstance(tokens, (bytes, Mapping)) or any(isinstance(value, bool) for value in values):
+        raise TypeError
+    return [index(value) for value in values]
 
 
 def _each(sampling: Sampling | Sequence[Sampling] | None, count: int) -> list[Sampling]:

@@ -22,6 +22,7 @@ from minseek.decode import (
     token_logprob,
 )
 from minseek.models import Model
+from minseek.units import format_beginning, format_count
 
 
 class Job(Protocol):
@@ -87,6 +88,10 @@ class Completion:
     tokens: list[int]
     finish_reason: str
     stats: CompletionStats
+
+    def __repr__(self) -> str:
+        count = format_count(len(self.tokens), "token")
+        return f"Completion({format_beginning(self.text)}, {count}, {self.finish_reason})"
 
 
 OnToken = Callable[[int | None, str, TokenLogprob | None], None]

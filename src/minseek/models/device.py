@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 from minseek.models.main_memory import main_memory_bytes
 from minseek.native import cpu_flags, native_status
 
@@ -32,15 +32,20 @@ class DeviceChoice:
     dtype_reason: str
 
 
-def resolve_device(device: str = "auto", dtype: str = "auto") -> DeviceChoice:
+def resolve_device(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> DeviceChoice:
     """Resolve a device and a dtype, either of which may be ``auto``.
 
     Raises
     ------
     InputError
         If the device or dtype is unknown, or the device is not available.
+    TypeError
+        If one is neither a name nor an object of torch.
     """
-    chosen, device_reason = _device(device)
+    check_type("device must be a name, as 'cpu', or a torch.device", device, (str, torch.device))
+    check_type("dtype must be a name, as 'bfloat16', or a torch.dtype", dtype, (str, torch.dtype))
+    chosen, device_reason = _device(str(device))
+    dtype = str(dtype).removeprefix("torch.")
     if dtype == "auto":
         kind, dtype_reason = _fast_dtype(chosen)
     elif dtype in _DTYPES:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from minseek.units import format_beginning, format_count
+
 if TYPE_CHECKING:
     from minseek.decode import TokenLogprob
 
@@ -43,6 +45,10 @@ class Thought:
     def length(self) -> int:
         """Number of tokens."""
         return len(self.tokens)
+
+    def __repr__(self) -> str:
+        fate = f"{'kept' if self.kept else 'dropped'}, {self.ended_by}"
+        return f"Thought({self.index}: {format_beginning(self.text)}, {format_count(self.length, 'token')}, {fate})"
 
     @property
     def finished(self) -> bool:
@@ -136,6 +142,10 @@ class Result:
     thoughts: list[Thought]
     stats: Stats
     tokens: list[int]
+
+    def __repr__(self) -> str:
+        counts = f"{format_count(len(self.thoughts), 'thought')}, {format_count(self.stats.tokens, 'token')}"
+        return f"Result({format_beginning(self.answer)}, {counts}, {self.stats.seconds:.1f} s)"
 
     @property
     def note(self) -> str | None:

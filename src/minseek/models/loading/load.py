@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
+from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -27,25 +28,33 @@ from minseek.models.weights import DecoderWeights, from_state_dict, pack_contigu
 from minseek.native import native_status
 from minseek.quant import open_gguf
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
 
 def load(
-    name: str,
+    name: str | PathLike[str] | PreTrainedModel,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
+    tokenizer: Any = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     thinking: str | ThinkingFormat | None = None,
 ) -> Model:
     """Load a model and its tokenizer.
 
     Parameters
     ----------
-    name : str
+    name : str, path or PreTrainedModel
         An alias (``tiny``, ``smollm2``), a directory, a ``.gguf`` file, or the id of a model on the Hugging Face Hub.
-    device : str
-        ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
-    dtype : str
-        ``auto`` (bfloat16 where the device or our C kernels are fast with it, else float32), ``bfloat16``, ``float16``
-        or ``float32``.
+        Or a causal language model of transformers that is in memory: its weights are copied.
+    tokenizer : PreTrainedTokenizerBase, optional
+        Tokenizer of a model of transformers; the default is read from where that model came from.
+    device : str or torch.device
+        ``auto`` (CUDA if there is one; of a model of transformers its own), ``cpu``, ``cuda``, ``cuda:1`` …
+    dtype : str or torch.dtype
+        ``auto`` (bfloat16 where the device or our C kernels are fast with it, else float32; of a model of transformers
+        its own), ``bfloat16``, ``float16`` or ``float32``.
     thinking : str, ThinkingFormat or None
         Format of the model's thinking; None takes it from the chat template.
 
@@ -53,9 +62,16 @@ def load(
     ------
     InputError
         If there is no such model, it cannot be read, or its architecture is not supported (a `ValueError`).
+    TypeError
+        If an argument has a wrong type.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"a model's name is a string, not {type(name).__name__}")
+    if not isinstance(name, (str, PathLike)):
+        from minseek.models.loading.given_model import copy_model
+
+        return copy_model(name, tokenizer, device=device, dtype=dtype, thinking=thinking)
+    if tokenizer is not None:
+        raise InputError("tokenizer has no effect on a model that is read from files: leave it out")
+    name = fspath(name)
     placement = resolve_device(device, dtype)
     source = find_source(name)
     if isinstance(thinking, str):
