@@ -17,6 +17,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 
 from minseek.errors import InputError
+from minseek.evaluation.exact_numbers import exact
 
 _SECONDS = 5.0  # for one comparison
 _MEMORY = 4 << 30  # bytes of address space
@@ -95,8 +96,9 @@ class Verifier:
 
 def main() -> None:
     """Compare pairs of expressions, one a line, until the input is closed."""
-    from math_verify import parse, verify
+    from math_verify import grader, parse, verify
 
+    grader.sympy_numeric_eq = exact(grader.sympy_numeric_eq)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the parsers print to it
