@@ -17,6 +17,7 @@ from minseek.cli.batch_plan import PlanCommand
 from minseek.cli.env import EnvCommand
 from minseek.cli.eval import EvalCommand
 from minseek.cli.models import ModelsCommand
+from minseek.cli.plugins import import_module, import_plugins
 from minseek.cli.reason import ReasonCommand
 from minseek.cli.serve import ServeCommand
 from minseek.cli.startup import raise_on_sigterm
@@ -29,6 +30,7 @@ COMMANDS = (
     *(ModelsCommand, EnvCommand),
 )
 RENAMED = {"bench": "eval"}
+_EXTENSIBLE = ("reason", "batch", "serve", "plan", "eval", "models")  # commands with policies or strategies
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,16 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is 0 on success, 1 after an error of the system, 2 for a wrong request, 3 if some requests of a batch failed, 130
     after Ctrl-C and 143 after SIGTERM. A server that is stopped has succeeded.
     """
-    parser = _Parser(
-        prog="minseek", description="Reasoning models that think long inside a memory budget fixed beforehand."
-    )
-    parser.add_argument("--version", action="version", version=f"minseek {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for kind in COMMANDS:
-        command = kind()
-        subparser = commands.add_parser(command.name, help=command.help, description=command.help)
-        command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run, parser=subparser)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for terminals that cannot show a character
@@ -58,12 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             words = sys.argv[1:] if argv is None else list(argv)
             if words and words[0] in RENAMED:
                 raise InputError(f"there is no command {words[0]}: use minseek {RENAMED[words[0]]}")
+            if words and words[0] in _EXTENSIBLE:
+                import_plugins(words)
+            parser = _make_parser()
             if not words:
                 parser.print_help()
                 return 0
             args, extra = parser.parse_known_args(words)
             if extra:
                 args.parser.error(f"unrecognized arguments: {' '.join(extra)}")
+            for module in getattr(args, "imports", None) or ():
+                import_module(module)  # at once if it has been imported
             return int(args.run(args))
     except InputError as error:
         print(f"minseek: {error}", file=sys.stderr)
@@ -79,6 +76,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"minseek: {where}{error.strerror or error}", file=sys.stderr)
         return 1
+
+
+def _make_parser() -> _Parser:
+    parser = _Parser(
+        prog="minseek", description="Reasoning models that think long inside a memory budget fixed beforehand."
+    )
+    parser.add_argument("--version", action="version", version=f"minseek {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for kind in COMMANDS:
+        command = kind()
+        subparser = commands.add_parser(command.name, help=command.help, description=command.help)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run, parser=subparser)
+    return parser
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class EvalCommand:
             action="append",
             metavar="NAME[:OPTION=VALUE,…]",
             help=f"compare this strategy, such as min-seek:rule=random,keep=2; repeat it for more "
-            f"from {', '.join(STRATEGIES)} (default: all)",
+            f"from {', '.join(STRATEGIES)} (default: {', '.join(_STRATEGIES)})",
         )
         group.add_argument(
             "--thoughts",

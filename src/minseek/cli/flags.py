@@ -6,6 +6,11 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from minseek.cli.plugins import add_import_flag
+from minseek.errors import InputError
+from minseek.evaluation.variants import parse_strategy
+from minseek.reasoning.strategies import STRATEGIES
+
 if TYPE_CHECKING:
     from minseek.models import Model
 
@@ -31,6 +36,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the model and its device."""
     add_model_flag(parser)
     add_device_flags(parser)
+    add_import_flag(parser)
 
 
 def add_sampling_flags(group: argparse._ActionsContainer) -> None:
@@ -68,6 +74,31 @@ def add_sampling_flags(group: argparse._ActionsContainer) -> None:
         type=float,
         metavar="F",
         help="subtract F from the logits of all tokens that were generated (default: 0)",
+    )
+
+
+def known_strategy(text: str) -> str:
+    """Value of ``--strategy``: a strategy's name, perhaps with options.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If there is no such strategy or option, or a value is wrong.
+    """
+    try:
+        parse_strategy(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def add_strategy_flag(group: argparse._ActionsContainer, default: str) -> None:
+    """Add ``--strategy``; `default` is the text of the help."""
+    group.add_argument(
+        "--strategy",
+        type=known_strategy,
+        metavar="NAME[:OPTION=VALUE,…]",
+        help=f"think in this way: {', '.join(STRATEGIES)} (default: {default})",
     )
 
 

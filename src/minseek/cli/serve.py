@@ -10,10 +10,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from minseek.cli.batch_plan import plan_text, show_batch_plan
-from minseek.cli.flags import add_model_flags, choose_model, load_model
+from minseek.cli.flags import add_model_flags, add_strategy_flag, choose_model, load_model
 from minseek.cli.startup import import_torch
 from minseek.errors import InputError
-from minseek.reasoning.strategies import RULES, STRATEGIES, canonical_rule
+from minseek.reasoning.strategies import RULES, canonical_rule
+from minseek.reasoning.strategy_text import parse_strategy_text
 from minseek.units import format_bytes
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class ServeCommand:
         )
 
         group = parser.add_argument_group("default thinking of chats")
-        group.add_argument("--strategy", choices=tuple(STRATEGIES), help="think in this way (default: the model's own)")
+        add_strategy_flag(group, "the model's own")
         group.add_argument("--thoughts", metavar="N", help="induce N thoughts, or 'unbounded' (default: 10)")
         group.add_argument("--keep", type=int, metavar="K", help="keep K induced thoughts with min-seek (default: 1)")
         group.add_argument(
@@ -223,7 +224,11 @@ def _strategy(args: argparse.Namespace) -> Strategy | None:
     if thoughts.isdecimal():
         options["thoughts"] = int(thoughts)
     try:
-        return parse_strategy({"strategy": args.strategy, **options})
+        name, given = parse_strategy_text(args.strategy)
+        for option in options.keys() & given.keys():
+            raise InputError(f"--{option} and --strategy {args.strategy} both give {option}: leave one out")
+        strategy = parse_strategy({"strategy": name, **options})
+        return dataclasses.replace(strategy, **given)
     except InputError as error:
         raise InputError(str(error).replace("thinking.", "--")) from None
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from minseek.errors import InputError
 from minseek.evaluation.thought_counts import Thoughts
 from minseek.reasoning.strategies import STRATEGIES
 from minseek.reasoning.strategy import Strategy
-
-_WORDS = {"true": True, "false": False}
+from minseek.reasoning.strategy_text import parse_strategy_text
 
 
 @dataclass(frozen=True)
@@ -55,19 +52,7 @@ def parse_strategy(text: str) -> StrategyVariant:
     InputError
         If there is no such strategy or option, or a value is wrong.
     """
-    name, _, rest = text.partition(":")
-    if name not in STRATEGIES:
-        raise InputError(f"unknown strategy {name!r}: choose {', '.join(STRATEGIES)}")
-    known = [option for option in STRATEGIES[name].options() if option != "thoughts"]
-    options: dict[str, Any] = {}
-    for part in rest.split(",") if rest else ():
-        option, equals, value = part.partition("=")
-        if not equals or option not in known:
-            takes = f"option=value with {', '.join(known)}" if known else "no options"
-            raise InputError(f"cannot read {part!r} in the strategy {text!r}: {name} takes {takes}")
-        if option in options:
-            raise InputError(f"the strategy {text!r} gives {option} twice: give it once")
-        options[option] = int(value) if re.fullmatch(r"-?\d{1,9}", value) else _WORDS.get(value, value)
+    name, options = parse_strategy_text(text)
     try:
         return StrategyVariant(text, STRATEGIES[name](**options))
     except (InputError, TypeError) as error:

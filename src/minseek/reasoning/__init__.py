@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from minseek.reasoning.limits import Limits
     from minseek.reasoning.options import RunOptions
     from minseek.reasoning.run_plan import RunPlan
-    from minseek.reasoning.strategies import BudgetForcing, FreshThoughts, MinSeek, Standard
+    from minseek.reasoning.strategies import BudgetForcing, FreshThoughts, MinSeek, Standard, register
     from minseek.reasoning.strategy import Decision, Strategy
 
 __getattr__, __dir__ = lazy_names(
@@ -40,7 +40,7 @@ __getattr__, __dir__ = lazy_names(
         "minseek.reasoning.limits": ("Limits",),
         "minseek.reasoning.options": ("RunOptions",),
         "minseek.reasoning.run_plan": ("RunPlan",),
-        "minseek.reasoning.strategies": ("BudgetForcing", "FreshThoughts", "MinSeek", "Standard"),
+        "minseek.reasoning.strategies": ("BudgetForcing", "FreshThoughts", "MinSeek", "Standard", "register"),
         "minseek.reasoning.strategy": ("Decision", "Strategy"),
     },
 )
@@ -69,5 +69,6 @@ __all__ = [
     "choose_default",
     "plan_run",
     "reason",
+    "register",
     "stream",
 ]

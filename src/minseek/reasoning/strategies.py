@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, get_args
 
 from minseek.errors import InputError, check_int
 from minseek.reasoning.strategy import ANSWER_FORMS, AnswerForm, Decision, Strategy
@@ -19,6 +20,8 @@ RULES: tuple[str, ...] = get_args(KeepRule)
 """Names of the rules by which `MinSeek` chooses the thoughts to keep."""
 RULE_ALIASES = {"likeliest": "most-likely"}
 """Earlier names of rules, still accepted."""
+
+T = TypeVar("T", bound=Strategy)
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,28 @@ STRATEGIES: dict[str, type[Strategy]] = {kind.name: kind for kind in (MinSeek, F
 """The strategies by name."""
 OPTIONS: tuple[str, ...] = tuple(dict.fromkeys(name for kind in STRATEGIES.values() for name in kind.options()))
 """Names of the parameters of all strategies."""
+
+
+def register(kind: type[T]) -> type[T]:
+    """Make a strategy of your own known by its ``name``; usable as a decorator.
+
+    Raises
+    ------
+    InputError
+        If it is no frozen dataclass, has no name, or the name belongs to another strategy.
+    """
+    if "__dataclass_fields__" not in vars(kind):
+        raise InputError(f"the strategy {kind.__name__} is no dataclass: write @dataclass(frozen=True) below @register")
+    if not re.fullmatch(r"[\w.-]+", kind.name):
+        raise InputError(
+            f"the name {kind.name!r} of the strategy {kind.__name__} cannot be used: give it a class attribute 'name' "
+            "of letters, digits, '.', '_' and '-'"
+        )
+    owner = STRATEGIES.get(kind.name, kind)
+    if owner is not kind:
+        raise InputError(f"the name {kind.name!r} belongs to the strategy {owner.__name__}: take another")
+    STRATEGIES[kind.name] = kind
+    return kind
 
 
 def check_keep(strategy: Strategy, most_thoughts: int | None, keep: str = "keep", thoughts: str = "thoughts") -> None:
