@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 import minseek
 from minseek.engine import FinishedJob
 from minseek.serve.server_settings import ServerSettings
+from minseek.units import format_bytes
 from tests.helpers.serving import Running, serving, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -115,7 +116,8 @@ def test_the_page_shows_the_response_of_the_server(page: Page, running: Running)
     expect(rows).to_have_count(5)
     for row, thought in zip(rows.all(), thoughts, strict=True):
         state = "first" if thought["index"] == 0 else "kept" if thought["kept"] else "dropped"
-        name = f"Thought {thought['index']} {thought['tokens']:,} · {state}"
+        why = ": longer" if state == "dropped" else ""
+        name = f"Thought {thought['index']} {thought['tokens']:,} · {state}{why}"
         expect(row.get_by_role("button")).to_have_accessible_name(name)
         assert STATES[row.locator("i").get_attribute("class") or ""] == state
     longest = max(thought["tokens"] for thought in thoughts)
@@ -131,7 +133,7 @@ def test_the_page_shows_the_response_of_the_server(page: Page, running: Running)
     assert meter.get_attribute("aria-valuemax") == str(running.service.plan.slot.capacity)
     sizes = {name: int(text_of(page, f"#{name}-size").split()[0].replace(",", "")) for name in SIZES}
     assert sizes["peak"] == notes[-1]["kv_tokens_peak"]
-    assert sizes["ghost"] == last + dropped
+    assert sizes["ghost"] == max(last + dropped, sizes["peak"])
     assert sizes["base"] + sizes["kept"] + sizes["current"] == last
     assert sizes["base"] == next(n for n in notes if n["type"] == "thought_ended")["kv_tokens"]
     assert sizes["kept"] == sum(t["tokens"] for t in thoughts[1:] if t["kept"])
@@ -168,6 +170,102 @@ def test_a_box_is_marked_and_nothing_is_taken_for_html(page: Page) -> None:
     assert text_of(page, "#answer") == text
     assert page.locator("#answer mark").all_text_contents() == [r"\boxed{\frac{1}{2}}", r"\boxed{3"]
     assert page.locator("#answer img").count() == 0
+
+
+def thought_notes(
+    index: int, tokens: int, before: int, ended_by: str = "closed", kept: bool = False, written: int = 0
+) -> list[dict[str, Any]]:
+    """A thought of so many tokens, or `written` ones of which only these are left, after a cache of `before`."""
+    cached = before + (tokens if kept else 0)
+    notes: list[dict[str, Any]] = [
+        {"type": "thought_started", "index": index, "word": "Wait"},
+        {"type": "thought", "index": index, "tokens": written or tokens, "kv_tokens": before + (written or tokens)},
+        {"type": "thought_ended", "index": index, "tokens": tokens, "kept": kept, "dropped": None, "why": "so it is",
+         "ended_by": ended_by, "kv_tokens": cached},
+    ]  # fmt: skip
+    return [{"choices": [{"delta": {"reasoning_content": "text"}}], "minseek": note} for note in notes]
+
+
+def finish(thoughts: int, peak: int) -> list[dict[str, Any]]:
+    texts = [{"index": index, "text": "text"} for index in range(thoughts)]
+    answer = {"type": "answer", "kv_tokens": 130}
+    end = {"type": "finished", "thoughts": texts, "kv_tokens_peak": peak, "seconds": 1.0, "tokens_per_second": 9.0}
+    return [
+        {"choices": [{"delta": {"content": "7"}}], "minseek": answer},
+        {"choices": [{"delta": {}}], "minseek": end},
+    ]
+
+
+def test_dropped_thoughts_say_why_and_the_peak_is_never_above_the_size_without_dropping(page: Page) -> None:
+    notes = [*thought_notes(0, 50, 20, kept=True), *thought_notes(1, 30, 70, kept=True)]
+    notes += [*thought_notes(2, 40, 100), *thought_notes(3, 25, 100, "context")]
+    notes += thought_notes(4, 20, 100, "loop", written=300)
+    scripted(page, *notes, *finish(5, peak=400))
+    ask(page)
+    ended(page)
+    labels = [label.rpartition(" · ")[2] for label in page.locator("#list button").all_text_contents()]
+    assert labels == ["first", "kept", "dropped: longer", "dropped: cut off", "dropped: loop"]
+    peak, ghost = (int(text_of(page, f"#{name}-size").split()[0]) for name in ("peak", "ghost"))
+    assert peak == 400
+    assert ghost == 130 + 40 + 25 + 300
+    scripted(page, *notes, *finish(5, peak=800))  # what the notes have not shown was in the cache all the same
+    page.get_by_role("button", name="Ask").click()
+    ended(page)
+    assert text_of(page, "#ghost-size").split()[0] == text_of(page, "#peak-size").split()[0] == "800"
+
+
+def test_nothing_grows_below_the_page(page: Page) -> None:
+    scripted(page, *thought_notes(0, 50, 20, kept=True), *finish(1, peak=400))
+    ask(page)
+    ended(page)
+    height = "document.documentElement.scrollHeight"
+    before = page.evaluate(height)
+    scripted(page, *(note for n in range(61) for note in thought_notes(n, 50, 20, kept=n == 0)), *finish(61, peak=400))
+    page.get_by_role("button", name="Ask").click()
+    ended(page)
+    expect(page.locator("#list > li")).to_have_count(61)
+    listed = page.locator("#list").bounding_box()
+    assert listed is not None
+    assert page.evaluate(height) <= before + listed["height"]
+    bottom = page.evaluate(
+        "Math.max(...[...document.querySelectorAll('section')].map((e) => e.getBoundingClientRect().bottom))"
+    )
+    assert page.evaluate(height) <= max(900, bottom + page.evaluate("scrollY") + 40)
+
+
+def test_sizes_are_those_of_the_command_line(page: Page, running: Running) -> None:
+    token_bytes = running.service.token_bytes
+    for cached in (1, 2, 99, 434, 435, 1302, 43403, 999_999):
+        scripted(page, {"choices": [{"delta": {"content": "7"}}], "minseek": {"type": "answer", "kv_tokens": cached}})
+        page.get_by_role("button", name="Ask").click()
+        ended(page)
+        assert text_of(page, "#peak-size") == f"{cached:,} tokens · {format_bytes(cached * token_bytes)}"
+
+
+@pytest.mark.parametrize("text", ["", "  \n "])
+def test_a_blank_question_is_answered_with_a_sentence(page: Page, text: str) -> None:
+    page.get_by_label("Question").fill(text)
+    page.get_by_role("button", name="Ask").click()
+    expect(page.get_by_role("alert")).to_have_text("Write a question first.")
+    expect(page.locator("#go")).to_have_text("Ask")
+    ask(page)
+    ended(page)
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_it_opens_with_a_question_that_the_model_answers_right(browser: Browser) -> None:
+    with serving(minseek.load("tiny", device="cpu"), slots=1) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        expect(page.get_by_label("Question")).to_have_value("Compute (8+4)*3-6.")
+        expect(page.get_by_label("Min-Seek")).to_be_checked()
+        page.get_by_text("More").click()
+        page.get_by_label("Seed").fill("0")
+        page.get_by_role("button", name="Ask").click()
+        ended(page)
+        expect(page.locator("#answer mark")).to_have_text(r"\boxed{30}")
+        assert page.locator("#list > li").count() > 1
+        page.context.close()
 
 
 # Stopping, and errors

@@ -5,7 +5,7 @@ from minseek.models.chat.prompts import Question, as_messages, render_messages
 from minseek.models.chat.thinking_format import FORMATS, PLAIN, THINK, ThinkingFormat
 from minseek.models.config import VERIFIED
 from minseek.models.forward.chunk import SequenceChunk, check_token_ids
-from minseek.models.loading.aliases import ALIASES, alias_file, fitting_alias
+from minseek.models.loading.aliases import ALIASES, alias_file, example_question, fitting_alias
 from minseek.models.loading.load import load
 from minseek.models.model import Model, Session, SessionStats, check_model
 
@@ -26,6 +26,7 @@ __all__ = [
     "check_model",
     "check_token_ids",
     "encode_rendered",
+    "example_question",
     "fitting_alias",
     "load",
     "render_messages",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from minseek.models import example_question
 from minseek.protocol.efforts import Effort, efforts_with
 from minseek.serve.schemas import ModelEntry
 from minseek.serve.service import Service
@@ -22,6 +23,7 @@ def model_entry(service: Service) -> ModelEntry:
             "token_bytes": service.token_bytes,
             "context": service.model.max_positions,
             "queue": service.settings.queue,
+            "example": example_question(service.name),
             "thinking_format": service.model.thinking.name,
             "default": _describe(service.defaults.effort, slot),
             "efforts": {

@@ -32,6 +32,11 @@ def fitting_alias(question: str) -> str:
     return "tiny" if _TINY_QUESTIONS.match(question.strip()) else "smollm2"
 
 
+def example_question(name: str) -> str:
+    """A question that a model answers well, of those that fit an alias."""
+    return "Compute (8+4)*3-6." if name == "tiny" else "How many days are in a week?"
+
+
 def model_folder(name: str) -> Path:
     """Folder of the cache for the fetched file of an alias."""
     return cache_folder() / "models" / name

@@ -2,10 +2,9 @@
 
 const $ = (id) => document.getElementById(id);
 const BOX = /(\\boxed\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}?)/;
-const WORDS = { first: "first", running: "running", kept: "kept", gone: "dropped", stopped: "stopped" };
+const WORSE = { shortest: "longer", random: "by chance" };
 
-let server = null; // the model's entry in /v1/models
-let run = null; // the current or last question
+let server, run; // the model's entry in /v1/models; the current or last question
 
 const strategy = () => $("form").elements.strategy.value;
 const since = (time) => (performance.now() - time) / 1e3;
@@ -13,17 +12,16 @@ const number = (n) => n.toLocaleString("en");
 const size = (tokens) => `${number(tokens)} tokens · ${bytes(tokens * server.token_bytes)}`;
 
 function bytes(n) {
-  const at = Math.min(3, Math.floor((`${n}`.length - 1) / 3));
-  return `${at ? (n / 1e3 ** at).toPrecision(3) : n} ${["B", "kB", "MB", "GB"][at]}`;
+  let at = 0;
+  for (; n >= 999.5; at++) n /= 1e3;
+  return `${at ? n.toPrecision(3) : n} ${"KMGT"[at - 1] ?? ""}B`;
 }
-
-// ---- requests
 
 async function call(path, options) {
   const key = $("key").value;
   const headers = { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
   const response = await fetch(path, { ...options, headers }).catch((error) => {
-    throw error.name === "AbortError" ? error : Error("The server cannot be reached: see whether it still runs.");
+    throw error.name === "AbortError" ? error : Error("The server cannot be reached: does it run?");
   });
   if (response.ok) return response;
   if (response.status === 401) $("key-row").hidden = false;
@@ -35,7 +33,7 @@ async function* chunks(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let held = ""; ; ) {
     const { value, done } = await reader.read();
-    if (done) throw Error("The connection ended before the answer was complete.");
+    if (done) throw Error("The connection ended before the answer did.");
     const lines = (held + value).split("\n");
     held = lines.pop();
     for (const line of lines) {
@@ -56,11 +54,11 @@ function body() {
 }
 
 async function ask() {
-  const r = { thoughts: [], answer: "", settled: 0, cached: 0, peak: 0, dropped: 0, written: 0, points: [] };
-  run = Object.assign(r, { began: performance.now(), abort: new AbortController(), running: true });
+  const r = { thoughts: [], answer: "", settled: 0, cached: 0, peak: 0, cut: 0, gone: 0, written: 0, points: [] };
+  run = Object.assign(r, { began: performance.now(), abort: new AbortController(), running: true, rule: $("rule").value });
   $("list").replaceChildren();
   $("none").hidden = $("error").hidden = true;
-  state(r, "Waiting for a slot, and for the question to be read …");
+  state(r, "Waiting for a slot …");
   tick(r);
   try {
     if (!server) await greet();
@@ -93,8 +91,6 @@ function state(r, phase) {
   $("answer").ariaBusy = r.running;
 }
 
-// ---- events
-
 function take(r, note, delta) {
   const { type, index, kv_tokens: cached } = note;
   const thought = r.thoughts[index] ?? (index >= 0 && start(r, index));
@@ -103,13 +99,12 @@ function take(r, note, delta) {
     thought.text += delta.reasoning_content ?? "";
     mark(thought);
   } else if (type === "thought_ended") {
-    const ending = note.ended_by === "loop" ? " (loop)" : "";
-    Object.assign(thought, { tokens: note.tokens, why: note.why, ending });
+    const cut = { closed: "", "max-thought-tokens": "", loop: "loop" }[note.ended_by] ?? "cut off";
+    r.cut += Math.max(0, thought.tokens - note.tokens);
+    Object.assign(thought, { tokens: note.tokens, why: note.why, cut });
     mark(thought, !index ? "first" : note.kept ? "kept" : "gone");
-    if (note.dropped !== null) {
-      r.thoughts[note.dropped].why = `thought ${index} has ${note.why}`;
-      mark(r.thoughts[note.dropped], "gone");
-    }
+    const left = r.thoughts[note.dropped];
+    if (left) mark(Object.assign(left, { why: `thought ${index} has ${note.why}` }), "gone");
     r.settled = cached;
     if (!index) r.base = cached;
   } else if (type === "answer") {
@@ -125,22 +120,23 @@ function take(r, note, delta) {
   const tokens = (thoughts) => thoughts.reduce((sum, thought) => sum + thought.tokens, 0);
   r.written = tokens(r.thoughts) + (type === "answer" ? cached - r.settled : 0);
   r.first ??= { at: performance.now(), written: r.written };
-  // Between two ends of thoughts the cache grows evenly: a line needs only the ends.
+  // Between the ends the cache grows evenly.
   const ended = type === "thought_ended";
   if (ended) r.points.push(point(r));
   r.cached = cached;
   r.peak = Math.max(r.peak, cached);
-  r.dropped = tokens(r.thoughts.filter((thought) => thought.state === "gone"));
+  r.gone = r.cut + tokens(r.thoughts.filter((thought) => thought.state === "gone"));
   if (ended || !r.points.length) r.points.push(point(r));
 }
 
-const point = (r) => [r.written, r.cached, r.cached + r.dropped];
+const would = (r) => Math.max(r.cached + r.gone, r.peak);
+const point = (r) => [r.written, r.cached, would(r)];
 
 function start(r, index) {
   const item = $("thought").content.cloneNode(true).firstElementChild;
   const [open, text] = item.children;
   const [name, bar, label] = open.children;
-  const thought = { tokens: 0, text: "", why: "", ending: "", box: text, fill: bar.firstElementChild, label };
+  const thought = { tokens: 0, text: "", why: "", cut: "", box: text, fill: bar.firstElementChild, label };
   name.append(index);
   text.id = `thought-${index}`;
   open.setAttribute("aria-controls", text.id);
@@ -154,19 +150,20 @@ function start(r, index) {
   const follow = list.scrollHeight - list.scrollTop < list.clientHeight + 40;
   list.append(item);
   if (follow) list.scrollTop = list.scrollHeight;
-  state(r, index ? `Thought ${index} …` : "The first thought …");
+  state(r, `Thought ${index} …`);
   return (r.thoughts[index] = thought);
 }
 
 function mark(thought, kind = thought.state) {
-  const { tokens, text, why, ending, fill, label, box } = thought;
+  const { tokens, text, why, cut, fill, label, box } = thought;
   thought.state = fill.className = kind;
   fill.style.width = `calc(100% * ${tokens} / var(--longest))`;
-  label.textContent = `${number(tokens)} · ${WORDS[kind]}${ending}`;
-  if (!box.hidden) box.textContent = text.trim() + (why && `\n— ${WORDS[kind]}: ${why}`);
+  const gone = kind === "gone";
+  const word = gone ? "dropped" : kind;
+  const reason = cut || (gone && (WORSE[run.rule] ?? `not ${run.rule}`));
+  label.textContent = `${number(tokens)} · ${word}${reason ? `: ${reason}` : ""}`;
+  if (!box.hidden) box.textContent = text.trim() + (why && `\n— ${word}: ${why}`);
 }
-
-// ---- drawing
 
 function tick(r) {
   if (!r.running) return;
@@ -196,19 +193,19 @@ function drawCache(r) {
   const slot = server.slot_tokens;
   const base = Math.min(r.cached, r.base ?? r.cached);
   const kept = Math.min(r.settled, r.cached) - base;
-  const would = r.cached + r.dropped;
-  const sizes = { base, kept, current: r.cached - base - kept, peak: r.peak, ghost: would };
+  const ghost = would(r);
+  const sizes = { base, kept, current: r.cached - base - kept, peak: r.peak, ghost };
   for (const [name, tokens] of Object.entries(sizes)) {
     $(name).style[name === "peak" ? "left" : "width"] = `${Math.min(100, (100 * tokens) / slot)}%`;
     $(`${name}-size`).textContent = size(tokens);
   }
-  if (would > slot) $("ghost-size").textContent += `, ${(would / slot).toFixed(1)} slots`;
+  if (ghost > slot) $("ghost-size").textContent += `, ${(ghost / slot).toFixed(1)} slots`;
   $("current-name").textContent = r.answer ? "answer" : "this thought";
   const ariaValueText = `${size(r.cached)} of ${size(slot)}`;
   Object.assign($("meter"), { ariaValueMax: slot, ariaValueNow: r.cached, ariaValueText });
 
   const across = 600 / Math.max(1, r.written);
-  const up = 115 / Math.max(1, r.peak, would);
+  const up = 115 / Math.max(1, ghost);
   const points = [...r.points, point(r)];
   const line = (column) => points.map((each) => `${each[0] * across} ${120 - each[column] * up}`).join("L");
   $("area").setAttribute("d", `M${points[0][0] * across} 120L${line(1)}V120Z`);
@@ -216,18 +213,16 @@ function drawCache(r) {
   $("slot").setAttribute("d", slot * up <= 120 ? `M0 ${120 - slot * up}H600` : "");
 }
 
-// ---- page
-
 async function greet() {
   const { id, minseek } = (await (await call("v1/models")).json()).data[0];
   server = minseek;
-  const usual = server.default;
   $("server").textContent = `${id} · slots of ${size(server.slot_tokens)}`;
   $("key-row").hidden = !$("key").value;
   if (run) return;
-  $("form").elements.strategy.value = usual.strategy;
-  if (usual.thoughts) $("thoughts").value = $("range").value = usual.thoughts;
-  controls();
+  $("question").value ||= server.example;
+  $("question").select();
+  const { thoughts } = server.default;
+  if (thoughts) $("thoughts").value = $("range").value = thoughts;
 }
 
 function controls() {
@@ -243,7 +238,9 @@ function stop(event) {
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!run?.running) ask();
+  if (run?.running) return;
+  if ($("question").value.trim()) ask();
+  else fail(Error("Write a question first."));
 });
 $("form").addEventListener("change", controls);
 $("go").addEventListener("click", stop);
