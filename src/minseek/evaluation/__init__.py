@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from minseek.evaluation.api import evaluate, plan_evaluation
     from minseek.evaluation.eval_records import EvalRecord, TrialPoint
     from minseek.evaluation.evaluation import EvalRun, EvalSummary, Evaluation
+    from minseek.evaluation.frame import to_frame
     from minseek.evaluation.hub import load_named
     from minseek.evaluation.tasks import Task, read_tasks
 
@@ -24,6 +25,7 @@ __getattr__, __dir__ = lazy_names(
         "minseek.evaluation.api": ("evaluate", "plan_evaluation"),
         "minseek.evaluation.eval_records": ("EvalRecord", "TrialPoint"),
         "minseek.evaluation.evaluation": ("EvalRun", "EvalSummary", "Evaluation"),
+        "minseek.evaluation.frame": ("to_frame",),
         "minseek.evaluation.hub": ("load_named",),
         "minseek.evaluation.tasks": ("Task", "read_tasks"),
     },
@@ -42,4 +44,5 @@ __all__ = [
     "load_named",
     "plan_evaluation",
     "read_tasks",
+    "to_frame",
 ]

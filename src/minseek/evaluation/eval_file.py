@@ -77,6 +77,30 @@ def read_eval_results(path: Path, settings: Mapping[str, Any]) -> EvalResults:
     return results
 
 
+def read_records(path: Path) -> tuple[dict[str, Any], list[EvalRecord]]:
+    """Read the settings and the records of a result file, whatever the settings are.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it holds anything else.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last end of a line was cut off
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not lines:
+        return {}, []
+    try:
+        settings = _parse_object(lines[0], path, 1).get("settings")
+        if not isinstance(settings, dict):
+            raise _not_ours(path, 1)
+        return settings, [_parse_record(line, path, number) for number, line in enumerate(lines[1:], start=2)]
+    except InputError as error:
+        what = str(error).partition(",")[0]
+        raise InputError(f"{what}: give the results.jsonl of an evaluation, or its directory") from None
+
+
 class EvalFileWriter:
     """Appends records to a result file.
 
