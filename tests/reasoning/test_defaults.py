@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,16 @@ def test_a_models_default_is_what_its_evidence_recommends(tmp_path: Path) -> Non
     assert (ours.thoughts, ours.tokens) == (theirs.thoughts, theirs.tokens)
     plain = minseek.load(str(tmp_path), device="cpu", dtype="float32", thinking="plain")
     assert choose_default(plain).strategy == minseek.Standard()  # it was measured with tags
+
+
+def test_tiny_comes_with_its_evidence() -> None:
+    model = minseek.load("tiny")
+    default = choose_default(model)
+    assert default.strategy == minseek.FreshThoughts(10)
+    assert default.is_measured
+    page, heading = default.evidence.split(", ")
+    text = (Path(__file__).parents[2] / page).read_text().lower()
+    assert re.search(rf"^#+ .*{heading}", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -87,22 +87,42 @@ def test_budget_forcing_stops_thinking_at_the_context_and_still_answers(
     assert all(thought.kept for thought in result.thoughts)
 
 
-def test_a_thought_that_filled_the_cache_leaves_space_for_the_next_one(tiny: minseek.Model) -> None:
-    limits = {"kv_budget": 120 * tiny.token_bytes(), "max_tokens": 4000}
-    result = run(tiny, minseek.MinSeek(12), **limits)
-    cut = [thought for thought in result.thoughts[1:] if not thought.finished]
-    assert result.stats.thoughts == 12
-    assert len(cut) > 1
-    assert {thought.ended_by for thought in cut} == {"kv-budget"}
-    assert not any(thought.kept for thought in cut)
-    assert result.stats.ended_by == ("thoughts" if result.thoughts[-1].finished else "kv-budget")
-    held = run(tiny, minseek.BudgetForcing(12), **limits)
+@pytest.mark.parametrize("keep", [1, 12])
+def test_a_thought_that_is_cut_off_ends_thinking_if_a_kept_one_took_its_space(tiny: minseek.Model, keep: int) -> None:
+    """Else it frees its tokens, and the next one is induced."""
+    limits = minseek.Limits(kv_budget=110 * tiny.token_bytes(), max_tokens=4000, answer_tokens=20)
+    ended = went_on = 0
+    for seed in range(12):
+        sampling = minseek.Sampling(temperature=1.0, top_p=1.0, seed=seed)
+        strategy = minseek.MinSeek(12, keep=keep)
+        events = list(minseek.stream(tiny, "hello", strategy=strategy, sampling=sampling, limits=limits))
+        assert isinstance(events[-1], minseek.Finished)
+        result = events[-1].result
+        kept = 0
+        for event in events:
+            if not isinstance(event, minseek.ThoughtEnded) or not event.thought.index:
+                continue
+            if event.thought.finished:
+                kept += 1
+                continue
+            assert not event.kept
+            assert event.why == "cut off by the KV budget" + (", beside what is kept" if kept else "")
+            if kept:
+                ended += 1
+                assert event.thought.index == result.stats.thoughts
+                assert result.stats.ended_by == "kv-budget"
+            else:
+                went_on += event.thought.index < result.stats.thoughts
+        assert result.stats.answer_tokens
+    assert ended
+    assert went_on
+
+
+def test_budget_forcing_keeps_a_thought_that_was_cut_off_and_ends(tiny: minseek.Model) -> None:
+    held = run(tiny, minseek.BudgetForcing(12), kv_budget=120 * tiny.token_bytes(), max_tokens=4000)
     assert held.stats.ended_by == "kv-budget"
     assert held.stats.thoughts < 12
     assert all(thought.kept for thought in held.thoughts)
-    full = run(tiny, minseek.MinSeek(12, keep=12), **limits)  # no thought of any use fits any more
-    assert full.stats.ended_by == "kv-budget"
-    assert full.stats.thoughts < 12
 
 
 def test_beyond_context_lets_budget_forcing_go_on(model: minseek.Model, positions: list[int]) -> None:

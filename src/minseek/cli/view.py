@@ -177,9 +177,9 @@ class ReasoningView:
     def _describe_decision(self, event: ThoughtEnded) -> str:
         size = format_bytes(event.cached * self._plan.token_bytes)
         fate = "kept" if event.kept else "dropped"
-        ended_by = event.thought.ended_by
-        cut = "" if event.thought.finished else f", cut off by the limit ({ended_by})"
-        if ended_by == "loop":
+        cut = event.thought.cut_off
+        cut = "" if event.why.startswith(cut) else f", {cut}"  # without a reason of its own the end is the reason
+        if event.thought.ended_by == "loop":
             cut = ", ended as a loop; only its first round counts"
         return f"  {fate}{cut}: {event.why}; cache {event.cached} tokens, {size}"
 

@@ -56,6 +56,8 @@ class Chain:
         Most tokens in the cache so far.
     over : bool
         True if the model has ended its turn without thinking.
+    full : bool
+        True if the strategy has ended thinking because what is kept leaves no space for another thought.
     ended_by : str
         Reason for the end of thinking; see `Stats`.
     """
@@ -69,7 +71,7 @@ class Chain:
         self.sampled_tag: list[int] = []
         self.text_after_tag = ""
         self.base = self.thinking_tokens = self.peak = 0
-        self.over = False
+        self.over = self.full = False
         self.ended_by = "thoughts"
 
     @property

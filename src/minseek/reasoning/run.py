@@ -142,6 +142,7 @@ class Run:
         new = yield from self._thoughts.thought(chain)
         decision = self._strategy.decide(chain.kept, new, self._rng)
         chain.kept.append(new)
+        chain.full = decision.ends
         if decision.dropped is not None:
             chain.drop(decision.dropped)
         replaced = decision.dropped if new.kept and decision.dropped is not None else released

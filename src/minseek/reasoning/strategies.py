@@ -95,9 +95,13 @@ class MinSeek(Strategy):
                 raise InputError(f"unknown {option} {getattr(self, option)!r}: choose {', '.join(choices)}")
 
     def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
-        """Keep the new thought if fewer than `keep` are kept, or if the rule prefers it to one that then leaves."""
+        """Keep the new thought if fewer than `keep` are kept, or if the rule prefers it to one that then leaves.
+
+        Ours: a thought that is cut off because others are kept ends thinking, since the next ones would be, too.
+        """
         if not new.finished:
-            return Decision(new, new.cut_off)
+            is_full = bool(kept) and new.ended_by in ("context", "kv-budget")
+            return Decision(new, f"{new.cut_off}, beside what is kept" if is_full else new.cut_off, ends=is_full)
         if len(kept) < self.keep:
             return Decision(None, f"{len(kept)} of {self.keep} were kept so far")
         if self.rule == "latest":

@@ -20,10 +20,14 @@ ANSWER_FORMS: tuple[str, ...] = get_args(AnswerForm)
 
 @dataclass(frozen=True)
 class Decision:
-    """The thought that leaves the cache (the new one, a kept one, or none) and the reason."""
+    """The thought that leaves the cache (the new one, a kept one, or none) and the reason.
+
+    With `ends`, no further thought is induced: what is kept leaves no space for one.
+    """
 
     dropped: Thought | None
     why: str
+    ends: bool = False
 
 
 @dataclass(frozen=True)

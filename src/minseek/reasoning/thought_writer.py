@@ -72,6 +72,8 @@ class ThoughtWriter:
 
     def may_induce(self, chain: Chain, final: bool = False) -> bool:
         """True if the limits allow another thought; otherwise sets `Chain.ended_by`."""
+        if chain.full:
+            return False  # its last thought was cut off by the limit that `ended_by` names
         last, count = chain.thoughts[-1], len(self._word_ids)
         held = chain.base if self._independent else chain.length
         if not last.finished and last.ended_by != "loop" and (last.kept or last.ended_by == "thinking-budget"):
