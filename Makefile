@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 QUESTION ?= Compute (8+4)*3-6.
 MODEL ?= tiny
-SOURCES := src tests bench recipes examples docs
+SOURCES := src tests bench recipes examples docs scripts
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-fast sanitize lint docs examples notebook browser format bench clean
+.PHONY: wheel demo test test-fast sanitize lint docs examples notebook browser format bench clean
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) -e '.[dev,docs]'
@@ -29,6 +29,9 @@ sanitize: .venv/ready ## all C kernels (forward, cluster, lowbit) under AddressS
 	$(BIN)/python -m pytest -s tests/models/test_forward.py tests/cluster/test_extreme_numbers.py \
 		tests/cluster/test_optimality.py tests/lowbit/test_rounding.py tests/lowbit/test_instruction_sets.py \
 		-k "not NumPy"
+
+wheel: .venv/ready ## a wheel in dist/ with kernels for every level, for machines without a compiler; two minutes
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/build_wheel.py
 
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check $(SOURCES)

@@ -13,8 +13,9 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 
 from minseek.cluster import KL, ItakuraSaito, LOKMeans, Mahalanobis, verify
 from minseek.cluster.c_backend import CBackend
-from minseek.native import instruction_set
+from minseek.native.isa import NAMES
 from tests.helpers.cluster_oracles import PHI, global_optimum, global_optimum_1d, loss_of, single_moves
+from tests.helpers.levels import use_level
 
 ALGORITHMS = ("lloyd", "c-lo", "d-lo", "min-d-lo", "sweep")
 
@@ -236,7 +237,7 @@ def test_backends_agree(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "CSR"])
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", NAMES)
 def test_instruction_sets_agree(monkeypatch: pytest.MonkeyPatch, isa: str, kind: str) -> None:
     """Vectors of any width give the same moves, computed in double, and the same clustering but for rounding."""
     rng = np.random.default_rng(7)
@@ -244,9 +245,7 @@ def test_instruction_sets_agree(monkeypatch: pytest.MonkeyPatch, isa: str, kind:
     start, labels = x[:70], rng.integers(0, 70, 1200)
     x = x.astype(np.float32) if kind == "float32" else sparse.csr_matrix(x) if kind == "CSR" else x
     widest, widest_proof = LOKMeans(70, init=start, max_iter=1000).fit(x), verify(x, labels)
-    monkeypatch.setenv("MINSEEK_ISA", isa)
-    if not instruction_set().flags:
-        pytest.skip(instruction_set().reason)
+    use_level(isa, monkeypatch)
     model, proof = LOKMeans(70, init=start, max_iter=1000).fit(x), verify(x, labels)
     assert model.certificate_.optimality == "D"
     np.testing.assert_array_equal(model.labels_, widest.labels_)

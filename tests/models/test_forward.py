@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,10 @@ import minseek
 from minseek.models.forward import decoder as decoder_module
 from minseek.models.forward.attention import attend
 from minseek.models.forward.chunk import SequenceChunk
-from minseek.native import cpu_flags, instruction_set
+from minseek.native import cpu_flags
 from minseek.native import forward as native_forward
+from minseek.native.isa import NAMES
+from tests.helpers.levels import use_level
 from tests.helpers.loading import load
 from tests.helpers.tiny_models import VARIANTS, make_reference, save
 
@@ -76,16 +77,13 @@ def test_float32_is_as_close_to_float64_as_transformers_float32(
         assert (ours - exact).pow(2).mean().sqrt() <= bound
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds for processors of this kind")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", NAMES)
 def test_kernels_for_older_processors_compute_the_same(
     isa: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Vectors of 4, 8 and 16 floats, none of which a processor with wider ones would build for itself."""
-    monkeypatch.setenv("MINSEEK_ISA", isa)
-    if not instruction_set().flags:
-        pytest.skip(instruction_set().reason)
+    use_level(isa, monkeypatch)
     save(tmp_path, "qwen3")
     ids = torch.randint(0, 256, (150,), generator=torch.Generator().manual_seed(1)).tolist()
     model = minseek.load(str(tmp_path), device="cpu", dtype=dtype)
@@ -108,10 +106,10 @@ def test_kernels_for_older_processors_compute_the_same(
 @pytest.mark.skipif("avx2" not in cpu_flags(), reason="builds for a processor with AVX2")
 def test_rows_are_widened_piece_by_piece_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, "qwen3", intermediate_size=600)  # more than two pieces
-    kernels, given = native_forward._KERNELS["bfloat16"], []
+    kernels, given = native_forward.KERNELS["bfloat16"], []
     for longest in (4096, 0):
         flags = (*kernels.flags, "-march=x86-64-v3", f"-DPACKED_K={longest}")
-        monkeypatch.setitem(native_forward._KERNELS, "bfloat16", replace(kernels, flags=flags))
+        monkeypatch.setitem(native_forward.KERNELS, "bfloat16", replace(kernels, flags=flags))
         model = minseek.load(str(tmp_path), device="cpu", dtype="bfloat16")
         assert model.backend == "C"
         given.append(model.session().forward(list(range(70))))

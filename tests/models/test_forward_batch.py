@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import random
 from pathlib import Path
 
@@ -12,7 +11,8 @@ import torch
 import minseek
 from minseek.cache import Slot, SlotShape
 from minseek.models.forward.chunk import SequenceChunk
-from minseek.native import instruction_set
+from minseek.native.isa import NAMES
+from tests.helpers.levels import use_level
 from tests.helpers.loading import load
 from tests.helpers.prompts import tokens
 from tests.helpers.slots import observer_of, token_index_of
@@ -53,16 +53,13 @@ def test_logits_of_mixed_sequences_equal_transformers(
                 assert hidden.shape == (len(logits), model.hidden_size)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds for processors of this kind")
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", NAMES)
 @pytest.mark.parametrize("variant", ["qwen3", "llama-odd", "llama-biases"])
 def test_passes_of_few_tokens_give_the_same_bits(
     variant: str, isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With few columns, two or four rows of weights share a vector."""
-    monkeypatch.setenv("MINSEEK_ISA", isa)
-    if not instruction_set().flags:
-        pytest.skip(instruction_set().reason)
+    use_level(isa, monkeypatch)
     model = minseek.load(str(save(tmp_path, variant)), device="cpu", dtype="bfloat16")
     assert model.backend == "C"
 

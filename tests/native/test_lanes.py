@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from minseek.native import Kernels, instruction_set, loaded
+from minseek.native import Kernels, loaded
+from minseek.native.isa import NAMES
+from tests.helpers.levels import use_level
 
 X86 = platform.machine() == "x86_64"
 # Level and compiler flags; without SSE2, what is for all processors.
-LEVELS = {"portable": (), "avx2": (), "avx512": (), "amx": (), "any": ("-U__SSE2__",)} if X86 else {"": ()}
+LEVELS = {**dict.fromkeys(NAMES, ()), "any": ("-U__SSE2__",)} if X86 else {"": ()}
 # Arrays of 16 numbers go through vectors of any width.
 SOURCE = """
 #include "lanes.h"
@@ -77,9 +79,8 @@ def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MINSEEK_NATIVE", raising=False)
         patch.setenv("MINSEEK_CACHE", str(folder / "cache"))
-        patch.setenv("MINSEEK_ISA", request.param.replace("any", "portable"))
-        if not instruction_set().flags:
-            pytest.skip(instruction_set().reason)
+        if X86:
+            use_level(request.param.replace("any", "portable"), patch)
         status = loaded(Kernels("lanes", folder, ("lanes.c",), ("-O2", "-Wno-psabi", *LEVELS[request.param])))
     assert status.library is not None, status.reason
     status.library.sum8.restype = ctypes.c_double

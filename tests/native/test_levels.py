@@ -7,7 +7,6 @@ label, logits within the rounding of float32 and of bfloat16.
 from __future__ import annotations
 
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from minseek.native import instruction_set
 from minseek.native.isa import NAMES
+from tests.helpers.levels import use_level
 
 ROOT = Path(__file__).parents[2]
 FILES = (
@@ -31,13 +30,10 @@ CHOICE = (
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="levels of x86-64")
 @pytest.mark.parametrize("level", NAMES)
 def test_kernels_pass_their_tests_at_every_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MINSEEK_NATIVE", raising=False)
-    monkeypatch.setenv("MINSEEK_ISA", level)
-    if not instruction_set().flags:
-        pytest.skip(instruction_set().reason)
+    use_level(level, monkeypatch)
     command = (sys.executable, "-m", "pytest", "-v", "-x", "-k", CHOICE, *FILES)
     done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from minseek import InputError
 from minseek.cli import main
-from minseek.native import Kernels, check_struct_sizes, instruction_set, loaded
+from minseek.native import Kernels, available_levels, check_struct_sizes, loaded
 from minseek.native import isa as isa_module
 
 x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="levels of x86-64")
@@ -37,12 +41,11 @@ def test_minseek_isa_selects_the_instruction_set_and_another_library(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     levels = {}
-    for name in ("portable", "avx2"):
+    for name in {"portable", "avx2"} & set(available_levels()):
         monkeypatch.setenv("MINSEEK_ISA", name)
-        if instruction_set().flags:
-            library = loaded(kernels).library
-            assert library is not None
-            levels[name] = library.level()
+        library = loaded(kernels).library
+        assert library is not None
+        levels[name] = library.level()
     assert levels == {name: {"portable": 1, "avx2": 3}[name] for name in levels}
     assert len(list((kernels.folder / "cache" / "kernels").iterdir())) == len(levels)
 
@@ -51,21 +54,22 @@ def test_minseek_isa_selects_the_instruction_set_and_another_library(
 @pytest.mark.parametrize(
     ("isa", "features", "reason"),
     [
-        ("avx51", {"avx2"}, "MINSEEK_ISA=avx51 is unknown: use portable, avx2, avx512 or amx"),
+        ("avx51", {"avx2"}, "MINSEEK_ISA=avx51 is unknown: use portable, avx2, avx512, avx512bf16 or amx"),
         (
             "avx2",
             {"avx2", "fma", "f16c"},
-            "MINSEEK_ISA=avx2 needs a processor with bmi2, which this one does not have",
+            "MINSEEK_ISA=avx2 needs bmi2, which this processor does not have: use portable",
         ),
     ],
 )
-def test_an_instruction_set_that_cannot_be_used_is_a_reason_not_to_build(
+def test_an_instruction_set_that_cannot_be_used_is_an_error(
     isa: str, features: set[str], reason: str, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINSEEK_ISA", isa)
     monkeypatch.setattr(isa_module, "cpu_flags", lambda: frozenset(features))
-    status = loaded(kernels)
-    assert (status.library, status.reason) == (None, reason)
+    with pytest.raises(InputError) as caught:
+        loaded(kernels)
+    assert str(caught.value) == reason
 
 
 @x86
@@ -89,3 +93,28 @@ def test_structures_of_another_size_are_refused(kernels: Kernels) -> None:
     check_struct_sizes(library, {"pair": Pair})
     with pytest.raises(RuntimeError, match="16 bytes in C, 4 in Python"):
         check_struct_sizes(library, {"pair": Half})
+
+
+@pytest.mark.parametrize("command", [["env"], ["reason", "Why?", "-m", "tiny"]])
+def test_the_command_line_refuses_an_unknown_instruction_set_in_one_sentence(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINSEEK_ISA", "avx51")
+    assert main(command) == 2
+    assert "MINSEEK_ISA=avx51 is unknown: use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        "from minseek.cluster import LOKMeans; LOKMeans(2).fit([[1.0], [2.0], [4.0]])",
+        "import torch; from minseek.lowbit import bf16, round_to; round_to(torch.ones(3), bf16)",
+        "import minseek; minseek.load('tiny', device='cpu')",
+    ],
+)
+def test_every_user_of_kernels_refuses_it(compute: str) -> None:
+    code = f"try:\n    {compute}\nexcept ValueError as error:\n    print(error)"
+    environment = os.environ | {"MINSEEK_ISA": "avx51"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.startswith("MINSEEK_ISA=avx51 is unknown: use")
+    assert "Traceback" not in done.stderr

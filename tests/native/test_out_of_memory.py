@@ -18,9 +18,9 @@ SCORES, ROWS = torch.zeros(1, 2, 50), torch.zeros(1, 2, 50, 16)
 @pytest.fixture
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MINSEEK_NATIVE", raising=False)
-    usual = native_forward._KERNELS["float32"]
+    usual = native_forward.KERNELS["float32"]
     failing = replace(usual, flags=(*usual.flags, "-DFAIL_ALLOCATIONS"))
-    monkeypatch.setitem(native_forward._KERNELS, "float32", failing)
+    monkeypatch.setitem(native_forward.KERNELS, "float32", failing)
     if native_forward.native_status(torch.float32).library is None:
         pytest.skip("no C compiler")
 

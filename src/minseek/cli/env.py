@@ -47,12 +47,12 @@ class EnvCommand:
         table.add_row("dtype", str(placement.dtype).removeprefix("torch."), placement.dtype_reason)
         if placement.device.type == "cpu":
             status = native_status(placement.dtype)
-            table.add_row("decoding", "C" if status.library else "PyTorch", status.reason)
+            table.add_row("decoding", "C" if status.library else "PyTorch", f"{status.reason}; {status.cost}")
         else:
             kind = "PyTorch, in CUDA graphs" if uses_cuda_graphs(placement.device) else "PyTorch"
             table.add_row("decoding", kind, "the weights are not in main memory")
         isa = instruction_set()
-        table.add_row("instruction set", isa.name if isa.flags else "none", isa.reason)
+        table.add_row("instruction set", isa.name, isa.reason)
         table.add_row("cache folder", str(cache_folder()), "MINSEEK_CACHE, else the user's cache folder")
         from minseek.models.loading.gguf.old_copies import old_copies
 

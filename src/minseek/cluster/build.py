@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import platform
 import threading
+from contextlib import suppress
 from ctypes import c_double, c_int64
 from functools import cache
 from pathlib import Path
 
+from minseek.errors import InputError
 from minseek.native import Kernels, loaded
 
 _FOLDER = Path(__file__).with_name("kernels")
@@ -17,13 +19,22 @@ _FLAGS = (
     *("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-fno-math-errno", "-fno-trapping-math"),
     *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
 )
+KERNELS = {
+    (sparse, double): Kernels(
+        "cluster",
+        _FOLDER,
+        ("cluster.c",),
+        (*_FLAGS, *(("-DSPARSE",) if sparse else ()), *(("-DDATA_DOUBLE",) if double else ())),
+    )
+    for sparse in (False, True)
+    for double in (False, True)
+}
 _RETURN_INT64 = ("assign", "nearest", "sweep", "unique_rows", "real_bytes", "thread_scratch_bytes")
 
 
 def kernel_library(*, sparse: bool, double: bool) -> ctypes.CDLL | None:
-    """Load the library for CSR or dense data of float64 or float32; None without a compiler or if MINSEEK_NATIVE=0."""
-    kind = (*(("-DSPARSE",) if sparse else ()), *(("-DDATA_DOUBLE",) if double else ()))
-    library = loaded(Kernels("cluster", _FOLDER, ("cluster.c",), (*_FLAGS, *kind))).library
+    """Load the library for CSR or dense data of float64 or float32; None if there is none or MINSEEK_NATIVE=0."""
+    library = loaded(KERNELS[sparse, double]).library
     if library is None:
         return None
     library.inertia.restype = c_double
@@ -35,4 +46,9 @@ def kernel_library(*, sparse: bool, double: bool) -> ctypes.CDLL | None:
 @cache
 def compile_in_background() -> None:
     """Start compiling the kernels for dense float64, unless compiled before, while other modules are imported."""
-    threading.Thread(target=kernel_library, kwargs={"sparse": False, "double": True}, daemon=True).start()
+
+    def compile_quietly() -> None:
+        with suppress(InputError):  # the fit says so
+            kernel_library(sparse=False, double=True)
+
+    threading.Thread(target=compile_quietly, daemon=True).start()

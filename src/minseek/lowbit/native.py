@@ -14,7 +14,7 @@ from torch import Tensor
 from minseek.lowbit.grid import Grid
 from minseek.native import Kernels, check_struct_sizes, loaded
 
-_KERNELS = Kernels("lowbit", Path(__file__).with_name("kernels"), ("lowbit.c",), ("-Wno-psabi",))
+KERNELS = Kernels("lowbit", Path(__file__).with_name("kernels"), ("lowbit.c",), ("-Wno-psabi",))
 
 
 class _Grid(ctypes.Structure):
@@ -37,8 +37,8 @@ class SGDStep(ctypes.Structure):
 
 
 def library() -> ctypes.CDLL | None:
-    """The kernels; None where there is no compiler or MINSEEK_NATIVE=0."""
-    found = loaded(_KERNELS).library
+    """The kernels; None where there are none or MINSEEK_NATIVE=0."""
+    found = loaded(KERNELS).library
     return None if found is None else _checked(found)
 
 

@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minseek.native.library import Kernels, NativeStatus, check_struct_sizes, loaded
+from minseek.native.library import NativeStatus, check_struct_sizes, loaded
+from minseek.native.sources import Kernels
 from minseek.native.structs import STRUCTURES
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _FOLDER = Path(__file__).with_name("kernels")
 _SOURCES = ("step.c", "forward.c", "evict.c")
-_KERNELS = {
+KERNELS = {
     "bfloat16": Kernels("forward", _FOLDER, _SOURCES, ("-DWEIGHT_BF16",)),
     "float32": Kernels("forward", _FOLDER, _SOURCES),
 }
@@ -27,13 +28,15 @@ def native_status(dtype: torch.dtype) -> NativeStatus:
 
     Raises
     ------
+    InputError
+        If ``MINSEEK_ISA`` is unknown or this processor does not have it.
     RuntimeError
         If a structure is not the same in C and in Python.
     """
     name = str(dtype).removeprefix("torch.")
-    if name not in _KERNELS:
+    if name not in KERNELS:
         return NativeStatus(None, f"there is none for {name}")
-    status = loaded(_KERNELS[name])
+    status = loaded(KERNELS[name])
     if status.library is not None:
         _prepare(status.library)
     return status

@@ -1,14 +1,14 @@
-"""Kernels in C: compiled once for this processor, kept in the user's cache folder, loaded through ctypes.
+"""Kernels in C, loaded through ctypes: those that a wheel carries, else those in the user's cache folder, which are
+compiled once for this processor.
 
-Environment variables: ``MINSEEK_NATIVE=0`` turns kernels off; ``MINSEEK_ISA=portable|avx2|avx512|amx`` compiles them
-for that instruction set (see `isa.instruction_set`), ``CC`` names the compiler, ``MINSEEK_CACHE`` the cache folder,
-``MINSEEK_CFLAGS`` adds compiler flags, for sanitizers.
+Environment variables: ``MINSEEK_NATIVE=0`` turns kernels off; ``MINSEEK_ISA=portable|avx2|avx512|avx512bf16|amx`` uses
+those for that instruction set (see `isa.instruction_set`), ``CC`` names the compiler, ``MINSEEK_CACHE`` the cache
+folder, ``MINSEEK_CFLAGS`` adds compiler flags, for sanitizers, and has everything compiled here.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import platform
 import shutil
@@ -21,52 +21,43 @@ from functools import cache
 from pathlib import Path
 
 from minseek.native.isa import InstructionSet, cpu_flags, instruction_set
-
-_SIMD = Path(__file__).with_name("simd")  # headers for all kernels: vectors as wide as the processor's
-_FLAGS = ("-O3", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-std=gnu11")
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """Sources that become one library.
-
-    Attributes
-    ----------
-    name : str
-        Beginning of the library's file name; a hash of everything it was built from follows.
-    folder : Path
-        Folder of the sources and of their own headers. They may include those of `native/simd`, too.
-    sources : tuple of str
-        Files in `folder`.
-    flags : tuple of str
-        Additional compiler flags.
-    """
-
-    name: str
-    folder: Path
-    sources: tuple[str, ...]
-    flags: tuple[str, ...] = ()
+from minseek.native.prebuilt import prebuilt_file
+from minseek.native.sources import Kernels
 
 
 @dataclass(frozen=True)
 class NativeStatus:
-    """A library, or the reason why there is none."""
+    """A library and where it comes from, or the reason why there is none, and what that costs."""
 
     library: ctypes.CDLL | None
     reason: str
 
+    @property
+    def cost(self) -> str:
+        """What it costs, in one clause."""
+        if self.library is None:
+            return "a token takes about three times as long as with the kernels in C"
+        if self.reason.startswith(_PREBUILT):
+            return "nothing is built on this machine"
+        return "once for each version of minseek, in some seconds, as a wheel that carries kernels would save"
 
-_building = threading.Lock()
+
+_PREBUILT = "prebuilt in the package"
+_loading = threading.Lock()
 
 
 def loaded(kernels: Kernels) -> NativeStatus:
-    """Find or build a library; the reason, in one sentence, where that cannot be done or is turned off."""
+    """Find or build a library; the reason, in one sentence, where that cannot be done or is turned off.
+
+    Raises
+    ------
+    InputError
+        If ``MINSEEK_ISA`` is unknown or this processor does not have it.
+    """
     if os.environ.get("MINSEEK_NATIVE") == "0":
         return NativeStatus(None, "turned off by MINSEEK_NATIVE=0")
     isa = instruction_set()
-    if not isa.flags:
-        return NativeStatus(None, isa.reason)
-    with _building:
+    with _loading:
         return _find_or_build(kernels, isa)
 
 
@@ -88,37 +79,39 @@ def check_struct_sizes(library: ctypes.CDLL, structures: Mapping[str, type[ctype
 
 @cache
 def _find_or_build(kernels: Kernels, isa: InstructionSet) -> NativeStatus:
+    extra = tuple(os.environ.get("MINSEEK_CFLAGS", "").split())
+    prebuilt = prebuilt_file(kernels, isa.name)
+    if not extra and prebuilt.exists():
+        status = _load(prebuilt, f"{_PREBUILT} for {isa.name}")
+        if status.library is not None:
+            return status
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
     processor = " ".join((platform.machine(), *sorted(cpu_flags())))  # what -march=native depends on
-    texts = [
-        file.read_text()
-        for folder in (kernels.folder, _SIMD)
-        for file in sorted(folder.iterdir())
-        if file.suffix in (".c", ".h")
-    ]
-    flags = (*_FLAGS, *isa.flags, *kernels.flags, *os.environ.get("MINSEEK_CFLAGS", "").split())
-    key = hashlib.sha256("\0".join((*texts, *flags, processor, str(compiler))).encode())
-    path = cache_folder() / "kernels" / f"{kernels.name}-{key.hexdigest()[:20]}.so"
+    flags = (*isa.flags, *extra)
+    path = cache_folder() / "kernels" / kernels.file_name(*flags, processor, str(compiler))
     if not path.exists():
         if compiler is None:
             return NativeStatus(None, "no C compiler (cc, gcc or clang) was found")
-        sources = [str(kernels.folder / name) for name in kernels.sources]
-        failure = _build([compiler, *flags, f"-I{_SIMD}", *sources], path)
+        failure = _build(kernels, compiler, flags, path)
         if failure:
             return NativeStatus(None, failure)
+    return _load(path, f"built by {compiler}")
+
+
+def _load(path: Path, reason: str) -> NativeStatus:
     try:
-        return NativeStatus(ctypes.CDLL(str(path)), f"built by {compiler}")
+        return NativeStatus(ctypes.CDLL(str(path)), reason)
     except OSError as error:
         return NativeStatus(None, f"{path} could not be loaded: {error}")
 
 
-def _build(command: list[str], path: Path) -> str:
+def _build(kernels: Kernels, compiler: str, flags: tuple[str, ...], path: Path) -> str:
     """Compile into a temporary file and move it into place; the error message, empty on success."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
-            command = [*command, "-o", str(built), "-lm"]
+            command = kernels.command(compiler, flags, built)
             done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
             if done.returncode:
                 return f"{command[0]} failed: {(done.stderr.strip() or 'no message').splitlines()[0]}"

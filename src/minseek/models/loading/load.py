@@ -25,7 +25,7 @@ from minseek.models.loading.weight_files import check_downloaded
 from minseek.models.model import Model
 from minseek.models.process_memory import trim_heap
 from minseek.models.weights import DecoderWeights, from_state_dict, pack_contiguous
-from minseek.native import native_status
+from minseek.native import instruction_set, native_status
 from minseek.quant import open_gguf
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def load(
     if isinstance(thinking, str):
         check_format_name(thinking)
     recommended = read_recommended(source)
-    if placement.device.type == "cpu":  # build the C kernels, once per machine, while the weights are read
+    if placement.device.type == "cpu":
+        instruction_set()  # an error here and now if MINSEEK_ISA names none
+        # Build the C kernels, once per machine, while the weights are read.
         threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
     if source.is_file():
         weights, tokenizer = _read_gguf(source, placement)
