@@ -66,23 +66,25 @@ def test_the_loss_covers_the_right_part_of_a_line(tmp_path: Path) -> None:
 
 
 REMOVES = (
-    "{% for m in messages %}{{ m.role[0] }}:{{ m.content.split('</think>')[-1].strip() }}<|end|>{% endfor %}"
+    "{% for m in messages %}{{ m.role[0] }}:"
+    "{{ m.content if m.role == 'user' else m.content.split('</think>')[-1].strip() }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}a:OPEN{% endif %}"
 )
 
 
 @pytest.mark.filterwarnings("default::minseek.MinseekWarning")
 @pytest.mark.parametrize("opening", ["<think>\n", ""])
-@pytest.mark.parametrize("content", ["<think>\n2 and 2</think>\n\n4", "<think>2 and 2</think>4", "2 and 2</think>4"])
+@pytest.mark.parametrize("question", ["2+2", "What is <think>?", "And </think>?"])
+@pytest.mark.parametrize("content", ["<think>\n2 and 2</think>\n\n4", "<think>2 and 2</think>4", "2 and 2</think>4 \n"])
 def test_the_last_answer_keeps_the_thinking_that_the_template_removes(
-    tmp_path: Path, opening: str, content: str, recwarn: pytest.WarningsRecorder
+    tmp_path: Path, opening: str, question: str, content: str, recwarn: pytest.WarningsRecorder
 ) -> None:
     tokenizer, file = make_tokenizer(), tmp_path / "d.jsonl"
     tokenizer.chat_template = REMOVES.replace("OPEN", opening)
-    talk = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": content}]
+    talk = [{"role": "user", "content": question}, {"role": "assistant", "content": content}]
     file.write_text(json.dumps({"messages": talk}) + "\n")
     (found,) = read_examples(file, tokenizer, 500).items
-    learned = content.removeprefix("<think>").lstrip() if opening else content
+    learned = (content.removeprefix("<think>").lstrip() if opening else content).rstrip()
     assert tokenizer.decode(found.ids[found.loss_mask].tolist()) == learned + "<|end|>"
     prompt = render_messages(tokenizer, talk[:1])  # generation continues this
     assert tokenizer.decode(found.ids.tolist()) == prompt + learned + "<|end|>"

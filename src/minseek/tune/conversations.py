@@ -7,7 +7,7 @@ from typing import Any
 
 from minseek.errors import InputError
 from minseek.models.chat.encoding import encode, encode_continuation
-from minseek.models.chat.prompts import render_messages
+from minseek.models.chat.prompts import render_messages, template_tail
 from minseek.models.chat.thinking_format import ThinkingFormat, choose_format, is_open
 
 _MARK = "\x02answer\x03"  # nothing a template would change
@@ -77,7 +77,7 @@ def read_conversation(messages: Any, tokenizer: Any) -> ConversationText:
             )
         if _lost_thinking(message["content"], whole[start:end], form):
             if index == len(messages) - 1:
-                answer = _with_thinking(tokenizer, messages, form, opened)
+                answer = _with_thinking(tokenizer, messages, form)
                 found.pieces += [(opened[previous_end:], False), (answer, True)]
                 return found
             found.num_thoughtless += 1
@@ -93,13 +93,14 @@ def _lost_thinking(content: str, turn: str, form: ThinkingFormat) -> bool:
     return bool(tag and thinking.replace(form.open, "").strip()) and form.close not in turn
 
 
-def _with_thinking(tokenizer: Any, messages: list[dict[str, str]], form: ThinkingFormat, opened: str) -> str:
+def _with_thinking(tokenizer: Any, messages: list[dict[str, str]], form: ThinkingFormat) -> str:
     """The last answer with its thinking, as it continues the prompt, up to the end of the turn."""
     answer = messages[-1]["content"]
-    if is_open(opened, form):
+    if is_open(template_tail(tokenizer, messages[:-1]), form):
         answer = answer.lstrip().removeprefix(form.open).lstrip()
-    marked = _render(tokenizer, [*messages[:-1], {"role": "assistant", "content": _MARK}])
-    return answer + marked.rpartition(_MARK)[2]
+    marked = _render(tokenizer, [*messages[:-1], {"role": "assistant", "content": f"{_MARK} "}])
+    end = marked.rpartition(_MARK)[2]
+    return answer + end[1:] if end.startswith(" ") else answer.rstrip() + end  # most templates strip an answer
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
