@@ -106,8 +106,8 @@ def report(runs: list[dict[str, Any]]) -> str:
             continue
         ends = [one["held_out"][-1][1] for one in own]
         plan, parameters = own[0]["plan"], own[0]["plan"]["parameters"]
-        fixed = plan["weights"] + plan["gradients"] + plan["state"]
-        extra = plan["activations"]
+        fixed = plan["weight_bytes"] + plan["gradient_bytes"] + plan["state_bytes"]
+        extra = plan["activation_bytes"]
         measured = max(one["peak"] for one in own)
         rows.append(
             (

@@ -86,6 +86,8 @@ def test_flags_of_earlier_versions_mean_the_same(command: Command) -> None:
     new = ("--max-length", "24", "--batch-size", "3", "--gradient-accumulation-steps", "2", "--max-grad-norm", "0.5")
     old = ("--length", "24", "--batch", "3", "--accumulate", "2", "--clip", "0.5")
     plans = [json.loads(command("--plan", "--json", *flags).out) for flags in (new, old)]
+    for plan in plans:
+        assert plan.pop("total_bytes") == plan.pop("interpreter_bytes") + plan["run_bytes"]  # measured: each its own
     assert plans[0] == plans[1]
     assert (plans[0]["length"], plans[0]["batch_size"]) == (24, 3)
 
@@ -94,9 +96,10 @@ def test_the_plan_alone(command: Command) -> None:
     printed = command("--plan", *SHORT, "--optimizer", "adamw")
     assert (printed.code, printed.err) == (0, "")
     found = json.loads(command("--plan", "--json", *SHORT, "--optimizer", "adamw").out)
-    assert found["state"] == 4 * found["trained"] == 2 * found["gradients"] == 2 * found["weights"]
-    parts = ("weights", "gradients", "state", "activations", "workspace")
-    assert found["total"] == sum(found[name] for name in parts)
+    assert found["state_bytes"] == 4 * found["trained"] == 2 * found["gradient_bytes"] == 2 * found["weight_bytes"]
+    parts = ("weight", "gradient", "state", "activation", "workspace")
+    assert found["run_bytes"] == sum(found[f"{name}_bytes"] for name in parts)
+    assert found["total_bytes"] == found["interpreter_bytes"] + found["run_bytes"]
     assert "8.00 bytes a trained parameter" in printed.out
     assert not command.out.exists()  # type: ignore[attr-defined]
 
@@ -139,6 +142,8 @@ def test_the_plan_alone(command: Command) -> None:
         ("--layers x", "cannot read the layers 'x'"),
         ("--memory-budget 1MB", "and the memory budget is 1.00 MB: "),
         ("--memory-budget lots", "'lots'"),
+        ("--memory 1MB", "of it without the run, and the memory budget is 1.00 MB: "),
+        ("--memory lots", "'lots'"),
         ("--json", "--json has no effect without --plan"),
         ("--device tpu", "'tpu'"),
         ("-m none", "no model 'none'"),

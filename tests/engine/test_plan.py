@@ -17,7 +17,7 @@ import minseek
 from minseek.cache import SlotShape
 from minseek.cache.policies import POLICIES, ExpectedAttention, Policy, SnapKV, StreamingLLM
 from minseek.engine import Engine
-from minseek.engine.plan import MIN_AUTO_CAP
+from minseek.engine.slot_request import MIN_AUTO_CAP
 from minseek.errors import InputError
 from minseek.models import alias_file
 from minseek.units import format_bytes
@@ -70,7 +70,8 @@ def test_as_many_slots_as_the_budget_holds(
     assert plan.slots == (fitting if sequences is None else min(fitting, sequences))
     assert plan.kv_bytes == plan.slots * one <= budget
     assert (plan.cap, plan.block, plan.slot.capacity) == (cap, block, cap + block)
-    assert plan.total_bytes == plan.weight_bytes + plan.kv_bytes + plan.activation_bytes
+    parts = (plan.interpreter_bytes, plan.weight_bytes, plan.kv_bytes, plan.activation_bytes)
+    assert plan.total_bytes == sum(parts)
     assert plan.weight_bytes == tiny.weight_bytes
 
 
@@ -127,13 +128,15 @@ def test_the_figures_by_hand(tiny: minseek.Model) -> None:
         "kv_bytes": 976_800,
         "kv_budget": 1_000_000,
         "kv_budget_is_default": False,
+        "interpreter_bytes": plan.interpreter_bytes,
         "weight_bytes": tiny.weight_bytes,
         "activation_bytes": plan.activation_bytes,
-        "total_bytes": tiny.weight_bytes + 976_800 + plan.activation_bytes,
+        "total_bytes": plan.interpreter_bytes + tiny.weight_bytes + 976_800 + plan.activation_bytes,
+        "memory": None,
     }
     json.dumps(plan.as_dict())
     rows = [line.split() for line in str(plan).splitlines()]
-    assert [" ".join(row[:2]) for row in rows][1:] == ["a slot", "11 slots", "a pass", "in all"]
+    assert [" ".join(row[:2]) for row in rows][2:] == ["a slot", "11 slots", "a pass", "in all"]
     for words in (
         *("88.8 KB", "977 KB", "1.00 MB", "3 layers x 2 heads x 100 pairs x 148 B", "cap 80 + block 20"),
         *("evicted by snapkv", format_bytes(plan.total_bytes), format_bytes(plan.weight_bytes), tiny.name),
@@ -158,7 +161,7 @@ def test_without_a_budget_slots_are_as_long_as_the_sequences(tiny: minseek.Model
     assert (plan.cap, plan.block, plan.slots, plan.kv_budget) == (172, 128, 3, 256_000_000)
     assert plan.is_default_budget
     assert plan.as_dict()["kv_budget_is_default"]
-    assert "of 256 MB by default; kv_budget changes it" in str(plan).splitlines()[2]
+    assert "of 256 MB by default; kv_budget or memory changes it" in str(plan).splitlines()[3]
     longer = minseek.plan(tiny, lengths=[5000, 200])
     assert longer.slot.capacity == tiny.max_positions
     short = minseek.plan(tiny, lengths=[10], policy=StreamingLLM(sinks=2, recent=3))

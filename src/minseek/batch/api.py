@@ -14,6 +14,7 @@ from minseek.cache.policies import Policy, make_policy
 from minseek.decode import Sampling, check_stop
 from minseek.engine import BatchPlan
 from minseek.engine import plan as make_plan
+from minseek.engine.memory_fit import check_plan
 from minseek.engine.plan import DEFAULT_POLICY
 from minseek.errors import InputError, check_int, check_type
 from minseek.models import Model, check_model, device
@@ -37,6 +38,7 @@ def run_file(
     overwrite: bool = False,
     retry_failed: bool = False,
     on_progress: OnProgress | None = None,
+    memory: int | str | None = None,
 ) -> BatchSummary:
     """Run a file of requests, as ``minseek batch`` does.
 
@@ -68,6 +70,8 @@ def run_file(
         Try requests again whose result is an error, which is removed from `results`.
     on_progress : callable, optional
         Called with a `BatchProgress` at the beginning and after every line.
+    memory : int or str, optional
+        Bytes that the whole process may take, as for `minseek.plan`; a given plan that takes more is refused.
 
     Returns
     -------
@@ -110,8 +114,10 @@ def run_file(
                 block=block,
                 policy=make_policy(policy),
                 sequences=sequences,
+                memory=memory,
             )
         if plan is not None and summary.to_run:
+            check_plan(model, plan, memory)
             check_memory(plan, model)
         return run_requests(model, files, plan, defaults, summary, on_progress)
 
@@ -125,6 +131,7 @@ def plan_requests(
     block: int,
     policy: Policy | None,
     sequences: int | None,
+    memory: int | str | None = None,
 ) -> BatchPlan:
     """Plan the memory of a request file."""
     if sequences is not None and sequences < 1:
@@ -137,6 +144,7 @@ def plan_requests(
         policy=policy,
         lengths=() if summary.longest is None else (summary.longest,),
         sequences=min(summary.sequences, sequences or summary.sequences),
+        memory=memory,
     )
 
 

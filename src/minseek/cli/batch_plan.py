@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from minseek.cli.flags import add_model_flags, choose_model, load_model
+from minseek.cli.flags import add_memory_flags, add_model_flags, choose_model, load_model
 from minseek.cli.startup import import_torch
 from minseek.errors import InputError
 
@@ -79,11 +79,7 @@ class PlanCommand:
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a memory plan."""
     group = parser.add_argument_group("memory")
-    group.add_argument(
-        "--kv-budget",
-        metavar="SIZE",
-        help="bytes that all sequences' caches may take, such as 192MB (default: four contexts)",
-    )
+    add_memory_flags(group, "bytes that all sequences' caches may take, such as 192MB (default: four contexts)")
     group.add_argument(
         "--cap",
         default="auto",
@@ -145,7 +141,7 @@ def show_batch_plan(plan: BatchPlan, *, as_json: bool) -> None:
 
 def plan_text(plan: BatchPlan) -> str:
     """Format a plan as a table that names the flags."""
-    return str(plan).replace("; kv_budget changes it", "; --kv-budget changes it")
+    return str(plan).replace("; kv_budget or memory changes it", "; --kv-budget or --memory changes it")
 
 
 def _filled(args: argparse.Namespace, model: Model, policy: Policy | None, longest: int | None) -> BatchPlan:

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minseek.cli.batch_plan import plan_text
-from minseek.cli.flags import add_model_flags, add_sampling_flags, choose_model, load_model, sampling_options
+from minseek.cli.flags import (
+    add_memory_flags,
+    add_model_flags,
+    add_sampling_flags,
+    choose_model,
+    load_model,
+    sampling_options,
+)
 from minseek.cli.startup import import_torch
 from minseek.errors import InputError
 from minseek.files import check_output_file, check_output_folder
@@ -93,11 +100,7 @@ class EvalCommand:
         )
 
         group = parser.add_argument_group("memory")
-        group.add_argument(
-            "--kv-budget",
-            metavar="SIZE",
-            help="bytes that all trials' caches may take, such as 192MB (default: four contexts)",
-        )
+        add_memory_flags(group, "bytes that all trials' caches may take, such as 192MB (default: four contexts)")
         group.add_argument(
             "--sequences", type=int, default=_SEQUENCES, metavar="N", help="trials in flight (default: %(default)s)"
         )

@@ -39,6 +39,17 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add_import_flag(parser)
 
 
+def add_memory_flags(group: argparse._ActionsContainer, kv_budget: str) -> None:
+    """Add ``--memory`` and ``--kv-budget``, whose help begins with `kv_budget`."""
+    group.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="bytes that the whole process may take, such as 2GB: interpreter, weights, activations and cache "
+        "(default: no limit)",
+    )
+    group.add_argument("--kv-budget", metavar="SIZE", help=f"{kv_budget}; with --memory, the smaller holds")
+
+
 def add_sampling_flags(group: argparse._ActionsContainer) -> None:
     """Add temperature, filters and penalties, no seed; the defaults are those of `Sampling`, which imports torch."""
     group.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (default: 0.6)")
@@ -135,7 +146,9 @@ def load_model(args: argparse.Namespace, **options: Any) -> Model:
     """Load the model that the flags or `choose_model` name."""
     from minseek.cli.view import loading
     from minseek.models import load
+    from minseek.models.process_memory import return_freed_memory
 
+    return_freed_memory()
     print_model_reason(args)
     with loading(args.model):
-        return load(args.model, device=args.device, dtype=args.dtype, **options)
+        return load(args.model, device=args.device, dtype=args.dtype, memory=args.memory, **options)

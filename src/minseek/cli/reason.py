@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from minseek.cli.flags import (
     add_device_flags,
+    add_memory_flags,
     add_model_flag,
     add_sampling_flags,
     add_strategy_flag,
@@ -84,7 +85,7 @@ class ReasonCommand:
         group.add_argument(
             "--answer-tokens", type=int, metavar="N", help="end the answer after N tokens (default: 1024)"
         )
-        group.add_argument("--kv-budget", metavar="SIZE", help="bytes of cache, never exceeded, such as 16MB or 1GiB")
+        add_memory_flags(group, "bytes of cache, never exceeded, such as 16MB or 1GiB")
         group.add_argument("--min-thought-tokens", type=int, metavar="N", help="let no thought close before N tokens")
         group.add_argument("--max-thought-tokens", type=int, metavar="N", help="end every thought after N tokens")
         group.add_argument(

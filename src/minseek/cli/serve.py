@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from minseek.cli.batch_plan import plan_text, show_batch_plan
-from minseek.cli.flags import add_model_flags, add_strategy_flag, choose_model, load_model
+from minseek.cli.flags import add_memory_flags, add_model_flags, add_strategy_flag, choose_model, load_model
 from minseek.cli.startup import import_torch
 from minseek.errors import InputError
 from minseek.reasoning.strategies import RULES, canonical_rule
@@ -41,11 +41,7 @@ class ServeCommand:
         """Add the flags of ``minseek serve``."""
         add_model_flags(parser)
         group = parser.add_argument_group("memory")
-        group.add_argument(
-            "--kv-budget",
-            metavar="SIZE",
-            help="bytes that all slots together may take, such as 192MB (default: what they need)",
-        )
+        add_memory_flags(group, "bytes that all slots together may take, such as 192MB (default: what they need)")
         group.add_argument(
             "--slot-tokens",
             type=int,
@@ -128,6 +124,7 @@ class ServeCommand:
         if not 0 <= args.grace < float("inf"):
             raise InputError(f"--grace must be 0 or more seconds, not {args.grace}")
         import_torch()
+        from minseek.serve.app import create_app  # noqa: F401 -- so that the plan measures it
         from minseek.serve.default_thinking import default_thinking
         from minseek.serve.server import bind, is_loopback
         from minseek.serve.slot_plan import plan_slots

@@ -104,7 +104,14 @@ class TuneCommand:
         )
 
         group = parser.add_argument_group("memory")
-        group.add_argument("--memory-budget", metavar="SIZE", help="bytes that the run may take, such as 900MB")
+        group.add_argument(
+            "--memory", metavar="SIZE", help="bytes that the whole process may take, such as 2GB (default: no limit)"
+        )
+        group.add_argument(
+            "--memory-budget",
+            metavar="SIZE",
+            help="bytes that the run may add to the process; with --memory, the smaller holds",
+        )
         group.add_argument(
             "--gradient-checkpointing",
             action="store_true",
@@ -140,8 +147,7 @@ class TuneCommand:
             tuning = TuneRun(args.model, args.data, settings, eval_data=args.eval_data, device=args.device)
         if args.output is not None:
             tuning.check_folder(args.output, overwrite=args.overwrite)
-        if args.memory_budget is not None:
-            tuning.check_budget(args.memory_budget)
+        tuning.check_budget(args.memory_budget, memory=args.memory)
         if args.plan:
             print(json.dumps(tuning.plan.as_dict(), indent=1) if args.json else tuning.plan)
             return 0
@@ -152,6 +158,7 @@ class TuneCommand:
             result = tuning.run(
                 args.output,
                 memory_budget=args.memory_budget,
+                memory=args.memory,
                 checkpoint_every=args.checkpoint_every,
                 overwrite=args.overwrite,
                 on_entry=view.show,
@@ -178,8 +185,9 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise InputError("--eval-share has no effect with --eval-data: leave it out")
     if args.checkpoint_every is not None and args.checkpoint_every < 1:
         raise InputError(f"--checkpoint-every must be 1 or more, not {args.checkpoint_every}")
-    if args.memory_budget is not None:
-        parse_bytes(args.memory_budget)
+    for size in (args.memory, args.memory_budget):
+        if size is not None:
+            parse_bytes(size)
     for name in (args.data, args.eval_data):
         if name is not None and not Path(name).is_file():
             reason = "it is a directory" if Path(name).is_dir() else "there is no such file"

@@ -238,7 +238,7 @@ def _thought_fields(thought: Thought) -> dict[str, Any]:
 _MAX_ANSWER_CHARS = 80  # characters of an interim answer
 _CUTS = {
     "answer-tokens": "the answer was cut off at its limit; --answer-tokens moves it",
-    "kv-budget": "the answer was cut off because the KV budget was full; --kv-budget moves it",
+    "kv-budget": "the answer was cut off because the KV budget was full; --kv-budget or --memory moves it",
     "context": "the answer was cut off at the model's context length",
     "loop": "the answer was ended because it repeated itself; --no-loop-detection lets it go on",
 }
@@ -247,7 +247,7 @@ _REMEDIES = {
     "loop": "give another --seed, or other --thoughts",
     "stop": "give another --seed",
     "answer-tokens": "give more --answer-tokens",
-    "kv-budget": "give a larger --kv-budget",
+    "kv-budget": "give a larger --kv-budget or --memory",
     "context": "give fewer or shorter thoughts (--thoughts, --max-thought-tokens)",
 }
 _LIMITS = {

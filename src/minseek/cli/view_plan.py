@@ -16,7 +16,10 @@ def show_plan(model: Model, plan: RunPlan, *, as_json: bool) -> None:
         ("token", "cache, each token", 1, ""),
         ("prompt", "prompt", plan.prompt_tokens, ""),
     ]
-    bound = {"context": "the model's context", "kv-budget": "the KV budget, allocated at once"}[plan.bound_by]
+    bound = {
+        "context": "the model's context",
+        "kv-budget": "the KV budget" if plan.memory is None else "the memory budget",
+    }[plan.bound_by]
     rows.append(
         ("cache", "cache at most", plan.capacity, bound if plan.capacity else "neither context nor budget bound it")
     )
@@ -36,15 +39,30 @@ def show_plan(model: Model, plan: RunPlan, *, as_json: bool) -> None:
         )
     if as_json:
         sizes = {key: {"tokens": n, "bytes": None if n is None else n * plan.token_bytes} for key, _, n, _ in rows}
-        print(json.dumps({"weights": {"bytes": model.weight_bytes, "dtype": kind}, **sizes}, indent=1))
+        whole = dict.fromkeys(("interpreter_bytes", "weight_bytes", "activation_bytes", "kv_bytes", "total_bytes"))
+        whole |= {} if plan.process is None else plan.process.as_dict()
+        weights = {"weights": {"bytes": model.weight_bytes, "dtype": kind}}
+        print(json.dumps(weights | sizes | whole | {"memory": plan.memory}, indent=1))
         return
     from rich.console import Console
     from rich.table import Table
 
     table = Table("memory", "tokens", "bytes", "", show_edge=False)
     table.columns[1].justify = table.columns[2].justify = "right"
-    table.add_row("weights", "", format_bytes(model.weight_bytes), f"{model.name}, {kind}")
     for _, words, tokens, note in rows:
         size = "" if tokens is None else format_bytes(tokens * plan.token_bytes)
         table.add_row(words, "no limit" if tokens is None else f"{tokens:,}", size, note)
+    table.add_section()
+    process = plan.process
+    if process is None:
+        table.add_row("weights", "", format_bytes(model.weight_bytes), f"{model.name}, {kind}")
+        table.add_row("in all", "no limit", "", "nothing bounds the cache")
+    else:
+        table.add_row("process", "", format_bytes(process.interpreter_bytes), "interpreter and libraries, measured")
+        table.add_row("weights", "", format_bytes(process.weight_bytes), f"{model.name}, {kind}")
+        table.add_row("a pass", "", format_bytes(process.activation_bytes), "activations and logits")
+        allocated = "grows up to this" if plan.preallocated is None else "allocated at once"
+        table.add_row("cache", "", format_bytes(process.kv_bytes), allocated)
+        budget = "" if plan.memory is None else f"of {format_bytes(plan.memory)}"
+        table.add_row("in all", "", format_bytes(process.total_bytes), budget)
     Console().print(table)

@@ -8,9 +8,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from minseek.cache.policies import Policy, make_policy
 from minseek.decode import Sampling, check_stop
+from minseek.engine.batch_plan import BatchPlan
 from minseek.engine.engine import Engine
 from minseek.engine.generation import Completion, Generation
-from minseek.engine.plan import DEFAULT_POLICY, BatchPlan
+from minseek.engine.memory_fit import check_plan
+from minseek.engine.plan import DEFAULT_POLICY
 from minseek.engine.plan import plan as make_plan
 from minseek.errors import InputError, check_int, check_type
 from minseek.models import Model, check_model
@@ -39,6 +41,7 @@ def generate(
     stop: Sequence[str] = (),
     ignore_eos: bool = False,
     add_special_tokens: bool = True,
+    memory: int | str | None = None,
 ) -> list[Completion]:
     """Continue many prompts.
 
@@ -64,6 +67,8 @@ def generate(
     add_special_tokens : bool
         Put the special tokens before each text that the tokenizer puts there, such as a BOS token; False for texts that
         begin with them, or are to have none. Token ids are taken as they are.
+    memory : int or str, optional
+        Bytes that the whole process may take, as for `minseek.plan`; a given plan that takes more is refused.
 
     Returns
     -------
@@ -73,7 +78,8 @@ def generate(
     Raises
     ------
     InputError
-        Before anything runs, if a prompt is empty, or does not fit and nothing may be evicted from it.
+        Before anything runs, if a prompt is empty, or does not fit and nothing may be evicted from it, or the memory
+        does not hold the plan.
     TypeError
         If `model` was not loaded, or an argument is of a wrong type.
     """
@@ -94,12 +100,21 @@ def generate(
     lengths = [len(tokens) + max_new_tokens for tokens in encoded]
     if plan is None:
         rule = make_policy(None if policy == "default" else policy)
-        plan = make_plan(model, policy=rule, lengths=lengths)
+        plan = make_plan(model, policy=rule, lengths=lengths, memory=memory)
     elif policy != "default" and make_policy(policy) != plan.policy:
         rule = make_policy(policy)
         cap = plan.cap if rule is None else max(plan.cap, rule.sinks + rule.recent + 1)
         block = max(1, min(plan.block, plan.slot.capacity - cap))
-        plan = make_plan(model, kv_budget=plan.kv_budget, cap=cap, block=block, policy=rule, sequences=plan.slots)
+        plan = make_plan(
+            model,
+            kv_budget=plan.kv_budget,
+            cap=cap,
+            block=block,
+            policy=rule,
+            sequences=plan.slots,
+            memory=memory,
+        )
+    check_plan(model, plan, memory)
     if plan.policy is None:
         for number, length in enumerate(lengths):
             if length > plan.slot.capacity:

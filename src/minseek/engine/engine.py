@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from minseek.cache import KVCache, Slot
+from minseek.engine.batch_plan import MAX_BATCHED_TOKENS, PROMPT_CHUNK, BatchPlan
 from minseek.engine.generation import Job
-from minseek.engine.plan import MAX_BATCHED_TOKENS, BatchPlan
 from minseek.errors import InputError
 from minseek.models import Model, SequenceChunk
-
-_CHUNK = 128  # tokens of one prompt in one pass
 
 
 @dataclass
@@ -182,7 +180,7 @@ class Engine:
         for entry in sorted(self._running, key=lambda r: r.prefilling):  # decoding never waits for prefill
             if entry.job.evicts and not entry.slot.free_tokens:
                 self._evict(entry.slot)
-            count = min(len(entry.pending), _CHUNK, entry.cache.free_tokens)
+            count = min(len(entry.pending), PROMPT_CHUNK, entry.cache.free_tokens)
             if count == 0:
                 entry.error = InputError(f"the slot of {entry.cache.length} tokens is full: take less, or larger slots")
                 ended.append(entry)

@@ -40,6 +40,7 @@ def plan_evaluation(
     system: str | None = None,
     cache_tokens: int | None = None,
     kv_budget: int | str | None = None,
+    memory: int | str | None = None,
     sequences: int = DEFAULT_SEQUENCES,
     results: str | PathLike[str] | None = None,
     overwrite: bool = False,
@@ -48,8 +49,8 @@ def plan_evaluation(
 
     Parameters
     ----------
-    model, tasks, strategies, thoughts, seeds, sampling, limits, system, cache_tokens, kv_budget, sequences, results, \
-overwrite
+    model, tasks, strategies, thoughts, seeds, sampling, limits, system, cache_tokens, kv_budget, memory, sequences, \
+results, overwrite
         See `evaluate`.
 
     Raises
@@ -78,7 +79,7 @@ overwrite
             except InputError as error:
                 raise InputError(f"the strategy {variant.name!r} is wrong: {error}") from None
     trials = list(expand_trials(variants, settings.grid, _check_seeds(seeds), tasks))
-    plan = plan_trial_slots(model, settings, kv_budget=kv_budget, sequences=min(sequences, len(trials)))
+    plan = plan_trial_slots(model, settings, kv_budget=kv_budget, memory=memory, sequences=min(sequences, len(trials)))
     _check_longest_prompt(model, plan, settings, trials)
     return Evaluation(model, tasks, trials, settings, plan, None if results is None else Path(results), overwrite)
 
@@ -95,6 +96,7 @@ def evaluate(
     system: str | None = None,
     cache_tokens: int | None = None,
     kv_budget: int | str | None = None,
+    memory: int | str | None = None,
     sequences: int = DEFAULT_SEQUENCES,
     results: str | PathLike[str] | None = None,
     overwrite: bool = False,
@@ -124,6 +126,8 @@ def evaluate(
         Tokens of cache of each trial; the model's context if it is not given.
     kv_budget : int or str, optional
         Bytes that the caches of all trials in flight may take; the default is that of `minseek.plan`.
+    memory : int or str, optional
+        Bytes that the whole process may take, as for `minseek.plan`.
     sequences : int
         Largest number of trials in flight; a smaller budget lowers it.
     results : path, optional
@@ -156,6 +160,7 @@ def evaluate(
         system=system,
         cache_tokens=cache_tokens,
         kv_budget=kv_budget,
+        memory=memory,
         sequences=sequences,
         results=results,
         overwrite=overwrite,

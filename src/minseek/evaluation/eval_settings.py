@@ -70,7 +70,14 @@ class EvalSettings:
         }
 
 
-def plan_trial_slots(model: Model, settings: EvalSettings, *, kv_budget: int | str | None, sequences: int) -> BatchPlan:
+def plan_trial_slots(
+    model: Model,
+    settings: EvalSettings,
+    *,
+    kv_budget: int | str | None,
+    sequences: int,
+    memory: int | str | None = None,
+) -> BatchPlan:
     """Plan the memory of a sweep: up to `sequences` slots, each with the cache of one trial.
 
     Parameters
@@ -79,6 +86,8 @@ def plan_trial_slots(model: Model, settings: EvalSettings, *, kv_budget: int | s
         Bytes that all slots may take; None is the default of `minseek.plan`.
     sequences : int
         Largest number of trials in flight.
+    memory : int, str or None
+        Bytes that the whole process may take, as for `minseek.plan`.
 
     Raises
     ------
@@ -98,4 +107,12 @@ def plan_trial_slots(model: Model, settings: EvalSettings, *, kv_budget: int | s
             f"the KV budget of {format_bytes(parse_bytes(kv_budget))} does not hold one trial's cache of {tokens} "
             f"tokens, {format_bytes(needed)}: give a larger budget or fewer tokens"
         )
-    return plan(model, kv_budget=kv_budget, policy=None, lengths=(tokens,), sequences=sequences, beyond_context=beyond)
+    return plan(
+        model,
+        kv_budget=kv_budget,
+        policy=None,
+        lengths=(tokens,),
+        sequences=sequences,
+        beyond_context=beyond,
+        memory=memory,
+    )

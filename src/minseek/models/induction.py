@@ -9,6 +9,7 @@ from torch import Tensor
 
 from minseek.cache import Slot, SlotPool, SlotShape, rotate
 from minseek.models.forward.chunk import SequenceChunk
+from minseek.models.process_memory import trim_heap
 
 if TYPE_CHECKING:
     from minseek.models.forward.decoder import Decoder
@@ -22,6 +23,7 @@ _MAX_SHARE = 1 / 6  # of the layers: with more, too little memory would remain f
 def find_induction_layers(decoder: Decoder) -> tuple[int, ...]:
     """Layers with an induction score of at least 1/3, ascending; the highest-scoring sixth of all layers at most."""
     scores = induction_scores(decoder)
+    trim_heap()  # the slot of the measurement would lie beside those of the run
     found = [layer for layer, score in enumerate(scores) if score >= _MIN_SCORE]
     highest = sorted(found, key=lambda layer: -scores[layer])[: int(_MAX_SHARE * len(scores))]
     return tuple(sorted(highest))

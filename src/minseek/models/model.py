@@ -19,6 +19,7 @@ from minseek.models.forward.chunk import SequenceChunk, check_token_ids
 from minseek.models.forward.decoder import Decoder
 from minseek.models.induction import find_induction_layers
 from minseek.models.loading.recommended import Recommended
+from minseek.models.process_memory import resident_part
 from minseek.models.weights import DecoderWeights
 from minseek.units import format_bytes
 
@@ -75,6 +76,8 @@ class Model:
         Device and dtype.
     recommended : Recommended or None
         Strategy that the evidence on this model recommends, if it comes with one.
+    memory : int or None
+        Bytes that the whole process may take; None is no limit.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Model:
         recommended: Recommended | None = None,
     ) -> None:
         self.recommended = recommended
+        self.memory: int | None = None
         self.name, self.weights, self.placement = name, weights, placement
         self.tokenizer = tokenizer
         self.thinking = choose_format(thinking, tokenizer)
@@ -145,6 +149,11 @@ class Model:
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory; a tied embedding counts once."""
         return self.weights.weight_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the weights and of the forward pass's workspace that are in memory now."""
+        return resident_part([*self.weights.tensors, *self._decoder.workspace])
 
     def token_bytes(self, key_storage: KeyStorage = "re-rotated") -> int:
         """Bytes of KV cache per token."""

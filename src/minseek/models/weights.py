@@ -83,9 +83,14 @@ class DecoderWeights:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all distinct weights; a decoding step reads each once, except an untied embedding."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All distinct weights."""
         tensors = [t for layer in self.layers for t in vars(layer).values() if isinstance(t, Tensor)]
         tensors += [t for t in (self.embedding, self.norm, self.lm_head, self.lm_head_bias) if t is not None]
-        return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
+        return list({t.data_ptr(): t for t in tensors}.values())
 
 
 def from_state_dict(config: ModelConfig, weights: Mapping[str, Tensor]) -> DecoderWeights:

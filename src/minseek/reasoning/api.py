@@ -30,6 +30,7 @@ def stream(
     stop: Sequence[str] = (),
     logprobs: int | None = None,
     answer_after: AnswerAfter = None,
+    memory: int | str | None = None,
 ) -> Iterator[Event]:
     """Answer a question, yielding events as they happen.
 
@@ -67,6 +68,9 @@ def stream(
         ``reason(…, strategy=MinSeek(thoughts=m))``, or of any other strategy. (If the model opens its thinking itself,
         the thinking of such a run is opened for it, which with ``thoughts=0`` would be left to the model.) The last
         interim answer is the final answer, also if thinking ended early.
+    memory : int or str, optional
+        Bytes that the whole process may take, such as "2GB": interpreter, libraries, weights, activations and cache.
+        The default is the model's budget (`minseek.load`), which can only be lowered.
 
     Returns
     -------
@@ -91,6 +95,7 @@ def stream(
         stop=stop,
         logprobs=logprobs,
         answer_after=answer_after,
+        memory=memory,
     )
     return _make_run(model, question, options, strategy).events()
 
@@ -106,6 +111,7 @@ def reason(
     system: str | None = None,
     key_storage: KeyStorage = "re-rotated",
     stop: Sequence[str] = (),
+    memory: int | str | None = None,
 ) -> Result:
     """Answer a question: the run of `stream`, returning only its result.
 
@@ -125,7 +131,7 @@ def reason(
         ``Sampling(seed=0)`` makes calls reproducible.
     limits : Limits, optional
         Tokens and bytes that the run may use.
-    induce, system, key_storage, stop
+    induce, system, key_storage, stop, memory
         See `stream`, which also has `logprobs` and `answer_after`: only events report them.
 
     Returns
@@ -149,6 +155,7 @@ def reason(
         system=system,
         key_storage=key_storage,
         stop=stop,
+        memory=memory,
     )
     for event in _make_run(model, question, options, strategy).events():
         if isinstance(event, Finished):
@@ -165,18 +172,19 @@ def plan_run(
     induce: str | None = None,
     system: str | None = None,
     key_storage: KeyStorage = "re-rotated",
+    memory: int | str | None = None,
 ) -> RunPlan:
     """Plan the memory of a run without running it.
 
     Parameters
     ----------
-    model, question, strategy, limits, induce, system, key_storage
+    model, question, strategy, limits, induce, system, key_storage, memory
         See `stream`; its other options do not change the plan.
 
     Returns
     -------
     RunPlan
-        Tokens that the cache may hold, tokens reserved for the answer, and bytes of one token.
+        Tokens that the cache may hold, tokens reserved for the answer, bytes of one token, and of the process.
 
     Raises
     ------
@@ -185,7 +193,9 @@ def plan_run(
     TypeError
         If `model` was not loaded, or an argument has a wrong type.
     """
-    options = RunOptions.of(strategy=strategy, limits=limits, induce=induce, system=system, key_storage=key_storage)
+    options = RunOptions.of(
+        strategy=strategy, limits=limits, induce=induce, system=system, key_storage=key_storage, memory=memory
+    )
     return _make_run(model, question, options, strategy).plan
 
 

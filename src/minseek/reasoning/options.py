@@ -12,6 +12,7 @@ from minseek.errors import InputError, check_type
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.strategies import MinSeek
 from minseek.reasoning.strategy import Strategy
+from minseek.units import parse_bytes
 
 AnswerAfter = Collection[int] | Literal["every"] | None
 """Numbers of induced thoughts (0: the first thought alone) after which an interim answer is wanted."""
@@ -25,6 +26,8 @@ class RunOptions:
     ----------
     strategy, sampling, limits, induce, system, key_storage, stop, logprobs, answer_after
         See `minseek.stream`.
+    memory : int, str or None
+        Bytes that the whole process may take; None is the model's budget, if it has one.
     needs_answer : bool
         Do not let the model end its turn before the answer has a visible character.
 
@@ -45,6 +48,7 @@ class RunOptions:
     stop: Sequence[str] = ()
     logprobs: int | None = None
     answer_after: AnswerAfter = None
+    memory: int | str | None = None
     needs_answer: bool = False
 
     def __post_init__(self) -> None:
@@ -55,6 +59,8 @@ class RunOptions:
         for name, text in (("induce", self.induce), ("system", self.system)):
             if text is not None:
                 check_type(f"{name} must be a text", text, str)
+        if self.memory is not None:
+            parse_bytes(self.memory)
         check_stop(self.stop)
         check_logprobs(self.logprobs)
         _check_answer_after(self.answer_after)

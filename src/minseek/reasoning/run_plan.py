@@ -8,11 +8,14 @@ from typing import Literal
 from minseek.errors import InputError
 from minseek.models import Model
 from minseek.models.device import memory_bytes
+from minseek.models.memory_budget import ProcessMemory, memory_budget
 from minseek.reasoning.limits import Limits
 from minseek.reasoning.options import RunOptions
+from minseek.reasoning.run_memory import RunMemory
 from minseek.reasoning.strategy import Strategy
 from minseek.units import format_bytes, parse_bytes
 
+_SPARE_TOKENS = 64  # allocated beyond the most that a run can come to hold: a tag may lie in the cache for a moment
 MIN_TOKENS = 16  # of thinking, and of the answer, for which every run must have space
 
 
@@ -45,13 +48,19 @@ class RunPlan:
     bound_by : {"context", "kv-budget"}
         The limit that `capacity` comes from.
     preallocated : int or None
-        Tokens that are allocated before the run; None without a budget of bytes.
+        Tokens that are allocated before the run: those that it can come to hold, within a budget of bytes. None without
+        one.
     max_tokens_held : int or None
         Upper bound on the tokens in the cache during this run; None is unlimited.
     token_bytes, prompt_tokens : int
         Bytes of one token in the cache; tokens of the prompt.
     max_thought_tokens : int or None
         Most tokens of a thought, given or the default; None if only the cache bounds it.
+    process : ProcessMemory or None
+        Bytes of the whole process, with the cache at its largest; None in a slot, whose plan counts them, and if
+        nothing bounds the cache.
+    memory : int or None
+        Budget of the whole process, if there is one.
     """
 
     capacity: int | None
@@ -62,6 +71,8 @@ class RunPlan:
     token_bytes: int
     prompt_tokens: int
     max_thought_tokens: int | None = None
+    process: ProcessMemory | None = None
+    memory: int | None = None
 
     @staticmethod
     def make(model: Model, prompt: int, closing: int, options: RunOptions, slot_tokens: int | None = None) -> RunPlan:
@@ -89,12 +100,12 @@ class RunPlan:
         shortest_answer = min(MIN_TOKENS, longest_answer)
         shortest_thinking = _shortest_thinking(options.strategy, limits)
         needed = prompt + shortest_thinking + closing + shortest_answer
-        least = needed - max(0, shortest_thinking - MIN_TOKENS)
+        sizes = {"needed": needed, "prompt": prompt, "least": needed - max(0, shortest_thinking - MIN_TOKENS)}
         if context is not None and needed > context:
             raise DoesNotFitError(
                 f"the question takes {prompt} tokens, and the model's context holds {context}, with at least "
                 f"{needed - prompt} needed for thinking and answer: shorten it",
-                **{"needed": needed, "prompt": prompt, "least": least},
+                **sizes,
             )
         if budget is not None and affordable is not None and needed > affordable:
             message = (
@@ -104,29 +115,38 @@ class RunPlan:
                 else f"the KV budget of {budget:,} bytes holds {affordable} tokens of {token_bytes:,} bytes, and "
                 f"prompt, thinking and answer need at least {needed}: give {needed * token_bytes}B or more"
             )
-            raise DoesNotFitError(message, needed=needed, prompt=prompt, least=least)
+            raise DoesNotFitError(message, **sizes)
+        process = RunMemory.measure(model, prompt, token_bytes) if slot_tokens is None else None
+        memory = memory_budget(model, options.memory) if slot_tokens is None else None
+        if process is not None and memory is not None:
+            within = process.tokens_within(memory)
+            if needed > within:
+                raise DoesNotFitError(process.refusal(memory, needed), **sizes)
+            affordable = within if affordable is None else min(affordable, within)
         capacity = min((n for n in (context, affordable) if n is not None), default=None)
-        if budget is not None and capacity is not None and slot_tokens is None:
-            available = memory_bytes(model.placement.device)
-            if capacity * token_bytes > available:
-                raise InputError(
-                    f"the KV budget of {format_bytes(budget)} is allocated at once, and the device has "
-                    f"{format_bytes(available)} of memory for it: give less"
-                )
         thinking_capacity = None
         if capacity is not None:
             answer = min(longest_answer, max(shortest_answer, (capacity - prompt - closing) // 4))
             thinking_capacity = capacity - closing - answer
         held = _max_tokens_held(options.strategy, limits, prompt, closing + longest_answer)
+        held = min((n for n in (held, capacity) if n is not None), default=None)
+        preallocated = None
+        if affordable is not None and held is not None and capacity is not None:
+            preallocated = capacity if slot_tokens is not None else min(capacity, held + _SPARE_TOKENS)
+        if preallocated is not None and slot_tokens is None:
+            _check_available(model, preallocated * token_bytes)
+        most = preallocated or held
         return RunPlan(
             capacity=capacity,
             thinking_capacity=thinking_capacity,
             bound_by="kv-budget" if affordable is not None and capacity == affordable else "context",
-            preallocated=capacity if budget is not None else None,
-            max_tokens_held=min((n for n in (held, capacity) if n is not None), default=None),
+            preallocated=preallocated,
+            max_tokens_held=held,
             token_bytes=token_bytes,
             prompt_tokens=prompt,
             max_thought_tokens=limits.max_thought_tokens,
+            process=None if process is None or most is None else process.division(most),
+            memory=memory,
         )
 
     def allows_thinking(self, length: int) -> bool:
@@ -138,6 +158,16 @@ class RunPlan:
         return self.capacity is None or length < self.capacity
 
 
+def _check_available(model: Model, kv_bytes: int) -> None:
+    """Refuse a cache, allocated at once, that the device has no memory for."""
+    available = memory_bytes(model.placement.device)
+    if kv_bytes > available:
+        raise InputError(
+            f"a cache of {format_bytes(kv_bytes)} is allocated at once, and the device has {format_bytes(available)} "
+            "of memory for it: give a smaller budget"
+        )
+
+
 def _shortest_thinking(strategy: Strategy, limits: Limits) -> int:
     """Tokens of thinking for which a run must have space."""
     held = sum(_thoughts_held(strategy, limits.min_thought_tokens or 1) or (0,))
@@ -147,10 +177,13 @@ def _shortest_thinking(strategy: Strategy, limits: Limits) -> int:
 
 def _max_tokens_held(strategy: Strategy, limits: Limits, prompt: int, ending: int) -> int | None:
     """Most tokens that the cache can come to hold, with `ending` tokens after the last thought; None if unbounded."""
-    if limits.max_thought_tokens is None:
-        return None
-    held = _thoughts_held(strategy, limits.max_thought_tokens)
-    return None if held is None else prompt + held[0] + max(held[1], ending)
+    bounds = []
+    if limits.max_thinking_tokens is not None:
+        bounds.append(prompt + limits.max_thinking_tokens + ending)
+    if limits.max_thought_tokens is not None:
+        held = _thoughts_held(strategy, limits.max_thought_tokens)
+        bounds += [] if held is None else [prompt + held[0] + max(held[1], ending)]
+    return min(bounds, default=None)
 
 
 def _thoughts_held(strategy: Strategy, length: int) -> tuple[int, int] | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from minseek.engine import BatchPlan
-from minseek.engine import plan as make_plan
+from minseek.engine.memory_fit import fit_to_memory
+from minseek.engine.plan import divide_budget
+from minseek.engine.slot_request import SlotRequest
 from minseek.errors import InputError
 from minseek.models import Model
 from minseek.models.device import memory_bytes
-from minseek.units import format_bytes, parse_bytes
+from minseek.units import format_bytes
 
 _MIN_SLOTS = 4  # by default, if the budget allows
 _MAX_SLOTS = 64  # by default
@@ -16,7 +20,12 @@ _BLOCK = 128
 
 
 def plan_slots(
-    model: Model, *, kv_budget: int | str | None = None, slot_tokens: int | None = None, slots: int | None = None
+    model: Model,
+    *,
+    kv_budget: int | str | None = None,
+    slot_tokens: int | None = None,
+    slots: int | None = None,
+    memory: int | str | None = None,
 ) -> BatchPlan:
     """Divide a budget into slots without eviction.
 
@@ -29,6 +38,8 @@ def plan_slots(
         Tokens of a slot; the default is the model's context, or less so that four slots (or `slots`) fit.
     slots : int, optional
         Number of slots; the default is as many as fit, up to 64, or four without a budget.
+    memory : int or str, optional
+        Bytes that the whole process may take; the default is the model's budget.
 
     Returns
     -------
@@ -39,11 +50,25 @@ def plan_slots(
     InputError
         If the budget does not hold one slot, or fewer than `slots`, or the device has less memory.
     """
-    context, token_bytes = model.max_positions, model.token_bytes()
-    budget = None if kv_budget is None else parse_bytes(kv_budget)
     for name, value in (("--slot-tokens", slot_tokens), ("--slots", slots)):
         if value is not None and value < 1:
             raise InputError(f"{name} must be 1 or more, not {value}")
+    least = slot_tokens or min(_MIN_TOKENS, model.max_positions)
+    make = partial(_divide, model, slot_tokens, slots)
+    return fit_to_memory(model, memory, kv_budget, _request(model, least).least, make, slots=slots or 1)
+
+
+def _request(model: Model, tokens: int, count: int | None = None) -> SlotRequest:
+    """Slots of `tokens` tokens, from which nothing is evicted."""
+    block = min(_BLOCK, max(1, tokens - 1))
+    return SlotRequest(model, None, tokens - block, block, None, count, model.max_positions)
+
+
+def _divide(
+    model: Model, slot_tokens: int | None, slots: int | None, budget: int | None, interpreter_bytes: int
+) -> BatchPlan:
+    """Divide a KV budget into slots."""
+    context, token_bytes = model.max_positions, model.token_bytes()
     tokens = slot_tokens
     if tokens is None:
         tokens = context if budget is None else min(context, budget // (slots or _MIN_SLOTS) // token_bytes)
@@ -57,12 +82,11 @@ def plan_slots(
             f"a slot needs {_MIN_TOKENS} tokens of {token_bytes:,} bytes at least, and {given} gives it {tokens}: "
             "give a larger budget, fewer slots, or longer ones"
         )
-    block = min(_BLOCK, tokens - 1)
     sequences = slots or (_MIN_SLOTS if budget is None else _MAX_SLOTS)
     available = memory_bytes(model.placement.device)
     if budget is None and slots is not None:
         budget = min(slots * tokens * token_bytes, available)
-    made = make_plan(model, kv_budget=budget, cap=tokens - block, block=block, policy=None, sequences=sequences)
+    made = divide_budget(_request(model, tokens, sequences), budget, interpreter_bytes)
     if slots is not None and made.slots < slots:
         raise InputError(
             f"{slots} slots of {tokens} tokens take {format_bytes(slots * made.slot.nbytes)}, and only {made.slots} "

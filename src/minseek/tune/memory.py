@@ -13,9 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from minseek.models.process_memory import call_libc, peak_resident_bytes, resident_bytes, trim_heap
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+from minseek.models.process_memory import peak_resident_bytes, resident_bytes, trim_heap
 
 
 class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -101,14 +99,3 @@ class ProcessMeter:
             return None
         self._highest = max(self._highest, now - self._before)
         return self._highest
-
-
-def give_memory_back() -> None:
-    """Let glibc return freed tensors to the system at once; no effect with other C libraries.
-
-    By default glibc raises its threshold to the size of freed blocks, so that freed activations stay with the process
-    in fragments: 6 % more memory at the peak of SmolLM2 with 256 tokens. Requesting the pages again takes a third more
-    time there, and less for wider models.
-    """
-    call_libc("mallopt", _MMAP_THRESHOLD, 2**17)
-    call_libc("mallopt", _TRIM_THRESHOLD, 2**17)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,10 @@ from minseek.tune.trainable import select_layers
 from minseek.units import format_bytes
 
 STEP_BYTES = 16 * 2**20  # temporaries of an optimizer's step, which works in chunks
-WORKSPACE = 64 * 2**20  # buffers inside kernels, stacks of threads, objects of the interpreter
+WORKSPACE = 24 * 2**20
+"""Bytes that a run adds to the interpreter and its libraries, such as pages of code (measured: 17 MB with `tiny`)."""
+_WORKSPACE_SHARE = 1 / 20
+"""Bytes of buffers inside kernels, in bytes of weights and gradients (measured with SmolLM2, rounded up)."""
 _SHORTEST = 32
 
 
@@ -38,6 +41,9 @@ class TunePlan:
         Allowance for memory outside tensors: buffers inside kernels, and growth of the program.
     length, batch_size : int
         Tokens of the longest sequence and sequences of the largest pass.
+    interpreter : int
+        Bytes of the process without the run, measured; 0 on a GPU, whose memory is planned, and where the system does
+        not tell.
     """
 
     parameters: int
@@ -49,15 +55,34 @@ class TunePlan:
     workspace: int
     length: int
     batch_size: int
+    interpreter: int = 0
+
+    @property
+    def process_total(self) -> int:
+        """Bytes of the whole process."""
+        return self.interpreter + self.total
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
+        """Bytes that the run adds to the process."""
         return self.weights + self.gradients + self.state + self.activations + self.workspace
 
     def as_dict(self) -> dict[str, int]:
-        """Values for JSON, with the total."""
-        return asdict(self) | {"total": self.total}
+        """Values for JSON, with the sums of the run and of the whole process."""
+        return {
+            "parameters": self.parameters,
+            "trained": self.trained,
+            "length": self.length,
+            "batch_size": self.batch_size,
+            "interpreter_bytes": self.interpreter,
+            "weight_bytes": self.weights,
+            "gradient_bytes": self.gradients,
+            "state_bytes": self.state,
+            "activation_bytes": self.activations,
+            "workspace_bytes": self.workspace,
+            "run_bytes": self.total,
+            "total_bytes": self.process_total,
+        }
 
     def __str__(self) -> str:
         trained = "all" if self.trained == self.parameters else f"{self.trained:,}"
@@ -67,8 +92,10 @@ class TunePlan:
             ("state", self.state, "of the optimizer"),
             ("activations", self.activations, f"of a pass: {self.batch_size} x {self.length} tokens"),
             ("workspace", self.workspace, "allowed for kernels and the program"),
-            ("total", self.total, f"{(self.total - self.activations - self.workspace) / self.trained:.2f} bytes a "
+            ("run", self.total, f"{(self.total - self.activations - self.workspace) / self.trained:.2f} bytes a "
              "trained parameter, activations and workspace aside"),
+            ("process", self.interpreter, "interpreter and libraries, measured"),
+            ("in all", self.process_total, ""),
         )  # fmt: skip
         return "\n".join(f"{name:<12}{format_bytes(size):>9}  {note}".rstrip() for name, size, note in lines)
 
@@ -104,7 +131,7 @@ def plan_tuning(config: Any, settings: Settings, *, length: int, batch_size: int
         activations=max(
             peak - weights - gradients, STEP_BYTES + _step_bytes(settings) * max(p.numel() for p in trained)
         ),
-        workspace=WORKSPACE,
+        workspace=WORKSPACE + int(_WORKSPACE_SHARE * (weights + gradients)),
         length=length,
         batch_size=batch_size,
     )
@@ -143,21 +170,31 @@ def _step_bytes(settings: Settings) -> int:
     return temporary
 
 
-def check_budget(plan: TunePlan, budget: int, config: Any, settings: Settings, device: torch.device) -> None:
+def check_budget(
+    plan: TunePlan, budget: int, config: Any, settings: Settings, device: torch.device, *, whole: bool = False
+) -> None:
     """Refuse a run that does not fit, and name settings that would.
+
+    Parameters
+    ----------
+    whole : bool
+        The budget is that of the whole process.
 
     Raises
     ------
     InputError
         If the plan is larger than the budget; it gives both sizes and the settings that fit.
     """
-    if plan.total <= budget:
+    takes, process = (plan.process_total, plan.interpreter) if whole else (plan.total, 0)
+    if takes <= budget:
         return
 
     def fits(changed: Settings, length: int, batch_size: int) -> bool:
-        return plan_tuning(config, changed, length=length, batch_size=batch_size, device=device).total <= budget
+        return (
+            plan_tuning(config, changed, length=length, batch_size=batch_size, device=device).total <= budget - process
+        )
 
-    has, needs = format_bytes(budget), format_bytes(plan.total)
+    has, needs = format_bytes(budget), format_bytes(takes)
     lean = replace(settings, gradient_checkpointing=True)
     halves = [plan.length >> power for power in range(1, 20) if plan.length >> power >= _SHORTEST]
     ways = []
@@ -178,7 +215,12 @@ def check_budget(plan: TunePlan, budget: int, config: Any, settings: Settings, d
             fixed = least.weights + least.gradients + least.state
             advice = (
                 f"even with --gradient-checkpointing, --batch-size 1 and --max-length {lengths[-1]} it takes "
-                f"{format_bytes(least.total)}, {format_bytes(fixed)} of it weights, gradients and state; train fewer "
-                "layers (--layers), or give more memory"
+                f"{format_bytes(least.total + process)}, {format_bytes(fixed)} of it weights, gradients and state; "
+                "train fewer layers (--layers), or give more memory"
             )
-    raise InputError(f"the run takes {needs}, and the memory budget is {has}: {advice}")
+    what = (
+        f"the process takes {needs}, {format_bytes(process)} of it without the run"
+        if whole
+        else f"the run takes {needs}"
+    )
+    raise InputError(f"{what}, and the memory budget is {has}: {advice}")

@@ -78,6 +78,11 @@ class NativeForward:
             cache.advance(1)
             return out
 
+    @property
+    def workspace(self) -> tuple[Tensor, ...]:
+        """Memory that passes leave allocated for the next one."""
+        return self._scratch, self._workspace
+
     def workspace_bytes(self, columns: int, longest: int) -> int:
         """Bytes of workspace for a pass of that many tokens, the longest sequence having `longest` pairs."""
         return int(self._library.forward_bytes(byref(self._decoder), c_int64(columns), c_int64(longest)))

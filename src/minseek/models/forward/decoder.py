@@ -48,6 +48,11 @@ class Decoder:
         """True if single tokens for caches in slots run as CUDA graphs."""
         return self._native is None and self._torch.capture is not None
 
+    @property
+    def workspace(self) -> tuple[Tensor, ...]:
+        """Memory that passes leave allocated for the next one."""
+        return () if self._native is None else self._native.workspace
+
     def forward(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
         """Append tokens to one cache; the logits after the last token, float32, [vocab].
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from os import PathLike, fspath
@@ -18,15 +19,17 @@ from minseek.models.loading.aliases import ALIASES, TINY, alias_file
 from minseek.models.loading.gguf.config import config_of
 from minseek.models.loading.gguf.tokenizer_cache import tokenizer_of
 from minseek.models.loading.gguf.weights import unpack_weights
-from minseek.models.loading.packed_safetensors import read_packed
+from minseek.models.loading.packed_safetensors import packed_bytes, read_packed
 from minseek.models.loading.recommended import read_recommended
 from minseek.models.loading.transformers_quirks import check_complete, quiet, readable_errors
-from minseek.models.loading.weight_files import check_downloaded
+from minseek.models.loading.weight_files import check_downloaded, weight_files
+from minseek.models.memory_budget import check_measurable, check_weights_fit
 from minseek.models.model import Model
-from minseek.models.process_memory import trim_heap
+from minseek.models.process_memory import return_freed_memory, trim_heap
 from minseek.models.weights import DecoderWeights, from_state_dict, pack_contiguous
 from minseek.native import instruction_set, native_status
 from minseek.quant import open_gguf
+from minseek.units import parse_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +43,7 @@ def load(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     thinking: str | ThinkingFormat | None = None,
+    memory: int | str | None = None,
 ) -> Model:
     """Load a model and its tokenizer.
 
@@ -57,18 +61,28 @@ def load(
         its own), ``bfloat16``, ``float16`` or ``float32``.
     thinking : str, ThinkingFormat or None
         Format of the model's thinking; None takes it from the chat template.
+    memory : int or str, optional
+        Bytes that the whole process may take, such as "2GB", in every run of the model: interpreter, libraries,
+        weights, activations and cache. A call may lower it.
 
     Raises
     ------
     InputError
-        If there is no such model, it cannot be read, or its architecture is not supported (a `ValueError`).
+        If there is no such model, it cannot be read, its architecture is not supported, or the memory does not hold its
+        weights (a `ValueError`).
     TypeError
         If an argument has a wrong type.
     """
+    budget = None if memory is None else parse_bytes(memory)
+    if budget is not None:
+        check_measurable(budget)
+        return_freed_memory()
     if not isinstance(name, (str, PathLike)):
         from minseek.models.loading.given_model import copy_model
 
-        return copy_model(name, tokenizer, device=device, dtype=dtype, thinking=thinking)
+        model = copy_model(name, tokenizer, device=device, dtype=dtype, thinking=thinking)
+        model.memory = budget
+        return model
     if tokenizer is not None:
         raise InputError("tokenizer has no effect on a model that is read from files: leave it out")
     name = fspath(name)
@@ -82,12 +96,24 @@ def load(
         # Build the C kernels, once per machine, while the weights are read.
         threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
     if source.is_file():
-        weights, tokenizer = _read_gguf(source, placement)
+        weights, tokenizer = _read_gguf(source, placement, budget)
     elif source == TINY:
         weights, tokenizer = _read_converted(TINY, placement)
     else:
+        _check_memory(name, source, placement, budget)
         weights, tokenizer = _read(name, source, placement)
-    return Model(name, weights, tokenizer, placement, thinking, recommended)
+    model = Model(name, weights, tokenizer, placement, thinking, recommended)
+    model.memory = budget
+    return model
+
+
+def _check_memory(name: str, folder: Path, placement: DeviceChoice, budget: int | None) -> None:
+    """Refuse weights that a budget of memory does not hold, before they are read; a plan refuses the rest."""
+    if budget is None or not folder.is_dir():
+        return
+    with readable_errors(f"the model {name!r} could not be loaded"):
+        size = packed_bytes(weight_files(folder), placement.dtype)
+    check_weights_fit(name, size, budget, placement.device)
 
 
 def find_source(name: str) -> Path:
@@ -144,10 +170,13 @@ def _read(name: str, source: Path, placement: DeviceChoice) -> tuple[DecoderWeig
     return from_state_dict(config, _on_huge_pages(weights, placement)), tokenizer
 
 
-def _read_gguf(source: Path, placement: DeviceChoice) -> tuple[DecoderWeights, Any]:
+def _read_gguf(source: Path, placement: DeviceChoice, budget: int | None) -> tuple[DecoderWeights, Any]:
     """Read a GGUF file, tensor by tensor; the tokenizer first, which needs no weights to be refused."""
     file = open_gguf(source)
     config = config_of(file)
+    if budget is not None:
+        size = sum(math.prod(shape) for shape in file.shapes.values()) * placement.dtype.itemsize
+        check_weights_fit(source.name, size, budget, placement.device)
     tokenizer = tokenizer_of(file)
     trim_heap()  # parsing left ten times the tokenizer's file, which would lie beside the weights
     return from_state_dict(config, unpack_weights(file, config, placement)), tokenizer

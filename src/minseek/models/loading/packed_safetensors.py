@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +43,21 @@ def read_packed(file: Path, dtype: torch.dtype) -> dict[str, Tensor]:
                 _fill(stream, raw)
                 target.copy_(raw)
     return packed
+
+
+def packed_bytes(files: Iterable[Path], dtype: torch.dtype) -> int:
+    """Bytes that the tensors of these files take in `dtype`.
+
+    Raises
+    ------
+    ValueError, KeyError, OSError
+        If a file is damaged.
+    """
+    shapes: dict[str, Sequence[int]] = {}  # of a tensor in several files the last one counts
+    for file in files:
+        with file.open("rb") as stream:
+            shapes |= {name: entry["shape"] for name, entry in _read_header(stream)[0].items()}
+    return sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
 
 
 def _read_header(stream: BinaryIO) -> tuple[dict[str, Any], int]:
