@@ -1,12 +1,13 @@
 """Cluster with a certificate of local optimality, refute another library's clustering, and plot silhouettes.
 
-Writes silhouettes.svg into the current directory. Needs the plot's library: pip install matplotlib
+python kmeans_certificate.py [PICTURE.svg] draws the silhouettes where a path is given, which needs matplotlib.
 """
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
-from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_iris
 from sklearn.metrics import silhouette_samples
@@ -16,9 +17,10 @@ from minseek.cluster import LOKMeans, verify
 CLUSTERS = 10
 
 
-def silhouette_plot(points: np.ndarray, labels: np.ndarray, path: str) -> float:
-    """Draw one band a cluster, its rows by silhouette; return the mean silhouette."""
-    values = silhouette_samples(points, labels)
+def draw_silhouettes(values: np.ndarray, labels: np.ndarray, path: str) -> None:
+    """Draw one band a cluster, its rows by silhouette."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     panel = figure.subplots()
     bottom = 0
@@ -29,7 +31,6 @@ def silhouette_plot(points: np.ndarray, labels: np.ndarray, path: str) -> float:
     panel.axvline(values.mean(), color="black", linestyle=":")
     panel.set(xlabel="silhouette", ylabel="rows, by cluster", yticks=[], title=f"Iris, K = {CLUSTERS}")
     figure.savefig(path)
-    return float(values.mean())
 
 
 def main() -> None:
@@ -39,7 +40,10 @@ def main() -> None:
     ours = LOKMeans(CLUSTERS, init=start, n_init=1).fit(points)
     print(f"scikit-learn: loss {other.inertia_:.3f}; {verify(points, other.labels_)}")
     print(f"minseek:      loss {ours.inertia_:.3f}; {ours.certificate_}")
-    print(f"mean silhouette {silhouette_plot(points, ours.labels_, 'silhouettes.svg'):.3f}, in silhouettes.svg")
+    silhouettes = silhouette_samples(points, ours.labels_)
+    print(f"mean silhouette {silhouettes.mean():.3f}")
+    for path in sys.argv[1:]:
+        draw_silhouettes(silhouettes, ours.labels_, path)
     assert ours.certificate_.optimality == "D"
 
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minseek import InputError
-from minseek.units import format_bytes, parse_bytes
+from minseek.units import format_bytes, parse_bytes, size_to_give
 
 UNITS = (
     {"": 1, "B": 1}
@@ -157,3 +157,16 @@ def test_three_digits_survive_the_round_trip_exactly(digits: int, unit: str, dec
 def test_a_larger_size_is_not_written_as_a_smaller_one(one: int, other: int) -> None:
     small, large = sorted((one, other))
     assert parse_bytes(format_bytes(small)) <= parse_bytes(format_bytes(large))
+
+
+@given(SIZES)
+def test_a_size_to_give_is_enough_and_hardly_more(size: int) -> None:
+    text = size_to_give(size)
+    assert re.fullmatch(r"\d[\d.]{0,5}[KMGT]?B", text) or size >= 10**15
+    assert size <= parse_bytes(text) <= size * 1.01
+
+
+def test_sizes_to_give() -> None:
+    assert [size_to_give(size) for size in (1, 999, 1000, 1001, 79_872, 999_999)] == [
+        *("1B", "999B", "1.00KB", "1.01KB", "79.9KB", "1000KB")
+    ]

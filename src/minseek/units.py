@@ -48,6 +48,16 @@ def format_count(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else noun + 's'}"
 
 
+def size_to_give(size: int) -> str:
+    """Format the least size that a flag must be given, such as ``"79.9KB"``: of three digits, and never too small."""
+    for power, unit in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "KB")):
+        if size >= 1000**power:
+            step = max(1, 10 ** (len(str(size)) - 3))
+            digits = Fraction(-(-size // step) * step, 1000**power)
+            return f"{float(digits):.{max(0, 3 - len(str(int(digits))))}f}{unit}"
+    return f"{size}B"
+
+
 def format_bytes(size: int) -> str:
     """Format a size in decimal units with three digits, such as ``"16.1 MB"``."""
     value, unit = float(size), "B"

@@ -27,6 +27,7 @@ from minseek.engine.plan import DEFAULT_POLICY
 from minseek.models import FORMATS, VERIFIED, alias_file
 from minseek.models import device as device_module
 from minseek.models.device import DeviceChoice
+from minseek.units import parse_bytes
 from tests.helpers.markdown import load_script
 from tests.helpers.tiny_models import save
 
@@ -195,9 +196,10 @@ def test_a_full_kv_budget_still_answers_and_is_never_exceeded(ask: Ask, strategy
     args = ("--json", "--strategy", strategy, "--seed", "0", "--min-thought-tokens", "12", "--kv-budget")
     refused = ask(*args, "10KB")
     assert refused.code == 2
-    enough = int(refused.err.split("give ")[1].split("B or")[0])  # for thoughts of the least length, but no longer ones
-    assert ask(*args, str(enough - 1)).code == 2
-    ran = ask(*args, str(enough + 5))
+    said = refused.err.split("give ")[1].split(" or more")[0]
+    enough = parse_bytes(said)  # for thoughts of the least length, but no longer ones
+    assert ask(*args, str(enough - enough // 100 - 1)).code == 2
+    ran = ask(*args, said)
     report = json.loads(ran.out)
     assert ran.code == 0
     assert report["answer"]
@@ -366,7 +368,7 @@ def assert_refused(ran: SimpleNamespace, *values: str) -> None:
         ("--min-p=1.5", "1.5"),
         ("--seed=-1", "-1"),
         ("--seed=9223372036854775808", "9223372036854775808"),
-        ("--kv-budget=1KB", "1,000 bytes"),
+        ("--kv-budget=1KB", "1.00 KB holds"),
         ("--kv-budget=0", "0"),
         ("--kv-budget=-5", "'-5'"),
         ("--kv-budget=12_parsecs", "'12_parsecs'"),

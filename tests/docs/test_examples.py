@@ -32,6 +32,16 @@ def test_the_script_runs(script: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    assert not list(tmp_path.iterdir()), "it leaves files in the current directory"
+
+
+@pytest.mark.slow
+def test_the_silhouettes_are_drawn_where_a_path_is_given(tmp_path: Path) -> None:
+    environment, script = os.environ | {"PYTHONPATH": str(ROOT / "src")}, ROOT / "examples" / "kmeans_certificate.py"
+    command = [sys.executable, str(script), "a.svg"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "Iris" in (tmp_path / "a.svg").read_text()
 
 
 def test_six_scripts_are_listed_on_their_page() -> None:

@@ -13,7 +13,7 @@ from minseek.reasoning.limits import Limits
 from minseek.reasoning.options import RunOptions
 from minseek.reasoning.run_memory import RunMemory
 from minseek.reasoning.strategy import Strategy
-from minseek.units import format_bytes, parse_bytes
+from minseek.units import format_bytes, parse_bytes, size_to_give
 
 _SPARE_TOKENS = 64  # allocated beyond the most that a run can come to hold: a tag may lie in the cache for a moment
 MIN_TOKENS = 16  # of thinking, and of the answer, for which every run must have space
@@ -112,8 +112,9 @@ class RunPlan:
                 f"a slot holds {slot_tokens} tokens, and prompt, thinking and answer need at least {needed}: "
                 "shorten the prompt, or give larger slots"
                 if slot_tokens == affordable
-                else f"the KV budget of {budget:,} bytes holds {affordable} tokens of {token_bytes:,} bytes, and "
-                f"prompt, thinking and answer need at least {needed}: give {needed * token_bytes}B or more"
+                else f"the KV budget of {format_bytes(budget)} holds {affordable} tokens of "
+                f"{format_bytes(token_bytes)}, and prompt, thinking and answer need at least {needed}: "
+                f"give {size_to_give(needed * token_bytes)} or more"
             )
             raise DoesNotFitError(message, **sizes)
         process = RunMemory.measure(model, prompt, token_bytes) if slot_tokens is None else None

@@ -79,8 +79,8 @@ def _divide(
     if tokens < min(_MIN_TOKENS, context):
         given = f"the KV budget of {format_bytes(budget)}" if budget is not None and slot_tokens is None else "that"
         raise InputError(
-            f"a slot needs {_MIN_TOKENS} tokens of {token_bytes:,} bytes at least, and {given} gives it {tokens}: "
-            "give a larger budget, fewer slots, or longer ones"
+            f"a slot needs {_MIN_TOKENS} tokens of {format_bytes(token_bytes)} at least, and {given} gives it {tokens}:"
+            " give a larger budget, fewer slots, or longer ones"
         )
     sequences = slots or (_MIN_SLOTS if budget is None else _MAX_SLOTS)
     available = memory_bytes(model.placement.device)
