@@ -28,7 +28,7 @@ def evaluate(name: str, count: int, seed: int) -> dict[str, object]:
         problems = list(tasks("test", count, seed, difficulty))
         done = minseek.generate(
             model,
-            [render_prompt(model.tokenizer, task["prompt"]) for task in problems],
+            [render_prompt(model.tokenizer, task["question"]) for task in problems],
             policy=None,
             max_new_tokens=400,
             sampling=[minseek.Sampling(temperature=0.6, top_p=0.95, seed=seed + i) for i in range(count)],

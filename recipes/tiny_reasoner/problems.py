@@ -38,7 +38,7 @@ def tasks(split: str, count: int, seed: int, difficulty: int | None = None) -> I
         kind, problem = draw(rng, test=split == "test", kind=list(KINDS)[len(seen) % len(KINDS)], difficulty=difficulty)
         if problem.prompt not in seen:
             seen.add(problem.prompt)
-            yield {"id": f"{split}-{len(seen)}", "prompt": problem.prompt, "answer": problem.answer, "kind": kind}
+            yield {"id": f"{split}-{len(seen)}", "question": problem.prompt, "answer": problem.answer, "kind": kind}
 
 
 def main() -> None:

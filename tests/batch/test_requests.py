@@ -105,6 +105,14 @@ def test_fields_that_ask_for_nothing_are_no_reason_to_refuse(neutral: dict[str, 
     assert (request.thinks, request.sequences, request.body.num_logprobs) == (False, 1, None)
 
 
+def test_a_question_is_a_chat_of_one_message_with_or_without_thinking() -> None:
+    for fields in ({}, {"reasoning_effort": "low"}):
+        asked = accepted({"id": 1, "question": "Why?", **fields})
+        sent = accepted({"id": 1, "messages": [{"role": "user", "content": "Why?"}], **fields})
+        assert asked.body == sent.body
+        assert (asked.text_field, sent.text_field) == ("question", None)
+
+
 @pytest.mark.parametrize("model", ["tiny", "tiny.gguf", "folder/tiny.gguf", "somebody/tiny"])
 def test_the_model_may_be_named(model: str) -> None:
     accepted({**PLAIN_LINE, "model": model})
@@ -152,6 +160,10 @@ def test_the_model_may_be_named(model: str) -> None:
         ({**PLAIN_LINE, "thinking": 3}, "a", "thinking", "not 3"),
         ({"id": "a", "messages": []}, "a", "messages", "at least 1 item"),
         ({"id": "a", "messages": "x"}, "a", "messages", "'x'"),
+        ({**PLAIN_LINE, "question": "x"}, "a", "question", "a prompt or question, not both"),
+        ({"id": "a", "question": "x", "messages": USER}, "a", "messages", "a question or messages, not both"),
+        ({"id": "a", "question": 5}, "a", "question", "a question must be a text, not 5"),
+        ({"id": "a", "question": " "}, "a", "question", "the question is empty"),
         ({"id": "a", "messages": ["x"]}, "a", "messages[0]", "messages[0] must"),
         ({"id": "a", "messages": [{"role": "tool", "content": "x"}]}, "a", "messages[0].role", "'tool'"),
         ({"id": "a", "messages": [{"role": "user"}]}, "a", "messages[0].content", "is missing"),

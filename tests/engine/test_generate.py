@@ -315,6 +315,32 @@ def test_a_model_of_a_short_context_needs_no_plan(context: int, tmp_path: Path) 
     assert len(out.tokens) == 4
 
 
+# Conversations
+
+
+def test_a_conversation_is_put_into_the_template_and_a_text_is_not(tiny: minseek.Model) -> None:
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    rendered = tiny.tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=True, return_dict=False)
+    replied, raw, ids = minseek.generate(tiny, [talk, "Why?", rendered], max_new_tokens=12)
+    assert replied.tokens == ids.tokens
+    assert replied.stats.prompt_tokens == len(rendered) > raw.stats.prompt_tokens == len(tiny.encode("Why?"))
+    assert replied.text == tiny.decode(replied.tokens)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "error", "said"),
+    [
+        ([[{"role": "user", "content": " "}]], InputError, "prompt 0: the last message is empty"),
+        (["a", [{"role": "assistant", "content": "x"}]], InputError, "prompt 1: the last message must be the user's"),
+        ([[{"role": "user"}]], InputError, "prompt 0: the content of message 0 must be a text"),
+        ([{"role": "user", "content": "a"}], TypeError, "not one conversation: put it into a list"),
+    ],
+)
+def test_what_is_no_conversation_is_refused(tiny: minseek.Model, prompts: Any, error: type, said: str) -> None:
+    with pytest.raises(error, match=said):
+        minseek.generate(tiny, prompts)
+
+
 # The engine's own figures
 
 

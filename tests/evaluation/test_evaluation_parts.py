@@ -45,15 +45,15 @@ def record(strategy: str = "min-seek", task: str = "a", seed: int = 0, right: tu
 def test_tasks_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "tasks.jsonl"
     file.write_bytes(
-        b'\xef\xbb\xbf{"id": "a", "prompt": "1+1", "answer": "2"}\n\n'
+        b'\xef\xbb\xbf{"id": "a", "question": "1+1", "answer": "2"}\n\n'
         b'{"id": 7, "prompt": "2.5*2", "answer": 5, "kind": "product"}\r\n'
-        b'{"id": "c", "prompt": "Which?", "answer": "B", "choices": ["x", "y"]}'
+        b'{"id": "c", "question": "Which?", "answer": "B", "choices": ["x", "y"]}'
     )
     a, b, c = read_tasks(file)
     assert a == Task("a", "1+1", "2")
     assert (b.id, b.answer, b.kind) == ("7", "5", "product")
     assert c.choices == ("x", "y")
-    assert len({task.digest for task in (a, b, c, replace(a, answer="3"), replace(a, prompt="1 + 1"))}) == 5
+    assert len({task.digest for task in (a, b, c, replace(a, answer="3"), replace(a, question="1 + 1"))}) == 5
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_tasks_of_a_file(tmp_path: Path) -> None:
         ('{"id": 1, "prompt": "p"}', "line 2 of .* has no 'answer': every task needs one"),
         ('{"id": 1, "prompt": "p", "answer"', "line 2 of .* is not JSON"),
         ('["id"]', r"line 2 of .* must be an object .* not \[\"id\"\]"),
-        ('{"id": 1, "prompt": " ", "answer": "2"}', "'prompt' in line 2 of .* must be a text that is not empty"),
-        ('{"id": 1, "prompt": 3, "answer": "2"}', "'prompt' in line 2 of .* not 3"),
+        ('{"id": 1, "question": " ", "answer": "2"}', "'question' in line 2 of .* must be a text that is not empty"),
+        ('{"id": 1, "prompt": 3, "answer": "2"}', "'question' in line 2 of .* not 3"),
         ('{"id": 1, "prompt": "p", "answer": true}', "'answer' in line 2 of .* not true"),
         ('{"id": 1, "prompt": "p", "answer": "2", "solution": "x"}', "line 2 of .* has a field 'solution'"),
         ('{"id": 1, "prompt": "p", "answer": "C", "choices": ["x", "y"]}', "letter of one of 2 choices, not 'C'"),
@@ -145,7 +145,7 @@ def test_named_sets_become_tasks(fetched: list[tuple[Any, ...]]) -> None:
     assert tasks["mmlu-pro"] == Task("70", f"Which?\n\nA) p\nB) q\n\n{LETTER}", "B", "law", ("p", "q"))
     gpqa = tasks["gpqa-diamond"]
     assert gpqa.choices["ABCD".index(gpqa.answer)] == "argon"
-    assert f"{gpqa.answer}) argon\n" in gpqa.prompt
+    assert f"{gpqa.answer}) argon\n" in gpqa.question
     assert load_named("gpqa-diamond")[0] == gpqa  # the same order in every run
 
 

@@ -82,7 +82,7 @@ def test_every_point_is_a_run_of_its_own(
     assert len(records) == 3 * 2 * (1 + 1 + 1 + 1 + 4 + 4 + 4)
     ends = {point.ended_by for record in records for point in record.points}
     assert ("kv-budget" in ends) == tight
-    prompts, variants = {task.id: task.prompt for task in TASKS}, {v.name: v for v in parse_strategies(SPELLED)}
+    prompts, variants = {task.id: task.question for task in TASKS}, {v.name: v for v in parse_strategies(SPELLED)}
     reached = set()
     for record in records:
         for point in record.points:
@@ -139,7 +139,7 @@ def test_a_cache_grows_beyond_the_context_only_where_it_may(tiny: minseek.Model,
         assert tiny.max_positions < last.kv_tokens_peak <= cache_tokens
         alone = minseek.reason(
             tiny,
-            next(task.prompt for task in TASKS if task.id == record.task),
+            next(task.question for task in TASKS if task.id == record.task),
             strategy=minseek.BudgetForcing(100),
             sampling=minseek.Sampling(seed=own_seed(record)),
             limits=replace(free.limits, kv_budget=cache_tokens * tiny.token_bytes()),
@@ -240,7 +240,7 @@ def test_evaluate_gives_the_cells_of_the_sweep_and_goes_on_with_a_file(
     assert summary.run.generated == sum(record.generated for record in seen)
     for record in summary.records:
         if record.strategy == "KeepOdd":
-            prompt = next(task.prompt for task in TASKS if task.id == record.task)
+            prompt = next(task.question for task in TASKS if task.id == record.task)
             sampling = minseek.Sampling(
                 seed=Trial(parse_strategies([KeepOdd()])[0], 2, (), *_task_seed(record)).sampling_seed
             )
@@ -305,7 +305,7 @@ def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 def task_file(tmp_path: Path) -> Path:
     file = tmp_path / "tasks.jsonl"
     # words are compared without math-verify, which takes its time over what a random model writes
-    file.write_text("".join(json.dumps({"id": t.id, "prompt": t.prompt, "answer": "none"}) + "\n" for t in TASKS))
+    file.write_text("".join(json.dumps({"id": t.id, "question": t.question, "answer": "none"}) + "\n" for t in TASKS))
     return file
 
 

@@ -161,14 +161,14 @@ def test_a_slip_changes_the_step_it_is_in(seed: int) -> None:
 def test_the_splits_do_not_meet_and_tasks_do_not_repeat() -> None:
     held_out = list(tasks("test", 200, seed=3))
     trained = list(tasks("train", 200, seed=3))
-    assert all(is_held_out(task["prompt"]) for task in held_out)
-    assert not any(is_held_out(task["prompt"]) for task in trained)
-    assert len({task["prompt"] for task in held_out}) == 200
+    assert all(is_held_out(task["question"]) for task in held_out)
+    assert not any(is_held_out(task["question"]) for task in trained)
+    assert len({task["question"] for task in held_out}) == 200
     assert {task["kind"] for task in held_out} == set(KINDS)
 
 
 def test_tiny_is_the_model_for_its_problems_and_for_nothing_else() -> None:
-    assert all(fitting_alias(task["prompt"]) == "tiny" for task in tasks("train", 300, seed=1))
+    assert all(fitting_alias(task["question"]) == "tiny" for task in tasks("train", 300, seed=1))
     for question in ("How many days are in a week?", "Compute the area of a circle.", "Take a walk: why?", "x"):
         assert fitting_alias(question) == "smollm2"
 
@@ -267,11 +267,11 @@ def test_the_shipped_model_is_one_of_transformers() -> None:
     assert sum(file.stat().st_size for file in TINY.iterdir()) < 16_000_000
     assert plain.config.max_position_embeddings == model.max_positions == 512
     for task in tasks("test", 5, seed=9):
-        chat = [{"role": "user", "content": task["prompt"]}]
+        chat = [{"role": "user", "content": task["question"]}]
         ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=False)
         expected = plain.generate(ids, max_new_tokens=80, do_sample=False)[0, ids.shape[1] :].tolist()
         run = minseek.reason(
-            model, task["prompt"], strategy=minseek.Standard(), sampling=minseek.Sampling(temperature=0)
+            model, task["question"], strategy=minseek.Standard(), sampling=minseek.Sampling(temperature=0)
         )
         length = min(len(run.tokens), 80)
         assert run.tokens[:length] == expected[:length]

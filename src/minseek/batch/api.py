@@ -42,10 +42,11 @@ def run_file(
 ) -> BatchSummary:
     """Run a file of requests, as ``minseek batch`` does.
 
-    Each line of `requests` is a JSON object: ``{"id": …, "prompt": …}``, ``{"id": …, "messages": […]}``, or OpenAI's
-    batch format. A line is written to `results` as soon as its request has finished, also for requests that are
-    refused. A run that was stopped is resumed by calling it again: ids that `results` holds are skipped. Requests that
-    are compressed with gzip are read as such, and results whose name ends with ``.gz`` are compressed.
+    Each line of `requests` is a JSON object: ``{"id": …, "prompt": …}`` (a text to continue), ``{"id": …, "question":
+    …}``, ``{"id": …, "messages": […]}``, or OpenAI's batch format. A line is written to `results` as soon as its
+    request has finished, also for requests that are refused. A run that was stopped is resumed by calling it again: ids
+    that `results` holds are skipped. Requests that are compressed with gzip are read as such, and results whose name
+    ends with ``.gz`` are compressed.
 
     Parameters
     ----------

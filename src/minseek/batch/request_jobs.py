@@ -205,8 +205,8 @@ def make_jobs(model: Model, plan: BatchPlan, request: Request) -> RequestRun | I
         return RequestRun(request, jobs)
     except InputError as error:
         param, code = getattr(error, "param", None), getattr(error, "code", "invalid_value")
-        if param == "messages" and request.is_question:
-            param = "prompt"
+        if param == "messages" and request.text_field is not None:
+            param = request.text_field
         return request.reject(str(error), param=param, code=code)
 
 

@@ -56,10 +56,10 @@ class Request:
         Its ``id``, or its ``custom_id`` in OpenAI's form.
     form : {"plain", "openai"}
     body : ChatRequest or CompletionRequest
-        Body as the server reads it; a plain prompt with thinking fields is a chat of one message.
+        Body as the server reads it; a question, or a plain prompt with thinking fields, is a chat of one message.
     defaults : RequestDefaults
-    is_question : bool
-        True for a chat whose only message was given as a plain prompt.
+    text_field : str or None
+        Field that gave the only message of a chat: "question", or "prompt" with thinking fields.
     """
 
     line: int
@@ -67,7 +67,7 @@ class Request:
     form: Form
     body: ChatRequest | CompletionRequest
     defaults: RequestDefaults
-    is_question: bool = False
+    text_field: str | None = None
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -145,8 +145,10 @@ def parse_line(raw: bytes, line: int, defaults: RequestDefaults) -> Request | In
                 code="unsupported_parameter",
             )
         check_model_name(body.model, defaults.model)
-        is_question = isinstance(body, ChatRequest) and "prompt" in fields
-        return Request(line, name, "openai" if openai else "plain", body, defaults, is_question)
+        text_field = None
+        if isinstance(body, ChatRequest):
+            text_field = next((field for field in ("question", "prompt") if field in fields), None)
+        return Request(line, name, "openai" if openai else "plain", body, defaults, text_field)
     except FieldError as error:
         return InvalidRequest(line, name, str(error), error.param, error.code, openai)
     except RecursionError:
@@ -175,24 +177,29 @@ def _parse_openai(fields: Mapping[str, Any]) -> ChatRequest | CompletionRequest:
 
 def _parse_plain(fields: Mapping[str, Any]) -> ChatRequest | CompletionRequest:
     body = {name: value for name, value in fields.items() if name != "id"}
-    if "messages" in body:
-        if "prompt" in body:
-            raise FieldError("a request has a prompt or messages, not both: leave one out", param="messages")
+    given = [name for name in ("prompt", "question", "messages") if name in body]
+    if len(given) > 1:
+        a, b = given[:2]
+        raise FieldError(f"a request has a {a} or {b}, not both: leave one out", param=b)
+    if given == ["messages"]:
         return parse_body(ChatRequest, body)
-    prompt = require(body, "prompt", "it is the text to continue; or give messages")
+    if given == ["question"]:
+        return _parse_question("question", body.pop("question"), body)
+    prompt = require(body, "prompt", "it is the text to continue; or give a question or messages")
     if any(name in body for name in THINKING_FIELDS):
-        return _parse_question(prompt, {name: value for name, value in body.items() if name != "prompt"})
+        return _parse_question("prompt", prompt, {name: value for name, value in body.items() if name != "prompt"})
     return parse_body(CompletionRequest, body)
 
 
-def _parse_question(prompt: Any, rest: Mapping[str, Any]) -> ChatRequest:
-    """Read a prompt with thinking fields: a chat whose only message is the prompt."""
-    if not isinstance(prompt, str):
-        raise FieldError(f"a prompt with thinking must be a text, not {preview(prompt)}", param="prompt")
+def _parse_question(field: str, text: Any, rest: Mapping[str, Any]) -> ChatRequest:
+    """Read a question, or a prompt with thinking fields: a chat whose only message is that text."""
+    if not isinstance(text, str):
+        kind = "a question" if field == "question" else "a prompt with thinking"
+        raise FieldError(f"{kind} must be a text, not {preview(text)}", param=field)
     try:
-        return parse_body(ChatRequest, {**rest, "messages": [{"role": "user", "content": prompt}]})
+        return parse_body(ChatRequest, {**rest, "messages": [{"role": "user", "content": text}]})
     except FieldError as error:
         if not (error.param or "").startswith("messages[0]"):
             raise
-        message = str(error).replace("messages[0].content", "prompt").replace("the last message", "the prompt")
-        raise FieldError(message, param="prompt", code=error.code) from None
+        message = str(error).replace("messages[0].content", field).replace("the last message", f"the {field}")
+        raise FieldError(message, param=field, code=error.code) from None

@@ -43,7 +43,7 @@ class BatchCommand:
         parser.add_argument(
             "input",
             metavar="IN.jsonl",
-            help='one request a line: {"id": …, "prompt": …}, or OpenAI\'s batch format, also compressed with gzip; '
+            help='one request a line: {"id": …, "prompt" or "question": …}, or OpenAI\'s batch format, also gzipped; '
             "'-' is standard input",
         )
         parser.add_argument(

@@ -51,7 +51,7 @@ class EvalCommand:
         parser.add_argument(
             "tasks",
             metavar="TASKS.jsonl|NAME",
-            help='{"id": …, "prompt": …, "answer": …} a line, or aime-2024, amc, gpqa-diamond, math-500, mmlu-pro',
+            help='{"id": …, "question": …, "answer": …} a line, or aime-2024, amc, gpqa-diamond, math-500, mmlu-pro',
         )
         add_model_flags(parser)
         parser.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from operator import index
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 from minseek.cache.policies import Policy, make_policy
 from minseek.decode import Sampling, check_stop
@@ -15,7 +15,8 @@ from minseek.engine.memory_fit import check_plan
 from minseek.engine.plan import DEFAULT_POLICY
 from minseek.engine.plan import plan as make_plan
 from minseek.errors import InputError, check_int, check_type
-from minseek.models import Model, check_model
+from minseek.models import Model, as_messages, check_model, render_messages
+from minseek.models.chat.encoding import encode_rendered
 
 
 @runtime_checkable
@@ -28,11 +29,13 @@ class HasToList(Protocol):
 
 Tokens = Sequence[int] | HasToList
 """Token ids, [T]."""
+Conversation = Sequence[Mapping[str, str]]
+"""Messages with a role and a content."""
 
 
 def generate(
     model: Model,
-    prompts: Sequence[str | Tokens] | HasToList,
+    prompts: Sequence[str | Tokens | Conversation] | HasToList,
     *,
     plan: BatchPlan | None = None,
     policy: str | Policy | None = "default",
@@ -43,15 +46,17 @@ def generate(
     add_special_tokens: bool = True,
     memory: int | str | None = None,
 ) -> list[Completion]:
-    """Continue many prompts.
+    """Continue many texts as they are, without a chat template, or reply to many conversations through it.
 
     Parameters
     ----------
     model : Model
         From `minseek.load`.
-    prompts : sequence of str or of token ids, array or tensor
-        Texts to continue; no chat template is applied. Token ids are a sequence, an array or a tensor of integers, [T];
-        an array or a tensor, [B, T], is B prompts of equal length.
+    prompts : sequence of str, of token ids or of conversations, array or tensor
+        Texts to continue, which no chat template is put around; or conversations to reply to: messages with a ``role``
+        and a ``content``, the last one the user's, which the model's template is put around. A reply holds the model's
+        own thinking, if it writes any, with its tags (`minseek.reason` tells them apart). Token ids are a sequence, an
+        array or a tensor of integers, [T]; an array or a tensor, [B, T], is B prompts of equal length.
     plan : BatchPlan, optional
         From `minseek.plan`. The default holds every prompt without eviction.
     policy : str, Policy or None, optional
@@ -66,7 +71,8 @@ def generate(
         Go on after an eos token (for measurements).
     add_special_tokens : bool
         Put the special tokens before each text that the tokenizer puts there, such as a BOS token; False for texts that
-        begin with them, or are to have none. Token ids are taken as they are.
+        begin with them, or are to have none. Token ids are taken as they are, and so are conversations, whose template
+        writes the special tokens.
     memory : int or str, optional
         Bytes that the whole process may take, as for `minseek.plan`; a given plan that takes more is refused.
 
@@ -78,8 +84,8 @@ def generate(
     Raises
     ------
     InputError
-        Before anything runs, if a prompt is empty, or does not fit and nothing may be evicted from it, or the memory
-        does not hold the plan.
+        Before anything runs, if a prompt is empty or no conversation, or does not fit and nothing may be evicted, or
+        the memory does not hold the plan.
     TypeError
         If `model` was not loaded, or an argument is of a wrong type.
     """
@@ -88,8 +94,10 @@ def generate(
         raise TypeError("prompts must be a sequence of texts, not one text: put it into a list")
     if isinstance(prompts, Mapping):
         raise TypeError("prompts must be a sequence, not a mapping: give its input_ids, without padding")
-    given: Sequence[str | Tokens] = prompts.tolist() if isinstance(prompts, HasToList) else prompts
-    check_type("prompts must be a sequence of texts or of token ids", given, Collection)
+    given: Sequence[str | Tokens | Conversation] = prompts.tolist() if isinstance(prompts, HasToList) else prompts
+    check_type("prompts must be a sequence of texts, of token ids or of conversations", given, Collection)
+    if given and all(isinstance(prompt, Mapping) for prompt in given):
+        raise TypeError("prompts must be a sequence of conversations, not one conversation: put it into a list")
     if plan is not None:
         check_type("plan must be what minseek.plan returns", plan, BatchPlan, ": call minseek.plan first")
     check_int("max_new_tokens", max_new_tokens)
@@ -131,24 +139,35 @@ def generate(
             stop=stop,
             evicts=plan.policy is not None,
             ignore_eos=ignore_eos,
-            is_continuation=True,
+            is_continuation=not _is_conversation(prompt),
         )
-        for tokens, own in zip(encoded, samplings, strict=True)
+        for prompt, tokens, own in zip(given, encoded, samplings, strict=True)
     ]
     for _ in Engine(model, plan).run(jobs):
         pass
     return [job.completion() for job in jobs]
 
 
-def _encode(model: Model, number: int, prompt: str | Tokens, add_special_tokens: bool) -> list[int]:
+def _is_conversation(prompt: str | Tokens | Conversation) -> TypeGuard[Conversation]:
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+
+
+def _encode(model: Model, number: int, prompt: str | Tokens | Conversation, add_special_tokens: bool) -> list[int]:
     """Return the tokens of a prompt."""
-    if isinstance(prompt, str):
+    if _is_conversation(prompt):
+        try:
+            text = render_messages(model.tokenizer, as_messages(prompt))
+        except InputError as error:
+            raise InputError(f"prompt {number}: {error}") from None
+        tokens = encode_rendered(model.tokenizer, text)
+    elif isinstance(prompt, str):
         tokens = model.encode_prompt(prompt, add_special_tokens=add_special_tokens)
     else:
         try:
-            tokens = _as_ids(prompt)
+            tokens = _as_ids(cast(Tokens, prompt))
         except TypeError:
-            raise TypeError(f"prompt {number} must be a text or a sequence of token ids, not {prompt!r:.80}") from None
+            kinds = "a text, a sequence of token ids or a conversation"
+            raise TypeError(f"prompt {number} must be {kinds}, not {prompt!r:.80}") from None
     if not tokens:
         raise InputError(f"prompt {number} is empty: there is nothing to continue")
     model.check_token_ids(tokens, f" of prompt {number}")

@@ -191,7 +191,7 @@ def _check_seeds(seeds: Sequence[int]) -> Sequence[int]:
 
 def _check_longest_prompt(model: Model, plan: BatchPlan, settings: EvalSettings, trials: Sequence[Trial]) -> None:
     """Refuse tasks that do not fit before any has run: try the longest prompt with every strategy."""
-    longest = max((trial.task for trial in trials), key=lambda task: len(task.prompt))
+    longest = max((trial.task for trial in trials), key=lambda task: len(task.question))
     for trial in trials:
         if trial.task is longest:
             TrialJob(model, trial, settings, plan)

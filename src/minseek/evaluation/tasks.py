@@ -11,7 +11,8 @@ from typing import Any
 
 from minseek.errors import InputError, is_instance
 
-_FIELDS = ("id", "prompt", "answer", "kind", "choices")
+_FIELDS = ("id", "question", "answer", "kind", "choices")
+_EARLIER = {"prompt": "question"}  # names of fields in older files
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Task:
     Attributes
     ----------
     id : str
-    prompt : str
-        The user's question, choices included.
+    question : str
+        The user's question, choices included; the model's chat template is put around it.
     answer : str
         The expected answer; of a question with choices the letter of the right one.
     kind : str or None
@@ -32,20 +33,20 @@ class Task:
     """
 
     id: str
-    prompt: str
+    question: str
     answer: str
     kind: str | None = None
     choices: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Hash of prompt, answer and choices, which tells tasks with the same id apart."""
-        parts = json.dumps([self.prompt, self.answer, self.choices])
+        """Hash of question, answer and choices, which tells tasks with the same id apart."""
+        parts = json.dumps([self.question, self.answer, self.choices])
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def read_tasks(path: Path) -> list[Task]:
-    """Read tasks from a file of JSON lines, ``{"id", "prompt", "answer"}`` with or without ``kind`` and ``choices``.
+    """Read tasks from a file of JSON lines, ``{"id", "question", "answer"}`` with or without ``kind`` and ``choices``.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def check_tasks(tasks: Iterable[Task], name: str) -> list[Task]:
             raise InputError(f"two tasks of {name} have the id {task.id!r}: give each its own")
         seen[task.id] = task
     if not seen:
-        raise InputError(f'{name} holds no task: write one {{"id": …, "prompt": …, "answer": …}} a line into it')
+        raise InputError(f'{name} holds no task: write one {{"id": …, "question": …, "answer": …}} a line into it')
     return list(seen.values())
 
 
@@ -78,11 +79,12 @@ def _task(line: bytes, where: str) -> Task:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise InputError(f'{where} must be an object {{"id": …, "prompt": …, "answer": …}}, not {line.decode()[:60]}')
+        raise InputError(f'{where} must be an object {{"id": …, "question": …, "answer": …}}, not {line.decode()[:60]}')
+    fields = {_EARLIER.get(name, name): value for name, value in fields.items()}
     unknown = next((name for name in fields if name not in _FIELDS), None)
     if unknown is not None:
         raise InputError(f"{where} has a field {unknown!r}: a task has {', '.join(_FIELDS)} and no other")
-    for name in ("id", "prompt", "answer"):
+    for name in ("id", "question", "answer"):
         if name not in fields:
             raise InputError(f"{where} has no {name!r}: every task needs one")
     choices = fields.get("choices") or []
@@ -90,7 +92,7 @@ def _task(line: bytes, where: str) -> Task:
         raise InputError(f"choices in {where} must be a list of texts, not {json.dumps(choices)[:60]}")
     task = Task(
         id=_text(fields["id"], "id", where),
-        prompt=_text(fields["prompt"], "prompt", where),
+        question=_text(fields["question"], "question", where),
         answer=_text(fields["answer"], "answer", where),
         kind=None if fields.get("kind") is None else _text(fields["kind"], "kind", where),
         choices=tuple(choices),
@@ -109,7 +111,7 @@ def letters(count: int) -> tuple[str, ...]:
 
 def _text(value: Any, name: str, where: str) -> str:
     """A field that must be a text; numbers, common as ids and answers, are written out."""
-    if is_instance(value, (int, float)) and name != "prompt":
+    if is_instance(value, (int, float)) and name != "question":
         return json.dumps(value)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{name!r} in {where} must be a text that is not empty, not {json.dumps(value)[:60]}")

@@ -42,7 +42,7 @@ class TrialJob:
         self._after = frozenset(n for n in trial.points if n is not None and n != trial.thoughts)
         self._job = ThinkingJob(
             model,
-            trial.task.prompt,
+            trial.task.question,
             RunOptions(
                 strategy=trial.variant.strategy(trial.thoughts),
                 sampling=replace(settings.sampling, seed=trial.sampling_seed),
