@@ -170,7 +170,20 @@ def test_efforts_induce_thoughts_as_the_models_evidence_recommends(effort: Any, 
     answers = 1 + (strategy.thoughts if strategy != Standard() else 0)
     assert (limits.thinking_budget or 0) + answers * limits.max_answer_tokens(total) <= total
     assert limits.max_answer_tokens(limits.max_thinking_tokens or 0) >= 1
-    assert parse_thinking(ChatRequest(**body(), thinking={"thoughts": 3}), defaults)[0] == MinSeek(3)
+
+
+@pytest.mark.parametrize(
+    ("options", "strategy"),
+    [
+        ({"thoughts": 3}, FreshThoughts(3)),
+        ({"stop_when_stable": 2}, FreshThoughts(10, stop_when_stable=2)),
+        ({"thoughts": 3, "rule": "latest"}, MinSeek(3, rule="latest")),  # an option that only Min-Seek has
+        ({"strategy": "min-seek"}, MinSeek()),
+    ],
+)
+def test_options_without_a_name_change_the_models_default(options: dict[str, Any], strategy: Any) -> None:
+    defaults = ThinkingDefaults(EFFORTS["low"], slot_tokens=512, max_tokens=4000, strategy=FreshThoughts(10))
+    assert parse_thinking(ChatRequest(**body(), thinking=options), defaults)[0] == strategy
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from minseek.cli.startup import import_torch
 from minseek.cli.view import ReasoningView
 from minseek.errors import InputError
 from minseek.evaluation.variants import parse_strategy
-from minseek.reasoning.strategies import OPTIONS, RULES, STRATEGIES, MinSeek, canonical_rule, check_keep
+from minseek.reasoning.strategies import OPTIONS, RULES, STRATEGIES, MinSeek, canonical_rule, check_keep, with_options
 from minseek.reasoning.strategy import ANSWER_FORMS
 from minseek.reasoning.strategy_text import parse_strategy_text
 
@@ -218,16 +218,16 @@ def make_strategy(args: argparse.Namespace, default: Strategy) -> Strategy | Non
     options = _given(args, *OPTIONS)
     if args.strategy is None and not options and args.induce is None:
         return None
-    if args.strategy is not None:
-        default = parse_strategy(args.strategy).base
-    elif not {"thoughts", *options} <= set(default.options()):
-        default = MinSeek()
     if "thoughts" in options:
         try:
             options["thoughts"] = None if args.thoughts == "unbounded" else int(args.thoughts)
         except ValueError:
             raise InputError(f"--thoughts takes a number or 'unbounded', not {args.thoughts!r}") from None
-    made = replace(default, **options)
+    made = (
+        with_options(default, options)
+        if args.strategy is None
+        else replace(parse_strategy(args.strategy).base, **options)
+    )
     check_keep(made, made.thoughts, "--keep", "--thoughts")
     return made
 

@@ -10,7 +10,7 @@ from minseek.errors import InputError, is_instance
 from minseek.protocol.efforts import EFFORTS, Effort, EffortName, efforts_with
 from minseek.protocol.fields import FieldError, parse_same, preview
 from minseek.reasoning.limits import Limits
-from minseek.reasoning.strategies import OPTIONS, STRATEGIES, MinSeek, check_keep
+from minseek.reasoning.strategies import OPTIONS, STRATEGIES, MinSeek, check_keep, with_options
 from minseek.reasoning.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -46,20 +46,22 @@ class ThinkingDefaults:
     strategy: Strategy = field(default_factory=MinSeek)
 
 
-def parse_strategy(options: Mapping[str, Any]) -> Strategy:
+def parse_strategy(options: Mapping[str, Any], default: Strategy | None = None) -> Strategy:
     """Build the strategy that the options of ``thinking`` describe.
 
     Parameters
     ----------
     options : mapping
-        ``strategy`` ("min-seek" by default) and its options.
+        ``strategy`` and its options.
+    default : Strategy, optional
+        The strategy that options without a name change, if it has them; else they are those of "min-seek".
 
     Raises
     ------
     FieldError
         If an option is wrong, or has no effect on that strategy.
     """
-    name = options.get("strategy", "min-seek")
+    name = options.get("strategy", MinSeek.name)
     if not isinstance(name, str) or name not in STRATEGIES:
         raise FieldError(
             f"thinking.strategy must be one of {', '.join(STRATEGIES)}, not {preview(name)}", param="thinking.strategy"
@@ -78,7 +80,10 @@ def parse_strategy(options: Mapping[str, Any]) -> Strategy:
             f"thinking.thoughts must be a number or 'unbounded', not {preview(thoughts)}", param="thinking.thoughts"
         )
     try:
-        strategy = STRATEGIES[name](**given)
+        if default is not None and "strategy" not in options:
+            strategy = with_options(default, given)
+        else:
+            strategy = STRATEGIES[name](**given)
     except TypeError as error:
         field = str(error).partition(" ")[0]
         if field not in given:
@@ -103,7 +108,7 @@ def parse_thinking(body: ChatRequest, defaults: ThinkingDefaults) -> tuple[Strat
     FieldError
         If two fields contradict each other, or one has no effect.
     """
-    options, budget, effort = parse_effort(body)
+    options, budget, effort = parse_effort(body, defaults.strategy)
     if effort is None:
         effort = defaults.effort
         if effort.slot_share == 0 and (budget or options.get("type") == "enabled"):
@@ -125,7 +130,9 @@ def _effort_within(total: int, name: EffortName, default: Strategy) -> Effort:
     return replace(effort, strategy=replace(strategy, thoughts=min(strategy.thoughts, max(0, total // 2 - 1))))
 
 
-def parse_effort(body: ChatRequest) -> tuple[dict[str, Any], int | None, Effort | None]:
+def parse_effort(
+    body: ChatRequest, default: Strategy | None = None
+) -> tuple[dict[str, Any], int | None, Effort | None]:
     """Return the options of ``thinking``, the budget, and the requested effort or strategy, each if given.
 
     Raises
@@ -146,7 +153,7 @@ def parse_effort(body: ChatRequest) -> tuple[dict[str, Any], int | None, Effort 
             param="reasoning_effort",
         )
     if chosen:
-        return options, budget, Effort(parse_strategy(chosen))
+        return options, budget, Effort(parse_strategy(chosen, default))
     if off:
         return options, budget, EFFORTS["none"]
     return options, budget, EFFORTS[body.reasoning_effort] if body.reasoning_effort else None

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
         ThoughtStarted,
         ThoughtToken,
     )
+    from minseek.reasoning.fresh_thoughts import FreshThoughts
     from minseek.reasoning.limits import Limits
     from minseek.reasoning.options import RunOptions
     from minseek.reasoning.run_plan import RunPlan
-    from minseek.reasoning.strategies import BudgetForcing, FreshThoughts, MinSeek, Standard, register
+    from minseek.reasoning.strategies import BudgetForcing, MinSeek, Standard, register
     from minseek.reasoning.strategy import Decision, Strategy
 
 __getattr__, __dir__ = lazy_names(
@@ -37,10 +38,11 @@ __getattr__, __dir__ = lazy_names(
             *("AnswerToken", "Event", "Finished", "InterimAnswer", "Result", "Stats", "Thought"),
             *("ThoughtEnded", "ThoughtStarted", "ThoughtToken"),
         ),
+        "minseek.reasoning.fresh_thoughts": ("FreshThoughts",),
         "minseek.reasoning.limits": ("Limits",),
         "minseek.reasoning.options": ("RunOptions",),
         "minseek.reasoning.run_plan": ("RunPlan",),
-        "minseek.reasoning.strategies": ("BudgetForcing", "FreshThoughts", "MinSeek", "Standard", "register"),
+        "minseek.reasoning.strategies": ("BudgetForcing", "MinSeek", "Standard", "register"),
         "minseek.reasoning.strategy": ("Decision", "Strategy"),
     },
 )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 from minseek.errors import InputError, check_int
+from minseek.reasoning.fresh_thoughts import FreshThoughts
 from minseek.reasoning.strategy import ANSWER_FORMS, AnswerForm, Decision, Strategy
 
 if TYPE_CHECKING:
@@ -135,41 +136,6 @@ class MinSeek(Strategy):
         return f"{thought.logprob} a token" if self.rule == "most-likely" else f"{thought.length} tokens"
 
 
-@dataclass(frozen=True)
-class FreshThoughts(Strategy):
-    """Induce thoughts that do not see each other, and vote: the cache holds one induced thought at a time.
-
-    Ours, not the paper's. Each thought is induced after prompt and first thought alone, an answer follows it, and both
-    leave the cache. The most frequent answer is the result, the first thought's included, the earliest on a tie: the
-    vote of self-consistency (arXiv 2203.11171), among thoughts that share their first one instead of whole samples.
-    Thinking ends early once the thoughts left cannot change the vote. At temperature 0 all these thoughts are equal.
-
-    Parameters
-    ----------
-    thoughts : int or None
-        Most thoughts to induce; None for as many as the limits allow.
-    stop_when_stable
-        See `Strategy`.
-    """
-
-    keep: int | None = field(default=1, init=False, repr=False)
-    vote: bool = field(default=True, init=False, repr=False)
-
-    name: ClassVar[str] = "fresh"
-    independent: ClassVar[bool] = True
-
-    def decide(self, kept: Sequence[Thought], new: Thought, rng: random.Random) -> Decision:
-        """Keep it until the next one is induced, so that its answer can be written."""
-        if not new.finished:
-            return Decision(new, new.cut_off)
-        return Decision(None, "a vote of its own")
-
-    @property
-    def summary(self) -> str:
-        """Name, rule and number of thoughts in a few words."""
-        return super().summary.replace(", ", ", rule vote, ", 1)
-
-
 STRATEGIES: dict[str, type[Strategy]] = {kind.name: kind for kind in (MinSeek, FreshThoughts, BudgetForcing, Standard)}
 """The strategies by name."""
 OPTIONS: tuple[str, ...] = tuple(dict.fromkeys(name for kind in STRATEGIES.values() for name in kind.options()))
@@ -196,6 +162,19 @@ def register(kind: type[T]) -> type[T]:
         raise InputError(f"the name {kind.name!r} belongs to the strategy {owner.__name__}: take another")
     STRATEGIES[kind.name] = kind
     return kind
+
+
+def with_options(default: Strategy, options: Mapping[str, Any]) -> Strategy:
+    """A default strategy with these options, or Min-Seek with them if the default does not have them.
+
+    Raises
+    ------
+    InputError, TypeError
+        If a value is wrong.
+    """
+    if not {"thoughts", *options} <= set(default.options()):
+        default = MinSeek()
+    return replace(default, **options)
 
 
 def check_keep(strategy: Strategy, most_thoughts: int | None, keep: str = "keep", thoughts: str = "thoughts") -> None:
