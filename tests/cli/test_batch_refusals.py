@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ({"thinking": {"vote": "yes"}}, "thinking.vote", "'yes'"),
         ({"thinking": {"stop_when_stable": 1}}, "thinking.stop_when_stable", "not 1"),
         ({"thinking": {"stop_when_stable": 2}, "max_tokens": 10}, "thinking", "11 answers, one after each thought"),
-        ({"thinking": {"vote": True, "thoughts": "unbounded"}}, "thinking.thoughts", "a number of thoughts"),
+        ({"thinking": {"vote": True, "answer": "final-thought"}}, "thinking.answer", "give direct answers"),
         ({"thinking": {"budget_tokens": 30}, "reasoning_effort": "none"}, "reasoning_effort", "leave one out"),
         ({"thinking": {"min_thought_tokens": 9, "max_thought_tokens": 8}}, "thinking", "9 and 8"),
         ({"thinking": {}, "prompt": "x" * 400}, "prompt", "and a slot holds 228, of which thinking and answer need"),

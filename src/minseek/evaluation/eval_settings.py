@@ -13,7 +13,7 @@ from minseek.models import Model
 from minseek.reasoning.limits import Limits
 from minseek.units import format_bytes, parse_bytes
 
-_NO_SETTINGS = ("kv_budget", "loop_detection")  # limits that no trial depends on
+_NO_SETTINGS = ("kv_budget", "loop_detection", "answers_in_total")  # limits that no trial depends on
 
 
 @dataclass(frozen=True)

@@ -181,25 +181,21 @@ def _turned_off_by(
     return off
 
 
-def _count_answers(options: Mapping[str, Any], strategy: Strategy) -> int:
-    """Number of answers that a run generates, including those that are only compared."""
+def _count_answers(options: Mapping[str, Any], strategy: Strategy) -> int | None:
+    """Number of answers that a run generates, including those that are only compared; None if it is open."""
     if not strategy.compares_answers:
         return 1
-    uses = [name for name in ("stop_when_stable", "vote") if options.get(name)] or [f"the strategy {strategy.name}"]
-    for name, value, right in (
-        ("thoughts", "unbounded" if strategy.thoughts is None else "", ""),
-        ("answer", strategy.answer, "direct"),
-    ):
-        if value != right:
-            raise FieldError(
-                f"thinking.{name} {preview(value)} is not supported together with {uses[0]}, whose answers "
-                "count as generated tokens: give a number of thoughts and direct answers",
-                param=f"thinking.{name}",
-            )
-    return (strategy.thoughts or 0) + 1
+    if strategy.answer != "direct":
+        uses = [name for name in ("stop_when_stable", "vote") if options.get(name)] or [f"the strategy {strategy.name}"]
+        raise FieldError(
+            f"thinking.answer {preview(strategy.answer)} is not supported together with {uses[0]}, whose answers count "
+            "as generated tokens: give direct answers",
+            param="thinking.answer",
+        )
+    return None if strategy.thoughts is None else strategy.thoughts + 1
 
 
-def _limits(options: Mapping[str, Any], budget: int | None, answers: int, total: int) -> Limits:
+def _limits(options: Mapping[str, Any], budget: int | None, answers: int | None, total: int) -> Limits:
     """Limits of a run whose thinking and answers together never exceed `total` tokens."""
     try:
         return Limits.from_total(

@@ -52,6 +52,8 @@ class Chain:
         Tokens of the prompt and the first thought.
     thinking_tokens : int
         Tokens of the thoughts that have ended, the removed rounds of loops included.
+    interim_tokens : int
+        Tokens of interim answers so far.
     peak : int
         Most tokens in the cache so far.
     over : bool
@@ -70,7 +72,7 @@ class Chain:
         self.tokens: list[int] = []
         self.sampled_tag: list[int] = []
         self.text_after_tag = ""
-        self.base = self.thinking_tokens = self.peak = 0
+        self.base = self.thinking_tokens = self.interim_tokens = self.peak = 0
         self.over = self.full = False
         self.ended_by = "thoughts"
 

@@ -37,6 +37,9 @@ class Limits:
         Hard: thinking and answer together take at most this many tokens (interim answers come on top). Of these,
         `answer_tokens`, but at most a quarter and 1,024, are reserved for the answer, which gets all that thinking
         leaves.
+    answers_in_total : bool
+        Interim answers count as well: thinking ends while the next answer of up to `answer_tokens` still fits into
+        `total_tokens`.
     loop_detection : bool
         End a thought or an answer that repeats itself: a cycle of up to 512 tokens, three times in a row or more, and
         for 128 tokens or more (384 if the cycle has fewer than 12 different ones); or nearly so, with one token of 16
@@ -52,6 +55,7 @@ class Limits:
     max_thought_tokens: int | None = None
     beyond_context: bool = False
     total_tokens: int | None = None
+    answers_in_total: bool = False
     loop_detection: bool = True
 
     def __post_init__(self) -> None:
@@ -68,7 +72,7 @@ class Limits:
                 f"min_thought_tokens must not be more than max_thought_tokens, "
                 f"not {self.min_thought_tokens} and {self.max_thought_tokens}"
             )
-        for name in ("beyond_context", "loop_detection"):
+        for name in ("beyond_context", "answers_in_total", "loop_detection"):
             check_type(f"{name} must be True or False", getattr(self, name), bool)
         if self.kv_budget is not None:
             parse_bytes(self.kv_budget)
@@ -80,15 +84,16 @@ class Limits:
         *,
         thinking_budget: int | None = None,
         answer_tokens: int | None = None,
-        answers: int = 1,
+        answers: int | None = 1,
         min_thought_tokens: int | None = None,
         max_thought_tokens: int | None = None,
         loop_detection: bool = True,
     ) -> Limits:
         """Divide the tokens that a request may generate between thinking and answers.
 
-        One answer follows the rule of `total_tokens`. Interim answers come on top of `total_tokens`, so with several
-        answers up to half of the tokens is reserved for all of them together.
+        One answer follows the rule of `total_tokens`. With several answers up to half of the tokens is reserved for all
+        of them together; an unknown number of them is counted as they are written, none longer than a quarter of all
+        tokens and 1,024.
 
         Parameters
         ----------
@@ -96,8 +101,8 @@ class Limits:
             Tokens that the run may generate, all answers included.
         thinking_budget, answer_tokens : int, optional
             Bounds that the request gives by itself.
-        answers : int
-            Answers that the run writes, those included that a strategy only compares.
+        answers : int or None
+            Answers that the run writes, those included that a strategy only compares; None if their number is open.
         min_thought_tokens, max_thought_tokens, loop_detection : optional
             Passed on.
 
@@ -107,7 +112,9 @@ class Limits:
             If the answers do not fit, or a number is too small.
         """
         answer = total_tokens if answer_tokens is None else min(answer_tokens, total_tokens)
-        if answers > 1:
+        if answers is None:
+            answer = min(answer, _ANSWER_RESERVE, max(1, total_tokens // 4))
+        elif answers > 1:
             reserved = min(answer, max(1, total_tokens // (2 * answers)))
             left = total_tokens - answers * reserved
             if left < 0:
@@ -122,6 +129,7 @@ class Limits:
             total_tokens=total_tokens,
             thinking_budget=thinking_budget,
             answer_tokens=answer,
+            answers_in_total=answers is None,
             min_thought_tokens=min_thought_tokens,
             max_thought_tokens=max_thought_tokens,
             loop_detection=loop_detection,

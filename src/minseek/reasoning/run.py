@@ -179,6 +179,7 @@ class Run:
         answer = yield from silent(self._conclude(fork, final=index != 0))
         chain.cut(length)
         self._interim.tokens += fork.thinking_tokens - chain.thinking_tokens + len(answer.tokens)
+        chain.interim_tokens = self._interim.tokens
         self._interim.add(answer)
         return self._as_interim(index, fork, answer)
 

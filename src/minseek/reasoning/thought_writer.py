@@ -45,6 +45,7 @@ class ThoughtWriter:
         self._independent = options.strategy.independent
         self._needs_logprob, self._logprobs = options.strategy.needs_logprob, options.logprobs
         self._budget = options.limits.max_thinking_tokens
+        self._next_answer = options.limits.answer_tokens if options.limits.answers_in_total else 0
         self._word = model.thinking.induce if options.induce is None else options.induce
         self._word_ids = model.encode_continuation(self._word)
         if not self._word_ids:
@@ -80,7 +81,7 @@ class ThoughtWriter:
             return False  # a thought that filled the cache and was dropped has freed its tokens
         if chain.thinking_tokens >= self._limits.max_tokens and not final:
             chain.ended_by = "max-tokens"
-        elif self._budget is not None and chain.thinking_tokens + count >= self._budget:
+        elif not self._has_budget(chain, count + self._next_answer):
             chain.ended_by = "thinking-budget"
         elif not chain.plan.allows_thinking(held + count + (0 if last.finished else MIN_TOKENS)):
             chain.ended_by = chain.plan.bound_by
@@ -153,12 +154,19 @@ class ThoughtWriter:
         stream = chain.text_stream()
         thought.text = opening + "".join(map(stream.push, thought.tokens)) + stream.flush()
 
+    def _has_budget(self, chain: Chain, tokens: int) -> bool:
+        """True if the budgets of tokens allow more after this many of an unfinished thought."""
+        thinking, budget, limits = chain.thinking_tokens + tokens, self._budget, self._limits
+        if budget is not None and limits.total_tokens is not None and limits.answers_in_total:
+            budget = min(budget, limits.total_tokens - limits.answer_tokens - chain.interim_tokens)
+        return budget is None or thinking < budget
+
     def _limit(self, chain: Chain, thought: Thought) -> Ending | None:
         """The limit that ends the thought now, if any."""
         limits = self._limits
         if limits.max_thought_tokens is not None and thought.length >= limits.max_thought_tokens:
             return "max-thought-tokens"
-        if self._budget is not None and chain.thinking_tokens + thought.length >= self._budget:
+        if not self._has_budget(chain, thought.length):
             return "thinking-budget"
         return None if chain.plan.allows_thinking(chain.length) else chain.plan.bound_by
 
