@@ -25,15 +25,16 @@ def chat_logprobs(model: Model, logprobs: Sequence[TokenLogprob]) -> list[ChatLo
 
 
 def _token(model: Model, token: int, logprob: float, text: str | None = None) -> TopLogprob:
-    """Format a token; `text` is what it completes in a response, and its bytes are its own within a character."""
+    """Format a token; `text` is what it completes in a response.
+
+    The bytes of a character that spans several tokens are divided among them, also if it is never completed.
+    """
     alone = _text(model, token)
-    own = token_bytes(model, token, alone)
     shown = alone if text is None else text
-    return TopLogprob(
-        token=shown,
-        logprob=max(_MIN_LOGPROB, logprob),
-        bytes=own if _INCOMPLETE in alone else list(shown.encode()),
-    )
+    # An incomplete character before the token is shown with it, and its bytes are those of earlier tokens.
+    complete = list(shown.replace(_INCOMPLETE, "").encode())
+    own = token_bytes(model, token, alone) if _INCOMPLETE in alone else complete
+    return TopLogprob(token=shown, logprob=max(_MIN_LOGPROB, logprob), bytes=own)
 
 
 def completion_logprobs(model: Model, logprobs: Sequence[TokenLogprob], offset: int = 0) -> CompletionLogprobs:

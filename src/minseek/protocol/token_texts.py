@@ -21,8 +21,8 @@ class TokenTexts:
     """Divides a released text among the tokens that it was decoded from.
 
     The released text is that of the tokens without the parts that a response leaves out: tags, white space around it,
-    a stop string. A token that lies in such a part has an empty text. Of a character that spans several tokens, the
-    last one has all bytes.
+    a stop string. A token that lies in such a part has an empty text. A character that
+    spans several tokens is the text of the last one.
     """
 
     def __init__(self) -> None:
