@@ -27,7 +27,7 @@ from minseek.engine.plan import DEFAULT_POLICY
 from minseek.models import FORMATS, VERIFIED, alias_file
 from minseek.models import device as device_module
 from minseek.models.device import DeviceChoice
-from minseek.units import parse_bytes
+from minseek.units import format_bytes, parse_bytes
 from tests.helpers.markdown import load_script
 from tests.helpers.tiny_models import save
 
@@ -254,6 +254,35 @@ def test_models_lists_names_architectures_formats_and_policies(command: Ask) -> 
     assert (ran.code, ran.err) == (0, "")
     for what in ("smollm2", *VERIFIED, *FORMATS, "[/THINK]", *POLICIES):
         assert what in ran.out
+
+
+def test_a_model_is_packed_and_answers(command: Ask, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "packed.gguf"
+    ran = command("quantize", "-m", str(tiny_folders["llama"]), "-o", str(file), "--weights", "q8_0")
+    assert (ran.code, ran.out) == (0, f"{file}: {format_bytes(file.stat().st_size)}\n")
+    assert "18 matrices in f16, 3 matrices in q8_0" in ran.err
+    again = command("quantize", "-m", str(tiny_folders["llama"]), "-o", str(file))
+    assert_refused(again, "packed.gguf exists: give another name, or overwrite it")
+    short = ("--max-thought-tokens", "5", "--answer-tokens", "5", "--strategy", "standard")
+    assert command("reason", "Why?", "-m", str(file), *short).code in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        (["-o", "m.bin"], "'m.bin' the ending .gguf"),
+        ([], "-o is missing"),
+        (["-o", "nonesuch/m.gguf"], "no directory nonesuch"),
+        (["-o", "m.gguf", "--weights", "q7"], "'q7'"),
+        (["-o", "m.gguf", "-m", "/nonesuch/model"], "/nonesuch/model"),
+    ],
+)
+def test_a_wrong_request_to_quantize_is_refused(
+    command: Ask, flags: list[str], value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(command("quantize", "-m", "tiny", *flags), value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_old_copies_are_listed_and_removed(command: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from tests.helpers.tiny_models import CLOSE, END, OPEN, TEMPLATES, make_referenc
 
 FORMATS_BY_ROW = {name: 256 if form.block_size == 256 else 64 for name, form in BLOCK_FORMATS.items()}
 """Format -> a width of rows that is a whole number of its blocks."""
+PIECES = {"▁": -1.0, "a": -2.0, "b": -2.5, "▁a": -0.5, "ab": -0.2, "▁ab": -0.7, "ba": -0.9, "aba": -0.1, "▁▁": -3.0}
+"""Pieces of a SentencePiece tokenizer and their scores."""
 _NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -129,6 +131,21 @@ def open_tiny(folder: Path, variant: str, name: str) -> tuple[Path, dict[str, np
     if variant == "llama":  # back from neighbors to halves of 16 dimensions
         q, k = (w.reshape(-1, 8, 2, columns).swapaxes(1, 2).reshape(w.shape) for w in (q, k))
     return file, {"q": q, "k": k, "down": dense["blk.1.ffn_down.weight"], "embedding": dense["token_embd.weight"]}
+
+
+def sentencepiece_file(file: Path, add: Callable[[GGUFWriter], object] = lambda writer: None) -> Path:
+    """A file with no model, and a small tokenizer of SentencePiece."""
+    writer = GGUFWriter(file, "llama")
+    add(writer)
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES, "<tool>"]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * 259 + list(PIECES.values()) + [0.0])
+    writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * len(PIECES), 4])
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    return close(writer, file)
 
 
 def neighbors(weight: np.ndarray[Any, Any], head_dim: int) -> np.ndarray[Any, Any]:

@@ -23,7 +23,7 @@ from minseek.models.loading.gguf.pre_tokenizers import KNOWN, pre_tokenizer
 from minseek.models.loading.gguf.tokenizer import build_tokenizer
 from minseek.models.loading.gguf.tokenizer_cache import tokenizer_of
 from minseek.quant import open_gguf
-from tests.helpers.gguf_files import close, write_model
+from tests.helpers.gguf_files import PIECES, close, sentencepiece_file, write_model
 from tests.helpers.odd_text import ODD_LINES, ODD_PAGE
 
 TEXT = st.text(
@@ -76,22 +76,6 @@ def test_numbers_are_divided_as_the_model_was_trained(name: str, pieces: list[st
 
 
 # SentencePiece
-
-PIECES = {"▁": -1.0, "a": -2.0, "b": -2.5, "▁a": -0.5, "ab": -0.2, "▁ab": -0.7, "ba": -0.9, "aba": -0.1, "▁▁": -3.0}
-
-
-def sentencepiece_file(file: Path, add: Callable[[GGUFWriter], object] = lambda writer: None) -> Path:
-    writer = GGUFWriter(file, "llama")
-    add(writer)
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES, "<tool>"]
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * 259 + list(PIECES.values()) + [0.0])
-    writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * len(PIECES), 4])
-    writer.add_unk_token_id(0)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    return close(writer, file)
 
 
 def merged_by_score(text: str) -> list[str]:

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import minseek
+from minseek.models.loading.find_files import find_files
 from minseek.tune import Settings, TuneResult, TuneRun, tune
 from minseek.tune.checkpoint import read_checkpoint, write_checkpoint
 from minseek.tune.examples import read_examples
 from minseek.tune.memory import ProcessMeter
-from minseek.tune.model import find_files, load_model, read_config
+from minseek.tune.model import load_model, read_config
 from minseek.tune.optimizers import make_optimizer
 from minseek.tune.trainable import select_layers
 from minseek.tune.trainer import Trainer

@@ -18,6 +18,7 @@ from minseek.cli.env import EnvCommand
 from minseek.cli.eval import EvalCommand
 from minseek.cli.models import ModelsCommand
 from minseek.cli.plugins import import_module, import_plugins
+from minseek.cli.quantize import QuantizeCommand
 from minseek.cli.reason import ReasonCommand
 from minseek.cli.serve import ServeCommand
 from minseek.cli.startup import raise_on_sigterm
@@ -27,7 +28,7 @@ from minseek.signals import exit_code
 
 COMMANDS = (
     *(ReasonCommand, BatchCommand, ServeCommand, PlanCommand, TuneCommand, EvalCommand),
-    *(ModelsCommand, EnvCommand),
+    *(QuantizeCommand, ModelsCommand, EnvCommand),
 )
 RENAMED = {"bench": "eval"}
 _EXTENSIBLE = ("reason", "batch", "serve", "plan", "eval", "models")  # commands with policies or strategies

@@ -105,6 +105,11 @@ class GGUFFile:
         except UnicodeDecodeError:
             raise InputError(f"{self.path} is damaged: a string of its {key} is not UTF-8") from None
 
+    def stored_entry(self, key: str) -> bytes:
+        """Bytes of an entry of metadata as they are stored, key and type included."""
+        start, stop = self._maps[0].header.spans[key]
+        return bytes(self._maps[0].data[start:stop])
+
     def release(self, tensors: Iterable[PackedTensor]) -> None:
         """Take pages of tensors that were read out of the process's memory; they are read again where needed."""
         for tensor in tensors:

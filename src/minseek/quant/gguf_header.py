@@ -53,6 +53,8 @@ class Header:
     ----------
     metadata : dict
         Key -> number, string, array of numbers, or `StringArray`.
+    spans : dict
+        Key -> first byte of its entry, and first byte after it.
     tensors : list of TensorEntry
         In the order of the file.
     stop : int
@@ -60,6 +62,7 @@ class Header:
     """
 
     metadata: dict[str, Any]
+    spans: dict[str, tuple[int, int]]
     tensors: list[TensorEntry]
     stop: int
 
@@ -164,18 +167,20 @@ def parse_header(data: mmap) -> Header:
         raise InputError(f"it has version {version} of the format: only versions 2 and 3 are supported")
     num_tensors = cursor.count(_LEAST_TENSOR, "tensors")
     metadata: dict[str, Any] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for _ in range(cursor.count(_LEAST_ENTRY, "entries of metadata")):
-        key = cursor.string()
+        start, key = cursor.position, cursor.string()
         if key in metadata:
             raise InputError(f"its header has two entries {key!r:.80}")
         metadata[key] = cursor.value(cursor.number("I"))
+        spans[key] = start, cursor.position
     stop = cursor.position
     entries = [_read_entry(cursor) for _ in range(num_tensors)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
         raise InputError(f"its alignment is {alignment!r:.80}: it must be a power of two")
     first = -(-cursor.position // alignment) * alignment
-    return Header(metadata, _place(entries, first, alignment, len(data)), stop)
+    return Header(metadata, spans, _place(entries, first, alignment, len(data)), stop)
 
 
 def _read_entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:

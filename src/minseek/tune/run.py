@@ -14,6 +14,7 @@ import torch
 from minseek.errors import InputError, MinseekWarning
 from minseek.models import check_token_ids
 from minseek.models.device import resolve_device
+from minseek.models.loading.find_files import find_files
 from minseek.models.loading.weight_files import weight_files
 from minseek.models.process_memory import resident_bytes, return_freed_memory, trim_heap
 from minseek.tune.batches import BatchSampler
@@ -23,7 +24,7 @@ from minseek.tune.folder import RunFolder, check_folder
 from minseek.tune.log import LogEntry, TuneResult
 from minseek.tune.loop import TrainingLoop
 from minseek.tune.memory import DeviceMeter, MemoryMeter, ProcessMeter
-from minseek.tune.model import checkpoint_layers, find_files, load_model, read_config, read_tokenizer
+from minseek.tune.model import checkpoint_layers, load_model, read_config, read_tokenizer
 from minseek.tune.plan import TunePlan, check_budget, plan_tuning
 from minseek.tune.schedule import check_warmup
 from minseek.tune.settings import Settings

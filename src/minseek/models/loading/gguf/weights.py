@@ -31,6 +31,9 @@ _INNER = {
     **{f"attn_{name}": f"self_attn.{name}_proj" for name in ("q", "k", "v")},
     **{f"ffn_{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")},
 }
+_OUTER_OF = {theirs: ours for ours, theirs in _OUTER.items()}
+_INNER_OF = {theirs: ours for ours, theirs in _INNER.items()}
+_TRANSFORMERS_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.([\w.]+)\.(weight|bias)")
 _LAYER = re.compile(r"blk\.(\d{1,9})\.(\w+)\.(weight|bias)")
 
 
@@ -92,6 +95,23 @@ def unpack_weights(file: GGUFFile, config: ModelConfig, placement: DeviceChoice)
         unpack(packed_weight(file, config, stored), dense[name])
         file.release([file.tensors[stored]])
     return dense
+
+
+def gguf_name(name: str) -> str:
+    """Name in GGUF files of a weight of transformers' state dict.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    match = _TRANSFORMERS_LAYER.fullmatch(name)
+    if match and match[2] in _INNER_OF:
+        return f"blk.{match[1]}.{_INNER_OF[match[2]]}.{match[3]}"
+    outer, _, kind = name.rpartition(".")
+    if outer not in _OUTER_OF or kind not in ("weight", "bias"):
+        raise InputError(f"the model is not supported: its tensor {name!r:.80} is unknown")
+    return f"{_OUTER_OF[outer]}.{kind}"
 
 
 def _transformers_name(name: str) -> str:
