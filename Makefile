@@ -64,6 +64,7 @@ bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some 
 	$(BIN)/python bench/everyday.py
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/quality.py
+	PYTHONPATH=. $(BIN)/python bench/gguf_files.py
 	$(BIN)/python bench/serve_load.py
 	mkdir -p build && $(BIN)/python -m recipes.tiny_reasoner.problems --count 1000 | tail -n 500 > build/tasks.jsonl
 	$(BIN)/python bench/accuracy.py build/tasks.jsonl
