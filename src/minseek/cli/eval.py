@@ -116,6 +116,7 @@ class EvalCommand:
         import_torch()
         from minseek.decode import Sampling
         from minseek.evaluation import plan_evaluation
+        from minseek.evaluation.accuracy_plot import import_matplotlib
         from minseek.evaluation.variants import parse_strategies
         from minseek.reasoning import Limits
 
@@ -130,6 +131,7 @@ class EvalCommand:
         parse_strategies(options["strategies"])  # before a model is loaded
         tasks = _tasks(args)
         choose_model(args)
+        import_matplotlib()
         model = load_model(args, thinking=args.format)
         results = None if args.plan else Path(args.output) / RESULTS
         evaluation = plan_evaluation(model, tasks, results=results, **options)

@@ -12,6 +12,8 @@ from minseek.models import Model
 from minseek.models.memory_budget import ENGINE_BYTES, ProcessMemory, interpreter_bytes, memory_budget, refusal
 from minseek.units import format_bytes, parse_bytes
 
+_PRECISION = 2**14  # bytes to which the largest cache is found
+
 
 def fit_to_memory(
     model: Model,
@@ -51,12 +53,13 @@ def fit_to_memory(
     available = budget - smallest.total_bytes + needed
     if available < needed:
         raise InputError(refusal(budget, smallest))
-    plan = make(min(available, given or available), process)
-    while plan.total_bytes > budget:  # more slots take a larger pass, which is known only now
-        available = plan.kv_bytes - (plan.total_bytes - budget)
-        plan = make(max(needed, available), process)
-        if available <= needed:
-            break
+    low, high = needed, min(available, given or available)
+    plan = make(high, process)
+    if plan.total_bytes > budget:  # more slots take a larger pass: the largest cache lies between
+        while high - low > _PRECISION:
+            middle = (low + high) // 2
+            low, high = (middle, high) if make(middle, process).total_bytes <= budget else (low, middle)
+        plan = make(low, process)
     return replace(plan, memory=budget)
 
 

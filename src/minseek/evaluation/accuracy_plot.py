@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import BytesIO
 from itertools import cycle
 from math import isnan
 from pathlib import Path
@@ -30,6 +32,17 @@ _STYLE: Any = {
     "axes.axisbelow": True,
 }
 _WIDE = 20  # a panel whose largest value exceeds its smallest by this factor gets a logarithmic axis
+
+
+def import_matplotlib() -> None:
+    """Draw a small picture to nowhere, if matplotlib is installed, so that a plan of memory counts what it loads."""
+    with suppress(ImportError):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(1, 1))
+        figure.subplots()
+        for kind in ("png", "svg"):
+            figure.savefig(BytesIO(), format=kind)
 
 
 def draw_accuracy(cells: Sequence[EvalCell], paths: Sequence[Path], title: str = "") -> None:
