@@ -247,7 +247,7 @@ def test_figures_are_a_completions_own_when_its_slot_is_taken_again(tiny: minsee
         ),
         (["a"], {"sampling": {}}, TypeError, "sampling must be a Sampling, or one for each prompt, not {}"),
         (["a"], {"sampling": 0.6}, TypeError, "sampling must be a Sampling, or one for each prompt, not 0.6"),
-        (3, {}, TypeError, "prompts must be a sequence of texts or of token ids, not 3"),
+        (3, {}, TypeError, "prompts must be a sequence of texts, of token ids or of conversations, not 3"),
         (
             ["a"],
             {"model": "tiny"},
