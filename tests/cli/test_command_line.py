@@ -121,6 +121,19 @@ def test_the_answer_is_on_stdout_and_the_reasoning_on_stderr(ask: Ask, tiny_fold
     assert ran.err.count("kept:") + ran.err.count("dropped:") == 3
 
 
+def test_a_thought_that_is_cut_off_says_so(ask: Ask, tiny_folders: dict[str, Path]) -> None:
+    model = minseek.load(str(tiny_folders["llama"]), device="cpu", dtype="float32")
+    given = ["--strategy", "min-seek", "--kv-budget", f"{110 * model.token_bytes()}B", "--answer-tokens", "20"]
+    given += ["--temperature", "1", "--top-p", "1", "--max-tokens", "4000"]
+    shown = [ask(*given, "--seed", str(seed)).err for seed in range(12)]
+    alone = [err for err in shown if "  dropped: cut off by the KV budget; cache" in err]
+    beside = [err for err in shown if "  dropped: cut off by the KV budget, beside what is kept; cache" in err]
+    assert alone
+    assert beside
+    for err in beside:
+        assert "minseek: thinking was ended because the KV budget was full" in err
+
+
 def test_hide_reasoning_shows_none_and_the_same_answer(ask: Ask) -> None:
     shown, hidden = ask(*SHORT), ask(*SHORT, "-R")
     assert (hidden.code, hidden.out) == (0, shown.out)
