@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 import minseek
 from minseek.engine import FinishedJob
+from minseek.reasoning.strategies import STRATEGIES
 from minseek.serve.server_settings import ServerSettings
 from minseek.units import format_bytes
 from tests.helpers.serving import Running, serving, wait_for
@@ -62,9 +63,9 @@ def page(browser: Browser, running: Running, request: pytest.FixtureRequest) -> 
     assert complaints == []
 
 
-def ask(page: Page, thoughts: int = 4, question: str = QUESTION) -> None:
+def ask(page: Page, thoughts: int = 4, question: str = QUESTION, strategy: str = "Min-Seek") -> None:
     """Fill the form, and ask as a person would."""
-    page.get_by_label("Min-Seek").check()
+    page.get_by_label(strategy).check()
     page.get_by_label("Thoughts, as a number").fill(str(thoughts))
     page.get_by_text("More").click()
     page.get_by_label("Temperature").fill("0")
@@ -103,6 +104,21 @@ def scripted(page: Page, *events: dict[str, Any], status: int = 200) -> None:
 
 
 # Contents
+
+
+def test_the_page_has_every_strategy(page: Page) -> None:
+    values = page.locator("input[name=strategy]").evaluate_all("radios => radios.map(radio => radio.value)")
+    assert sorted(values) == sorted(STRATEGIES)
+
+
+def test_fresh_thoughts_leave_once_they_have_voted(page: Page) -> None:
+    ask(page, strategy="Fresh")
+    ended(page)
+    first, *dropped, last = [row.inner_text() for row in page.locator("#list > li").get_by_role("button").all()]
+    assert dropped
+    assert first.endswith("first")
+    assert last.endswith("kept")
+    assert all(text.endswith("dropped: voted") for text in dropped)
 
 
 def test_the_page_shows_the_response_of_the_server(page: Page, running: Running) -> None:

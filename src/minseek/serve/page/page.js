@@ -2,7 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const BOX = /(\\boxed\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}?)/;
-const WORSE = { shortest: "longer", random: "by chance" };
+const WORSE = { shortest: "longer", random: "by chance", fresh: "voted" };
 
 let server, run; // the model's entry in /v1/models; the current or last question
 
@@ -55,7 +55,8 @@ function body() {
 
 async function ask() {
   const r = { thoughts: [], answer: "", settled: 0, cached: 0, peak: 0, cut: 0, gone: 0, written: 0, points: [] };
-  run = Object.assign(r, { began: performance.now(), abort: new AbortController(), running: true, rule: $("rule").value });
+  const rule = strategy() === "fresh" ? "fresh" : $("rule").value;
+  run = Object.assign(r, { began: performance.now(), abort: new AbortController(), running: true, rule });
   $("list").replaceChildren();
   $("none").hidden = $("error").hidden = true;
   state(r, "Waiting for a slot …");
