@@ -443,7 +443,7 @@ def test_other_wrong_requests(tmp_path: Path, task_file: Path, capsys: pytest.Ca
         ([str(task_file)], "-o DIR is missing"),
         (["aime-2023", "-o", str(tmp_path)], "there are no tasks 'aime-2023': give a file, or one of aime-2024, amc"),
         ([str(tmp_path / "none.jsonl"), "-o", str(tmp_path)], "none.jsonl cannot be read"),
-        ([str(task_file), "-o", str(task_file)], "is not a directory"),
+        ([str(task_file), "-o", str(task_file)], "is a file: give the name of a directory"),
     ):
         assert main(["eval", *given]) == 2
         assert says in capsys.readouterr().err
