@@ -46,7 +46,10 @@ class DivergenceCheck:
         useless = loss > max(first, self._ignorance) + MARGIN or self._is_flat(loss, first)
         p["high"] = p.get("high", 0) + 1 if useless else 0
         if p["high"] >= _STEPS:
-            raise DivergedError(f"the loss was {first:.4f} in the first step and is {loss:.4f} after {p['step']} steps")
+            raise DivergedError(
+                f"the loss was {first:.4f} in the first step and is {loss:.4f}{self._remark(loss, first)} after "
+                f"{p['step']} steps"
+            )
 
     def at_end(self) -> None:
         """Check the loss of the first step's examples after the last step.
@@ -62,9 +65,12 @@ class DivergenceCheck:
             first = loss
         if not math.isfinite(loss) or loss > first + MARGIN or self._is_flat(loss, first):
             raise DivergedError(
-                f"the loss of the first step's examples was {first:.4f} before training and is {loss:.4f} after "
-                f"{self._progress['step']} steps"
+                f"the loss of the first step's examples was {first:.4f} before training and is {loss:.4f}"
+                f"{self._remark(loss, first)} after {self._progress['step']} steps"
             )
+
+    def _remark(self, loss: float, first: float) -> str:
+        return ", which takes all tokens for equally probable," if self._is_flat(loss, first) else ""
 
     def _is_flat(self, loss: float, first: float) -> bool:
         """True if a model whose loss was another one takes all tokens for equally probable."""
