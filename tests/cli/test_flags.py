@@ -11,7 +11,9 @@ import pytest
 import minseek
 from minseek.batch import run_file
 from minseek.cli import COMMANDS, main
+from minseek.cli.flag_names import with_flags
 from minseek.cli.flags import add_sampling_flags, sampling_options
+from minseek.cli.reason import ReasonCommand
 from minseek.evaluation.eval_settings import EvalSettings
 from minseek.serve.server_settings import ServerSettings
 from minseek.units import format_count
@@ -123,3 +125,50 @@ def test_a_bare_command_line_prints_the_help(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(("count", "text"), [(0, "0 trials"), (1, "1 trial"), (2000, "2,000 trials")])
 def test_counts_have_a_singular(count: int, text: str) -> None:
     assert format_count(count, "trial") == text
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("max_thought_tokens must be 1 or more, not 0", "--max-thought-tokens must be 1 or more, not 0"),
+        (
+            "min_thought_tokens must not be more than max_thought_tokens, not 9 and 8",
+            "--min-thought-tokens must not be more than --max-thought-tokens, not 9 and 8",
+        ),
+        ("keep must be 1 or more, not 0", "--keep must be 1 or more, not 0"),
+        ("top_p must be above 0 and at most 1, not 3.0", "--top-p must be above 0 and at most 1, not 3.0"),
+        ("unknown strategy 'x': choose keep", "unknown --strategy 'x': choose keep"),
+        ("vote has no effect with induce: leave it out", "--vote has no effect with --induce: leave it out"),
+        ("the seed that you keep is wrong", "the seed that you keep is wrong"),
+        (
+            "there is no model 'my_top_p': give /data/top_p/top_p.gguf",
+            "there is no model 'my_top_p': give /data/top_p/top_p.gguf",
+        ),
+    ],
+)
+def test_errors_of_the_library_name_flags(message: str, said: str) -> None:
+    parser = argparse.ArgumentParser()
+    ReasonCommand().add_arguments(parser)
+    assert with_flags(message, parser) == said
+
+
+WRONG = {
+    "reason x": (
+        *("max-tokens 0", "answer-tokens 0", "thinking-budget -1", "min-thought-tokens 0", "max-thought-tokens 0"),
+        *("temperature -1", "top-p 3", "top-k 0", "min-p 2", "seed -1", "repetition-penalty 0", "frequency-penalty 3"),
+        *("presence-penalty -3", "keep 0", "stop-when-stable 1", "thoughts -1"),
+    ),
+    "plan": ("cap 0", "block 0", "sequences 0"),
+    "serve --plan": ("slot-tokens 5", "slots 0", "max-completion-tokens 0"),
+}
+
+
+@pytest.mark.parametrize(("command", "flag"), [(command, flag) for command, flags in WRONG.items() for flag in flags])
+def test_a_wrong_value_is_refused_by_the_name_of_its_flag(
+    loaded: list[str], capsys: pytest.CaptureFixture[str], command: str, flag: str
+) -> None:
+    name, value = flag.split()
+    assert main([*command.split(), "-m", "tiny", f"--{name}={value}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"minseek: --{name} must ")
+    assert f"not {value}" in line

@@ -116,7 +116,11 @@ def test_an_open_server_is_warned_of(
 WRONG: list[tuple[list[str], str]] = [
     (["--kv-budget", "1KB"], "a slot needs 64 tokens"),
     (["--kv-budget", "lots"], "cannot read the size 'lots'"),
-    (["--slot-tokens", "9999"], "longer than the model's context of 512"),
+    (["--slot-tokens", "5"], "--slot-tokens must be 64 or more, not 5"),
+    (["--slots", "0"], "--slots must be 1 or more, not 0"),
+    (["--max-completion-tokens", "0"], "--max-completion-tokens must be 1 or more, not 0"),
+    (["--strategy", "min-seek", "--keep", "0"], "--keep must be 1 or more, not 0"),
+    (["--slot-tokens", "9999"], "--slot-tokens must be at most the model's context of 512"),
     (["--kv-budget", "100KB", "--slots", "9", "--slot-tokens", "100"], "only 1 fit"),
     (["--slots", "0"], "--slots must be 1 or more, not 0"),
     (["--queue", "-1"], "queue must be 0 or more, not -1"),

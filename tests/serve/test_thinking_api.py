@@ -407,8 +407,8 @@ def test_a_budget_becomes_slots(tiny: minseek.Model) -> None:
         ({"kv_budget": 63 * one}, "a slot needs 64 tokens"),
         ({"kv_budget": 100 * one, "slot_tokens": 101}, "does not hold one slot"),
         ({"kv_budget": 1000 * one, "slot_tokens": 300, "slots": 4}, "only 3 fit"),
-        ({"slot_tokens": 513}, "longer than the model's context of 512"),
-        ({"slot_tokens": 0}, "must be 1 or more"),
+        ({"slot_tokens": 513}, "at most the model's context of 512"),
+        ({"slot_tokens": 0}, "slot_tokens must be 64 or more"),
         ({"slots": 0}, "must be 1 or more"),
     ):
         with pytest.raises(InputError, match=message):

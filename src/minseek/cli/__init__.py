@@ -16,6 +16,7 @@ from minseek.cli.batch import BatchCommand
 from minseek.cli.batch_plan import PlanCommand
 from minseek.cli.env import EnvCommand
 from minseek.cli.eval import EvalCommand
+from minseek.cli.flag_names import with_flags
 from minseek.cli.models import ModelsCommand
 from minseek.cli.plugins import import_module, import_plugins
 from minseek.cli.quantize import QuantizeCommand
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", MinseekWarning)
+    command: argparse.ArgumentParser | None = None
     try:
         with raise_on_sigterm(), _flushed_output():
             words = sys.argv[1:] if argv is None else list(argv)
@@ -58,13 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.print_help()
                 return 0
             args, extra = parser.parse_known_args(words)
+            command = args.parser
             if extra:
                 args.parser.error(f"unrecognized arguments: {' '.join(extra)}")
             for module in getattr(args, "imports", None) or ():
                 import_module(module)  # at once if it has been imported
             return int(args.run(args))
     except InputError as error:
-        print(f"minseek: {error}", file=sys.stderr)
+        print(f"minseek: {str(error) if command is None else with_flags(str(error), command)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print("minseek: interrupted", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -133,14 +132,10 @@ def _run(
 
 
 def _files(args: argparse.Namespace) -> BatchFiles:
-    """Check the two files; errors name flags."""
+    """Check the two files."""
     from minseek.batch.files import BatchFiles
 
-    try:
-        return BatchFiles(args.input, args.output, overwrite=args.overwrite, retry_failed=args.retry_failed)
-    except InputError as error:
-        message = re.sub("(retry_failed|overwrite)(?= has|,)", r"--\1", str(error))
-        raise InputError(message.replace("--retry_failed", "--retry-failed")) from None
+    return BatchFiles(args.input, args.output, overwrite=args.overwrite, retry_failed=args.retry_failed)
 
 
 def _check_flags(args: argparse.Namespace) -> None:

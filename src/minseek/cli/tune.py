@@ -195,15 +195,11 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    """Make settings from the given flags; errors name flags."""
+    """Make settings from the given flags."""
     from minseek.tune import Settings
 
     given = {field.name: getattr(args, field.name) for field in fields(Settings)}
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except InputError as error:
-        words = [f"--{word.replace('_', '-')}" if word in given else word for word in str(error).split(" ")]
-        raise InputError(" ".join(words)) from None
+    return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass

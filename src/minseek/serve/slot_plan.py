@@ -8,7 +8,7 @@ from minseek.engine import BatchPlan
 from minseek.engine.memory_fit import fit_to_memory
 from minseek.engine.plan import divide_budget
 from minseek.engine.slot_request import SlotRequest
-from minseek.errors import InputError
+from minseek.errors import InputError, check_int
 from minseek.models import Model
 from minseek.models.device import memory_bytes
 from minseek.units import format_bytes
@@ -50,9 +50,8 @@ def plan_slots(
     InputError
         If the budget does not hold one slot, or fewer than `slots`, or the device has less memory.
     """
-    for name, value in (("--slot-tokens", slot_tokens), ("--slots", slots)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be 1 or more, not {value}")
+    check_int("slots", slots, optional=True)
+    check_int("slot_tokens", slot_tokens, least=min(_MIN_TOKENS, model.max_positions), optional=True)
     least = slot_tokens or min(_MIN_TOKENS, model.max_positions)
     make = partial(_divide, model, slot_tokens, slots)
     return fit_to_memory(model, memory, kv_budget, _request(model, least).least, make, slots=slots or 1)
@@ -75,12 +74,11 @@ def _divide(
         if budget is not None and tokens < _MIN_TOKENS <= budget // token_bytes and slots is None:
             tokens = _MIN_TOKENS
     if tokens > context:
-        raise InputError(f"a slot of {tokens} tokens is longer than the model's context of {context}: give fewer")
-    if tokens < min(_MIN_TOKENS, context):
-        given = f"the KV budget of {format_bytes(budget)}" if budget is not None and slot_tokens is None else "that"
+        raise InputError(f"slot_tokens must be at most the model's context of {context} tokens, not {tokens}")
+    if budget is not None and tokens < min(_MIN_TOKENS, context):
         raise InputError(
-            f"a slot needs {_MIN_TOKENS} tokens of {format_bytes(token_bytes)} at least, and {given} gives it {tokens}:"
-            " give a larger budget, fewer slots, or longer ones"
+            f"a slot needs {_MIN_TOKENS} tokens of {format_bytes(token_bytes)} at least, and the KV budget of "
+            f"{format_bytes(budget)} gives it {tokens}: give a larger budget, or fewer slots"
         )
     sequences = slots or (_MIN_SLOTS if budget is None else _MAX_SLOTS)
     available = memory_bytes(model.placement.device)
@@ -90,7 +88,7 @@ def _divide(
     if slots is not None and made.slots < slots:
         raise InputError(
             f"{slots} slots of {tokens} tokens take {format_bytes(slots * made.slot.nbytes)}, and only {made.slots} "
-            "fit: give a larger --kv-budget, or fewer --slots or --slot-tokens"
+            "fit: give a larger kv_budget, or fewer slots or slot_tokens"
         )
     if made.kv_bytes > available:
         raise InputError(
