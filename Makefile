@@ -6,7 +6,7 @@ MODEL ?= tiny
 SOURCES := src tests bench recipes examples docs scripts
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: wheel demo test test-fast sanitize lint docs examples notebook browser format bench clean
+.PHONY: wheel demo test test-fast sanitize lint docs examples notebook browser format bench bench-isa aarch64 clean
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) -e '.[dev,docs]'
@@ -32,6 +32,9 @@ sanitize: .venv/ready ## all C kernels (forward, cluster, lowbit) under AddressS
 
 wheel: .venv/ready ## a wheel in dist/ with kernels for every level, for machines without a compiler; two minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/build_wheel.py
+
+aarch64: .venv/ready ## the kernels compiled for aarch64 and tested under qemu-user (see scripts/aarch64.sh); ten minutes
+	PYTHON="$(CURDIR)/$(BIN)/python" scripts/aarch64.sh
 
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check $(SOURCES)
@@ -80,6 +83,10 @@ bench: .venv/ready ## the benchmarks of docs/benchmarks.md; quiet machine, some 
 	$(BIN)/python bench/lowbit_floor.py
 	$(BIN)/python bench/lowbit_images.py
 	$(BIN)/python bench/lowbit_tune.py
+
+bench-isa: .venv/ready ## every method at every instruction set of this machine; quiet machine, some ten minutes a level
+	$(PIP) -e '.[bench]'
+	$(BIN)/python bench/isa.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis site

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +150,13 @@ def peers(
                     write(kept_as, figures)  # an hour's run is not lost with its last minute
 
 
-def step(model: minseek.Model) -> dict[str, Any]:
+CASES = ((1, 512), (8, 512), (16, 512), (32, 512), (8, 2048))  # sequences and cap
+
+
+def step(model: minseek.Model, cases: Sequence[tuple[int, int]] = CASES) -> dict[str, Any]:
     """A decoding step with slots half way between two evictions, against the time to read weights and live cache."""
     rows, device = [], model.placement.device
-    for batch, cap in ((1, 512), (8, 512), (16, 512), (32, 512), (8, 2048)):
+    for batch, cap in cases:
         plan = minseek.plan(model, kv_budget=10**10, cap=cap, sequences=batch)
         slots = model.make_slot_pool(plan.slot, batch).slots
         assert plan.policy is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import platform
 import threading
 from contextlib import suppress
 from ctypes import c_double, c_int64
@@ -15,10 +14,7 @@ from minseek.native import Kernels, loaded
 
 _FOLDER = Path(__file__).with_name("kernels")
 # These flags give the speed of -O3 here, compiled in two thirds of the time. Results stay IEEE, except for contraction.
-_FLAGS = (
-    *("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-fno-math-errno", "-fno-trapping-math"),
-    *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
-)
+_FLAGS = ("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-fno-math-errno", "-fno-trapping-math")
 KERNELS = {
     (sparse, double): Kernels(
         "cluster",
