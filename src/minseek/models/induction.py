@@ -49,7 +49,7 @@ def induction_scores(decoder: Decoder) -> list[float]:
     probe_len = min(_PROBE_LEN, period)
     once = torch.randperm(vocab_size, generator=torch.Generator().manual_seed(0))[:period].tolist()
     shape = SlotShape(weights.shape, 2 * period - probe_len, probe_len, num_heads=config.num_heads)
-    (slot,) = SlotPool(shape, weights.rotary, 1, device=weights.embedding.device).slots
+    (slot,) = SlotPool(shape, weights.rotary, 1, device=weights.device).slots
     for start in range(0, 2 * period, probe_len):
         tokens = (once + once)[start : start + probe_len]
         decoder.forward_batch([SequenceChunk(tokens, slot)])

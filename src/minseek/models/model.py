@@ -19,6 +19,7 @@ from minseek.models.forward.chunk import SequenceChunk, check_token_ids
 from minseek.models.forward.decoder import Decoder
 from minseek.models.induction import find_induction_layers
 from minseek.models.loading.recommended import Recommended
+from minseek.models.matrix import float_rows
 from minseek.models.process_memory import resident_part
 from minseek.models.weights import DecoderWeights
 from minseek.units import format_bytes
@@ -161,7 +162,7 @@ class Model:
 
     def make_slot_pool(self, slot: SlotShape, slots: int, *, window: int = 0) -> SlotPool:
         """Allocate slots for sequences of this model, on its device, as `SlotPool` does."""
-        return SlotPool(slot, self.weights.rotary, slots, window=window, device=self.weights.embedding.device)
+        return SlotPool(slot, self.weights.rotary, slots, window=window, device=self.weights.device)
 
     def check_token_ids(self, tokens: Sequence[int], source: str = "") -> None:
         """Refuse token ids out of range; see `minseek.models.check_token_ids`."""
@@ -170,7 +171,9 @@ class Model:
     def fingerprint(self) -> str:
         """Hash of the last norm and of some rows of the weights, as 16 hexadecimal digits; training changes it."""
         weights, digest = self.weights, hashlib.sha256()
-        for tensor in (weights.norm, weights.embedding[:16], weights.layers[-1].down[:16]):
+        down = weights.layers[-1].down
+        first_rows = (float_rows(matrix, 0, min(16, len(matrix))) for matrix in (weights.embedding, down))
+        for tensor in (weights.norm, *first_rows):
             digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -184,7 +187,7 @@ class Model:
         """Begin a sequence in `cache` or in a new one, which is allocated at once if `max_tokens` bounds it."""
         if cache is not None:
             return Session(self._decoder, cache)
-        device, shape = self.weights.embedding.device, self.cache_shape
+        device, shape = self.weights.device, self.cache_shape
         try:
             if max_tokens is not None and key_storage == "re-rotated" and self._decoder.uses_cuda_graphs:
                 slot = SlotShape(shape, 0, max_tokens, evicts=False)

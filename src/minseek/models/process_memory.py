@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from torch import Tensor
+
+from minseek.models.matrix import Matrix
 
 _STATUS = Path("/proc/self/status")
 _PAGEMAP = Path("/proc/self/pagemap")
@@ -28,7 +29,7 @@ def peak_resident_bytes() -> int | None:
     return _read_status("VmHWM")
 
 
-def resident_part(tensors: Iterable[Tensor]) -> int:
+def resident_part(tensors: Iterable[Matrix]) -> int:
     """Bytes of the tensors' pages that are resident; pages of a mapped file are not until they have been read.
 
     Where the system does not tell, all are.

@@ -13,6 +13,7 @@ from torch import Tensor
 from minseek.cache import CacheShape, Rotary
 from minseek.errors import InputError
 from minseek.models.config import ModelConfig
+from minseek.models.matrix import Matrix, PackedMatrix
 from minseek.native.pages import huge_bytes
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -32,14 +33,14 @@ class LayerWeights:
     """Weights of one layer: matrices [out, in], biases and norms [out]; None if the model has none."""
 
     attn_norm: Tensor
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    o: Tensor
+    q: Matrix
+    k: Matrix
+    v: Matrix
+    o: Matrix
     mlp_norm: Tensor
-    gate: Tensor
-    up: Tensor
-    down: Tensor
+    gate: Matrix
+    up: Matrix
+    down: Matrix
     q_bias: Tensor | None
     k_bias: Tensor | None
     v_bias: Tensor | None
@@ -58,12 +59,17 @@ class DecoderWeights:
 
     config: ModelConfig
     layers: list[LayerWeights]
-    embedding: Tensor  # [vocabulary, hidden]
+    embedding: Matrix  # [vocabulary, hidden]
     norm: Tensor  # [hidden]
-    lm_head: Tensor  # [vocabulary, hidden]; may be the embedding itself
+    lm_head: Matrix  # [vocabulary, hidden]; may be the embedding itself
     lm_head_bias: Tensor | None
     rotary: Rotary
     shape: CacheShape
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.norm.device
 
     @property
     def hidden_size(self) -> int:
@@ -86,37 +92,45 @@ class DecoderWeights:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     @property
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Matrix]:
         """All distinct weights."""
-        tensors = [t for layer in self.layers for t in vars(layer).values() if isinstance(t, Tensor)]
+        tensors = [t for layer in self.layers for t in vars(layer).values() if isinstance(t, Tensor | PackedMatrix)]
         tensors += [t for t in (self.embedding, self.norm, self.lm_head, self.lm_head_bias) if t is not None]
         return list({t.data_ptr(): t for t in tensors}.values())
 
 
-def from_state_dict(config: ModelConfig, weights: Mapping[str, Tensor]) -> DecoderWeights:
-    """Weights from a transformers state dict; tensors are shared, not copied.
+def from_state_dict(config: ModelConfig, weights: Mapping[str, Matrix]) -> DecoderWeights:
+    """Weights by the names of a transformers state dict; they are shared, not copied.
 
     Raises
     ------
     InputError
         If a tensor is missing or left over, or is not a dense float32, float16 or bfloat16 matrix.
     """
-    remaining = {name: tensor.detach() for name, tensor in weights.items() if not name.endswith("rotary_emb.inv_freq")}
+    remaining = {name: matrix for name, matrix in weights.items() if not name.endswith("rotary_emb.inv_freq")}
 
-    def take(name: str) -> Tensor:
+    def take(name: str) -> Matrix:
         if name not in remaining:
             raise InputError(f"the model is not supported: it has no dense tensor {name!r}")
         tensor = remaining.pop(name)
+        if isinstance(tensor, PackedMatrix):
+            return tensor
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise InputError(
                 f"the tensor {name!r} is stored as {tensor.dtype}: only dense float32, float16 and bfloat16 models "
                 "are supported"
             )
-        return tensor.contiguous()
+        return tensor.detach().contiguous()
+
+    def take_vector(name: str) -> Tensor:
+        vector = take(name)
+        if isinstance(vector, PackedMatrix):
+            raise InputError(f"the model is not supported: its vector {name!r} is packed")
+        return vector
 
     layers = []
     for index, window in enumerate(config.sliding_windows):
-        found: dict[str, Tensor | None] = dict.fromkeys(_OPTIONAL)
+        found: dict[str, Matrix | None] = dict.fromkeys(_OPTIONAL)
         for name, path in _NAMES.items():
             path = f"model.layers.{index}.{path}"
             if name not in _OPTIONAL or f"{path}.weight" in remaining:
@@ -125,12 +139,12 @@ def from_state_dict(config: ModelConfig, weights: Mapping[str, Tensor]) -> Decod
                 found[f"{name}_bias"] = take(f"{path}.bias")
         layers.append(LayerWeights(**found, window=window))  # type: ignore[arg-type]
     embedding = take("model.embed_tokens.weight")
-    norm = take("model.norm.weight")
+    norm = take_vector("model.norm.weight")
     lm_head = take("lm_head.weight") if "lm_head.weight" in remaining else embedding
-    lm_head_bias = take("lm_head.bias") if "lm_head.bias" in remaining else None
+    lm_head_bias = take_vector("lm_head.bias") if "lm_head.bias" in remaining else None
     if remaining:
         raise InputError(f"the model is not supported: its tensor {min(remaining)!r} is unknown")
-    inv_freq = torch.tensor(config.inv_freq, dtype=torch.float32, device=embedding.device)
+    inv_freq = torch.tensor(config.inv_freq, dtype=torch.float32, device=norm.device)
     return DecoderWeights(
         config=config,
         layers=layers,
@@ -139,7 +153,7 @@ def from_state_dict(config: ModelConfig, weights: Mapping[str, Tensor]) -> Decod
         lm_head=lm_head,
         lm_head_bias=lm_head_bias,
         rotary=Rotary(inv_freq, config.rotary_scaling),
-        shape=CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, embedding.dtype),
+        shape=CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, norm.dtype),
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 _FOLDER = Path(__file__).with_name("kernels")
-_SOURCES = ("step.c", "forward.c", "evict.c")
+_SOURCES = ("step.c", "forward.c", "rows.c", "evict.c")
 KERNELS = {
     "bfloat16": Kernels("forward", _FOLDER, _SOURCES, ("-DWEIGHT_BF16",)),
     "float32": Kernels("forward", _FOLDER, _SOURCES),
@@ -47,4 +47,5 @@ def _prepare(library: ctypes.CDLL) -> None:
     check_struct_sizes(library, STRUCTURES)
     library.scratch_floats.restype = library.forward_bytes.restype = c_int64
     library.read_all.restype = c_float
+    library.dequantize_rows.restype = None
     library.step.restype = library.forward.restype = library.value_error.restype = library.keep_pairs.restype = None

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 
-LAYER_TENSORS = (
-    *("attn_norm", "q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias", "q_norm", "k_norm"),
-    *("mlp_norm", "gate", "up", "down", "gate_bias", "up_bias", "down_bias"),
-)
+LAYER_MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+LAYER_VECTORS = (*(f"{name}_bias" for name in LAYER_MATRICES), "attn_norm", "mlp_norm", "q_norm", "k_norm")
 DECODER_SIZES = (
     *("num_layers", "num_heads", "num_kv_heads", "head_dim"),
     *("hidden_size", "intermediate_size", "vocab_size", "num_threads"),
 )
 
 
-class LayerWeightsStruct(Structure):
-    """Addresses of one layer's weights, and its window."""
+class WeightMatrix(Structure):
+    """A matrix whose rows are dense or packed; `format` is the number of its type in GGUF files."""
 
-    _fields_ = (*((name, c_void_p) for name in LAYER_TENSORS), ("window", c_int32), ("reserved", c_int32))
+    _fields_ = (("rows", c_void_p), ("row_bytes", c_int64), ("format", c_int32), ("reserved", c_int32))
+
+
+class LayerWeightsStruct(Structure):
+    """One layer's weights, and its window."""
+
+    _fields_ = (
+        *((name, WeightMatrix) for name in LAYER_MATRICES),
+        *((name, c_void_p) for name in LAYER_VECTORS),
+        *((name, c_int32) for name in ("window", "reserved")),
+    )
 
 
 class DecoderStruct(Structure):
@@ -26,7 +34,8 @@ class DecoderStruct(Structure):
     _fields_ = (
         *((name, c_int32) for name in DECODER_SIZES),
         *((name, c_float) for name in ("rms_norm_eps", "attention_scale")),
-        *((name, c_void_p) for name in ("embedding", "norm", "lm_head", "lm_head_bias")),
+        *((name, WeightMatrix) for name in ("embedding", "lm_head")),
+        *((name, c_void_p) for name in ("norm", "lm_head_bias")),
         ("layers", POINTER(LayerWeightsStruct)),
     )
 
@@ -77,6 +86,7 @@ class CacheView(Structure):
 
 
 STRUCTURES: dict[str, type[Structure]] = {
+    "weight_matrix": WeightMatrix,
     "layer_weights": LayerWeightsStruct,
     "decoder": DecoderStruct,
     "sequence": SequenceStruct,

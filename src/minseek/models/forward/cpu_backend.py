@@ -14,8 +14,10 @@ from torch import Tensor
 
 from minseek.cache import KVCache
 from minseek.models.forward.chunk import SequenceChunk
+from minseek.models.matrix import Matrix, PackedMatrix
 from minseek.models.weights import DecoderWeights
 from minseek.native import structs
+from minseek.quant.native_rows import weight_matrix
 
 
 class NativeForward:
@@ -30,9 +32,11 @@ class NativeForward:
         self._weights = weights  # keeps the weights alive
         layers = (structs.LayerWeightsStruct * len(weights.layers))()
         for target, layer in zip(layers, weights.layers, strict=True):
-            for name in structs.LAYER_TENSORS:
-                weight: Tensor | None = getattr(layer, name)
-                setattr(target, name, None if weight is None else weight.data_ptr())
+            for name in structs.LAYER_MATRICES:
+                setattr(target, name, _matrix(getattr(layer, name)))
+            for name in structs.LAYER_VECTORS:
+                vector: Tensor | None = getattr(layer, name)
+                setattr(target, name, None if vector is None else vector.data_ptr())
             target.window = layer.window or 0
         config = weights.config
         self._decoder = structs.DecoderStruct(
@@ -46,9 +50,9 @@ class NativeForward:
             num_threads=threads,
             rms_norm_eps=config.rms_norm_eps,
             attention_scale=config.attention_scale,
-            embedding=weights.embedding.data_ptr(),
+            embedding=_matrix(weights.embedding),
             norm=weights.norm.data_ptr(),
-            lm_head=weights.lm_head.data_ptr(),
+            lm_head=_matrix(weights.lm_head),
             lm_head_bias=None if weights.lm_head_bias is None else weights.lm_head_bias.data_ptr(),
             layers=layers,
         )
@@ -192,6 +196,13 @@ def _floats(*sizes: int) -> Tensor:
         return torch.empty(sizes, dtype=torch.float32, device="cpu")
     except RuntimeError as error:
         raise MemoryError(f"no memory for activations of shape {list(sizes)}") from error
+
+
+def _matrix(weights: Matrix) -> structs.WeightMatrix:
+    if isinstance(weights, PackedMatrix):
+        return weight_matrix(weights.packed)
+    format_number = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}[weights.dtype]
+    return structs.WeightMatrix(weights.data_ptr(), weights.stride(0) * weights.itemsize, format_number, 0)
 
 
 def _addresses(tensors: Sequence[Tensor]) -> Any:

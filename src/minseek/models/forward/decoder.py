@@ -34,7 +34,7 @@ class Decoder:
         self._surprise = Surprise(weights)
         self._native: NativeForward | None = None
         self.backend = "PyTorch"
-        device = weights.embedding.device
+        device = weights.device
         self._torch = TorchForward(weights, self._surprise, graph_capturer(device))
         if device.type == "cpu":
             status = native_status(weights.shape.dtype)

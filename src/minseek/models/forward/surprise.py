@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minseek.cache import KVCache
 from minseek.models.forward.chunk import SequenceChunk
+from minseek.models.matrix import float_rows, rows_at
 from minseek.models.weights import DecoderWeights
 
 _MEAN_ROWS = 1024
@@ -29,8 +30,9 @@ class Surprise:
 
     @cached_property
     def _mean(self) -> Tensor:
-        parts = torch.split(self._lm_head, _MEAN_ROWS)  # all rows at once would be copied to float32
-        return torch.stack([part.sum(0, dtype=torch.float32) for part in parts]).sum(0) / len(self._lm_head)
+        total = len(self._lm_head)  # all rows at once would be copied to float32
+        parts = [float_rows(self._lm_head, i, min(i + _MEAN_ROWS, total)).sum(0) for i in range(0, total, _MEAN_ROWS)]
+        return torch.stack(parts).sum(0) / total
 
     @cached_property
     def _mean_bias(self) -> Tensor | None:
@@ -38,7 +40,7 @@ class Surprise:
 
     def of(self, tokens: Tensor, previous_hidden: Tensor) -> Tensor:
         """Surprise [T], float32, of tokens [T] given the last hidden states of their predecessors, [T, hidden]."""
-        surprise = (previous_hidden * (self._mean - self._lm_head[tokens].float())).sum(-1)
+        surprise = (previous_hidden * (self._mean - rows_at(self._lm_head, tokens).float())).sum(-1)
         if self._bias is not None and self._mean_bias is not None:
             surprise += self._mean_bias - self._bias[tokens].float()
         return surprise

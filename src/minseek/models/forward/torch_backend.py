@@ -19,6 +19,7 @@ from minseek.models.forward.chunk import SequenceChunk
 from minseek.models.forward.cuda_graphs import CaptureError, CaptureFn, CudaGraphCache
 from minseek.models.forward.decode_groups import DecodeGroup, logit_rows, split_decode_tokens
 from minseek.models.forward.surprise import Surprise, needs_surprise
+from minseek.models.matrix import linear, rows_at
 from minseek.models.weights import DecoderWeights, LayerWeights
 
 
@@ -93,7 +94,7 @@ class TorchForward:
             chunk.cache.reserve(len(chunk.tokens))
         groups, others = split_decode_tokens(chunks)
         decoding = [chunk for group in groups for chunk in group.chunks]
-        device = self._weights.embedding.device
+        device = self._weights.device
         rows = torch.tensor(logit_rows(chunks, decoding + others), dtype=torch.long, device=device)
         outputs = None if others else self._run_graph(groups)
         if outputs is None:
@@ -119,7 +120,7 @@ class TorchForward:
             return self._run_layers(batches, (), None)
 
         if memory not in self._graphs:
-            device = self._weights.embedding.device
+            device = self._weights.device
             logits, hidden = (
                 torch.empty(memory.num_slots, size, dtype=torch.float32, device=device)
                 for size in (self._weights.vocab_size, self._weights.hidden_size)
@@ -143,15 +144,15 @@ class TorchForward:
         tokens = [batch.tokens for batch in batches]
         if others:
             ids = [token for chunk in others for token in chunk.tokens]
-            tokens.append(torch.tensor(ids, device=weights.embedding.device))
+            tokens.append(torch.tensor(ids, device=weights.device))
         for batch in batches:
             batch.write_positions()
-        hidden = F.embedding(torch.cat(tokens), weights.embedding)
+        hidden = rows_at(weights.embedding, torch.cat(tokens)).to(weights.shape.dtype)
         for index, layer in enumerate(weights.layers):
             hidden = hidden + self._attention(index, layer, self._norm(hidden, layer.attn_norm), layout)
             normed = self._norm(hidden, layer.mlp_norm)
-            gated = F.silu(F.linear(normed, layer.gate, layer.gate_bias)) * F.linear(normed, layer.up, layer.up_bias)
-            hidden = hidden + F.linear(gated, layer.down, layer.down_bias)
+            gated = F.silu(linear(normed, layer.gate, layer.gate_bias)) * linear(normed, layer.up, layer.up_bias)
+            hidden = hidden + linear(gated, layer.down, layer.down_bias)
         hidden = self._norm(hidden, weights.norm)
         for batch, rows in layout.batches:
             if (previous := batch.last_hidden) is not None:
@@ -162,13 +163,13 @@ class TorchForward:
                 self._surprise.record([chunk], hidden[rows])
         if output_rows is not None:
             hidden = hidden[output_rows]
-        return F.linear(hidden, weights.lm_head, weights.lm_head_bias).float(), hidden.float()
+        return linear(hidden, weights.lm_head, weights.lm_head_bias).float(), hidden.float()
 
     def _attention(self, index: int, layer: LayerWeights, x: Tensor, layout: _RowLayout) -> Tensor:
         dim, scale = self._weights.shape.head_dim, self._weights.config.attention_scale
-        q = F.linear(x, layer.q, layer.q_bias).view(len(x), -1, dim)
-        k = F.linear(x, layer.k, layer.k_bias).view(len(x), -1, dim)
-        v = F.linear(x, layer.v, layer.v_bias).view(len(x), -1, dim)
+        q = linear(x, layer.q, layer.q_bias).view(len(x), -1, dim)
+        k = linear(x, layer.k, layer.k_bias).view(len(x), -1, dim)
+        v = linear(x, layer.v, layer.v_bias).view(len(x), -1, dim)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         out = torch.empty_like(q)
@@ -183,7 +184,7 @@ class TorchForward:
         for chunk, rows in layout.others:
             qkv = (t[rows].transpose(0, 1) for t in (q, k, v))
             out[rows] = _chunk_attention(index, chunk, *qkv, scale=scale, window=layer.window).transpose(0, 1)
-        return F.linear(out.view(len(x), -1), layer.o, layer.o_bias)
+        return linear(out.view(len(x), -1), layer.o, layer.o_bias)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self._weights.config.rms_norm_eps)

@@ -18,7 +18,7 @@ from minseek.models.device import DeviceChoice, resolve_device
 from minseek.models.loading.aliases import ALIASES, TINY, alias_file
 from minseek.models.loading.gguf.config import config_of
 from minseek.models.loading.gguf.tokenizer_cache import tokenizer_of
-from minseek.models.loading.gguf.weights import unpack_weights
+from minseek.models.loading.gguf.weights import map_weights, unpack_weights
 from minseek.models.loading.packed_safetensors import packed_bytes, read_packed
 from minseek.models.loading.recommended import read_recommended
 from minseek.models.loading.transformers_quirks import check_complete, quiet, readable_errors
@@ -42,6 +42,7 @@ def load(
     tokenizer: Any = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    weights: str = "auto",
     thinking: str | ThinkingFormat | None = None,
     memory: int | str | None = None,
 ) -> Model:
@@ -59,6 +60,9 @@ def load(
     dtype : str or torch.dtype
         ``auto`` (bfloat16 where the device or our C kernels are fast with it, else float32; of a model of transformers
         its own), ``bfloat16``, ``float16`` or ``float32``.
+    weights : str
+        ``auto`` leaves the matrices of a GGUF file packed, as views of the file that kernels read as they are;
+        ``dense`` unpacks them into `dtype`, as happens on GPUs and without the kernels.
     thinking : str, ThinkingFormat or None
         Format of the model's thinking; None takes it from the chat template.
     memory : int or str, optional
@@ -73,6 +77,8 @@ def load(
     TypeError
         If an argument has a wrong type.
     """
+    if weights not in ("auto", "dense"):
+        raise InputError(f"weights are 'auto' or 'dense', not {weights!r}")
     budget = None if memory is None else parse_bytes(memory)
     if budget is not None:
         check_measurable(budget)
@@ -96,13 +102,13 @@ def load(
         # Build the C kernels, once per machine, while the weights are read.
         threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
     if source.is_file():
-        weights, tokenizer = _read_gguf(source, placement, budget)
+        decoder_weights, tokenizer = _read_gguf(source, placement, budget, dense=weights == "dense")
     elif source == TINY:
-        weights, tokenizer = _read_converted(TINY, placement)
+        decoder_weights, tokenizer = _read_converted(TINY, placement)
     else:
         _check_memory(name, source, placement, budget)
-        weights, tokenizer = _read(name, source, placement)
-    model = Model(name, weights, tokenizer, placement, thinking, recommended)
+        decoder_weights, tokenizer = _read(name, source, placement)
+    model = Model(name, decoder_weights, tokenizer, placement, thinking, recommended)
     model.memory = budget
     return model
 
@@ -170,15 +176,20 @@ def _read(name: str, source: Path, placement: DeviceChoice) -> tuple[DecoderWeig
     return from_state_dict(config, _on_huge_pages(weights, placement)), tokenizer
 
 
-def _read_gguf(source: Path, placement: DeviceChoice, budget: int | None) -> tuple[DecoderWeights, Any]:
-    """Read a GGUF file, tensor by tensor; the tokenizer first, which needs no weights to be refused."""
+def _read_gguf(source: Path, placement: DeviceChoice, budget: int | None, *, dense: bool) -> tuple[DecoderWeights, Any]:
+    """Read a GGUF file; the tokenizer first, which needs no weights to be refused."""
     file = open_gguf(source)
     config = config_of(file)
+    stays_packed = not dense and placement.device.type == "cpu" and native_status(placement.dtype).library is not None
     if budget is not None:
-        size = sum(math.prod(shape) for shape in file.shapes.values()) * placement.dtype.itemsize
+        size = file.nbytes
+        if not stays_packed:
+            size = sum(math.prod(shape) for shape in file.shapes.values()) * placement.dtype.itemsize
         check_weights_fit(source.name, size, budget, placement.device)
     tokenizer = tokenizer_of(file)
     trim_heap()  # parsing left ten times the tokenizer's file, which would lie beside the weights
+    if stays_packed:
+        return from_state_dict(config, map_weights(file, config, placement.dtype)), tokenizer
     return from_state_dict(config, unpack_weights(file, config, placement)), tokenizer
 
 

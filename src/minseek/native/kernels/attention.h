@@ -1,7 +1,7 @@
 /* Causal attention of the new tokens of one sequence over its cache, for one key/value head and its G query heads.
  *
  * Scores are keys times queries and the output is transposed values times weights, so queries are columns throughout:
- * 16 of them, a tile, go through softmax together, and with G query heads over T new tokens there are G * T. */
+ * LANES of them, a tile, go through softmax together, and with G query heads over T new tokens there are G * T. */
 #ifndef MINSEEK_ATTENTION_H
 #define MINSEEK_ATTENTION_H
 #include "context.h"
@@ -10,7 +10,7 @@
 #include "norm.h"
 #include "rope.h"
 
-/* 16 columns [D][16] rotated by the angles of their positions; the angles are gathered into `scratch`. */
+/* LANES columns [D][LANES] rotated by the angles of their positions; the angles are gathered into `scratch`. */
 static void rope_gathered(const layer_io *io, int dim, const float *x, const int *columns, float *scratch, float *out) {
     const int half = dim / 2;
     const float *cosine = gather(io->cosine, half, 0, half, columns, scratch);
@@ -39,7 +39,7 @@ static void append_kv(const thread_ctx *ctx, const layer_io *io, int head, const
         for (int t = 0; t < s->num_tokens; t++) s->positions[layer][first_pair + t] = s->position + t;
 }
 
-/* 16 queries of one key/value head. */
+/* LANES queries of one key/value head. */
 typedef struct {
     int column[LANES], head[LANES]; /* -1 in a lane without a query */
     int last_visible[LANES];        /* the last pair that it may attend to */
@@ -48,7 +48,7 @@ typedef struct {
     int max_visible, any_in_window;
 } query_tile;
 
-/* Queries first..first + 15 of the G * T of a head, normalized, rotated, scaled and packed. */
+/* Queries first..first + LANES - 1 of the G * T of a head, normalized, rotated, scaled and packed. */
 static query_tile load_query_tile(const thread_ctx *ctx, const layer_io *io, int head, const sequence *s, int first,
                                   packed *out) {
     const decoder *m = ctx->model;
@@ -100,18 +100,18 @@ typedef struct {
     const weight *keys;
     const weight *prefetched; /* values to prefetch meanwhile, or NULL */
     int num_visible;
-    int num_whole;    /* keys in whole groups of 16; those after them are in last_keys */
+    int num_whole;    /* keys in whole groups of LANES; those after them are in last_keys */
     int num_unmasked; /* of the first pairs, which every query attends to */
 } visible_pairs;
 
-/* Scores [num_visible][16] of one or two tiles of queries, and the maximum of each query's first num_unmasked. */
+/* Scores [num_visible][LANES] of one or two tiles of queries, and the maximum of each query's first num_unmasked. */
 static void attention_scores(const thread_ctx *ctx, const visible_pairs *pairs, int num_tiles, vec *row_max) {
     const thread_scratch *d = &ctx->scratch;
     const int dim = ctx->model->head_dim, num_unmasked = pairs->num_unmasked;
     const packed *queries[2] = {d->queries, num_tiles > 1 ? d->queries + packed_offset(dim) : NULL};
     int compared = 0;
     for (int j = 0; j < pairs->num_visible; j += 2 * LANES) {
-        row_panel keys = {{NULL, NULL}, {LANES, LANES}, (size_t)dim, UNPACKED};
+        row_panel keys = {{NULL, NULL}, {LANES, LANES}, (size_t)dim};
         for (int h = 0; h < 2; h++) {
             int start = j + h * LANES;
             if (start < pairs->num_visible)
@@ -120,8 +120,9 @@ static void attention_scores(const thread_ctx *ctx, const visible_pairs *pairs, 
         float *c[4] = {d->scores[0] + (size_t)j * LANES, d->scores[1] + (size_t)j * LANES,
                        d->scores[0] + (size_t)(j + LANES) * LANES, d->scores[1] + (size_t)(j + LANES) * LANES};
         const weight *next = pairs->prefetched + (size_t)j * dim;
+        const size_t row_bytes = dim * sizeof(weight);
         const prefetch_stream values =
-            pairs->prefetched ? prefetch_rows(next, next + (size_t)LANES * dim, dim, dim / 32, 0, 1) : NO_PREFETCH;
+            pairs->prefetched ? prefetch_rows(next, next + LANES * dim, row_bytes, dim / 32, 0, 1) : NO_PREFETCH;
         gemm_tile(ctx->amx, &keys, queries, dim, 0, c, values);
         if (j && j <= num_unmasked) { /* of the product before, which is done and still in the first cache */
             for (int i = 0; i < num_tiles; i++) row_max[i] = max_of_scores(d->scores[i], compared, j, row_max[i]);
@@ -132,8 +133,9 @@ static void attention_scores(const thread_ctx *ctx, const visible_pairs *pairs, 
         row_max[i] = max_of_scores(d->scores[i], compared, num_unmasked, row_max[i]);
 }
 
-/* Exponentials of one tile of scores [num_visible][16] over the pairs that each query may attend to, packed and padded
- * to a multiple of 32 pairs. row_max: of the unmasked ones. Returns 1 / sum(exp) per query, 0 in lanes without one. */
+/* Exponentials of one tile of scores [num_visible][LANES] over the pairs that each query may attend to, packed and
+ * padded to a multiple of 32 pairs. row_max: of the unmasked ones. Returns 1 / sum(exp) per query, 0 in lanes without
+ * one. */
 static vec masked_softmax(float *scores, const visible_pairs *pairs, const query_tile *tile, const int *positions,
                           int window, vec row_max, packed *weights) {
     const int n = pairs->num_visible, padded = (int)round_up(n, 32);
@@ -161,7 +163,7 @@ static vec masked_softmax(float *scores, const visible_pairs *pairs, const query
     return loadf(valid) / total;
 }
 
-/* Add weights times `scale` to sums [n][16], of one tile or two; n is even. */
+/* Add weights times `scale` to sums [n][LANES], of one tile or two; n is even. */
 static inline __attribute__((always_inline)) void add_weights(packed *const *weights, int n, const int num_tiles,
                                                               const vec *scale, float *sums) {
     for (int j = 0; j < n; j += 2) {
@@ -196,7 +198,7 @@ static void accumulate_attention(const thread_scratch *d, int n, int num_tiles, 
     if (any) add_weights(d->weights, n, num_tiles, in_window_only, d->attention_sums[1]);
 }
 
-/* Store a tile's output, x [D][16], in its columns. */
+/* Store a tile's output, x [D][LANES], in its columns. */
 static void store_output(const float *x, const query_tile *tile, int width, int dim, float *out) {
     if (tile->head[0] == tile->head[LANES - 1]) {
         scatter(x, width, tile->head[0] * dim, dim, tile->column, out);

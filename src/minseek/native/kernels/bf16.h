@@ -14,9 +14,15 @@ static inline float bf16_to_f32(uint16_t b) {
     return f;
 }
 static inline vec bf16_to_f32_vec(const uint16_t *p) {
+#if LANES == 16
+    return (vec)((uvec)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)) << 16);
+#elif defined(__AVX2__)
+    return (vec)((uvec)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)) << 16);
+#else
     return (vec)(__builtin_convertvector(*(const u16vec_u *)p, uvec) << 16);
+#endif
 }
-/* 16 pairs of bfloat16 side by side: the first and the second of each. */
+/* Pairs of bfloat16 side by side: the first and the second of each. */
 static inline void bf16_unpair(const void *p, vec *first, vec *second) {
     const uvec pairs = *(const bf16_pairs_u *)p;
     *first = (vec)(pairs << 16), *second = (vec)(pairs & 0xffff0000u);
@@ -34,7 +40,13 @@ static inline uint16_t f32_to_bf16(float f) {
     return f != f ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 static inline void f32_to_bf16_vec(uint16_t *p, vec f) {
+#if LANES == 8 && defined(__AVX2__)
+    const __m256i bits = (__m256i)(bf16_rounded_bits(f) >> 16);
+    const __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(bits, bits), 0x88);
+    _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(both));
+#else
     *(u16vec_u *)p = __builtin_convertvector(bf16_rounded_bits(f) >> 16, u16vec_u);
+#endif
 }
 
 #endif

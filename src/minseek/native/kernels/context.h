@@ -3,7 +3,7 @@
 #define MINSEEK_CONTEXT_H
 #include "barrier.h"
 #include "decoder.h"
-#include "simd.h"
+#include "operands.h"
 
 /* One sequence's part of a pass, mirrored in native/structs.py. Arrays of pointers have one for each layer. */
 typedef struct {
@@ -22,13 +22,13 @@ typedef struct {
 
 /* Scratch of one thread for attention over n pairs, n rounded up to 32; see scratch_layout(). */
 typedef struct {
-    float *scores[2];         /* [n][16] */
-    packed *weights[2];       /* [n / PER_PACKED][16] */
+    float *scores[2];         /* [n][LANES] */
+    packed *weights[2];       /* [n / PER_PACKED][LANES] */
     weight *transposed;       /* values of one head, [D][n] */
-    float *attention_sums[2]; /* attention received, over all queries and over those in the window: [n][16] */
-    packed *queries;          /* two tiles of [D / PER_PACKED][16] */
-    float *columns;           /* [D][16], twice */
-    weight *last_keys;        /* [16][D]: the last keys, when they are fewer than 16 */
+    float *attention_sums[2]; /* attention received, over all queries and over those in the window: [n][LANES] */
+    packed *queries;          /* two tiles of [D / PER_PACKED][LANES] */
+    float *columns;           /* [D][LANES], twice */
+    weight *last_keys;        /* [LANES][D]: the last keys, when they are fewer than LANES */
 } thread_scratch;
 
 /* One thread of a pass. */
@@ -37,17 +37,18 @@ typedef struct {
     barrier *barrier;
     int thread, num_threads;
     int amx;        /* tile registers are available */
-    float *panel;   /* scratch of pack_panel and replicate_columns */
+    operand *panel; /* scratch for rows that are unpacked */
+    float *tile;    /* scratch of swiglu: [2][num_columns][SWIGLU_ROWS] */
     thread_scratch scratch;
 } thread_ctx;
 
-/* Input and output of one layer's attention, activations [block][features][16]. */
+/* Input and output of one layer's attention, activations [block][features][LANES]. */
 typedef struct {
     const layer_weights *weights;
     int layer;
-    const float *qkv;           /* [block][(H G + 2 H) D][16] */
-    const float *cosine, *sine; /* of each column's position, [block][D/2][16] */
-    float *out;                 /* [block][H G D][16] */
+    const float *qkv;           /* [block][(H G + 2 H) D][LANES] */
+    const float *cosine, *sine; /* of each column's position, [block][D/2][LANES] */
+    float *out;                 /* [block][H G D][LANES] */
 } layer_io;
 
 static inline int query_width(const decoder *m) { return m->num_heads * m->head_dim; }

@@ -30,14 +30,15 @@ int64_t sizeof_sequence(void) { return sizeof(sequence); }
 
 /* Memory of a pass. */
 typedef struct {
-    float *x;             /* the residual stream, [block][hidden_size][16] */
-    float *qkv;           /* [block][(H G + 2 H) D][16] */
-    float *attn_out;      /* [block][H G D][16]; later the columns whose logits are wanted */
-    float *cosine, *sine; /* of each column's position, [block][D/2][16] */
-    packed *in;           /* input of the next product */
-    packed *act;          /* [block][intermediate_size][16], packed */
+    float *x;             /* the residual stream, [block][hidden_size][LANES] */
+    float *qkv;           /* [block][(H G + 2 H) D][LANES] */
+    float *attn_out;      /* [block][H G D][LANES]; later the columns whose logits are wanted */
+    float *cosine, *sine; /* of each column's position, [block][D/2][LANES] */
+    operand *in;          /* input of the next product */
+    operand *act;         /* [num_columns, intermediate_size], or packed */
     char *scratch;        /* one thread_scratch a thread */
-    float *panels;        /* scratch of pack_panel, one a thread */
+    operand *panels;      /* scratch for unpacked rows, one a thread */
+    float *tiles;         /* scratch of swiglu, one a thread */
     task_queue *tasks;    /* of attention, one a layer */
 } workspace;
 
@@ -46,13 +47,18 @@ static size_t scratch_bytes(const decoder *m, size_t max_kv_len) {
     return round_up(scratch_layout(max_kv_len, m->head_dim, NULL, &unused), 4096);
 }
 
-/* Floats of a thread's scratch for panels of any matrix. */
-static size_t max_panel_floats(const decoder *m) {
+/* Operands of a thread's scratch for panels of any matrix. */
+static size_t max_panel_operands(const decoder *m) {
     const int ks[] = {m->hidden_size, query_width(m), m->intermediate_size};
     size_t most = 0;
-    for (int i = 0; i < 3; i++) most = panel_floats(ks[i]) > most ? panel_floats(ks[i]) : most;
-    return round_up(most, LANES);
+    for (int i = 0; i < 3; i++) {
+        const size_t rows = panel_operands(ks[i]), tiles = 2 * LANES * padded_k(ks[i]);
+        if (rows > most) most = rows;
+        if (HAS_AMX && tiles > most) most = tiles;
+    }
+    return round_up(most, 64);
 }
+static size_t tile_floats(size_t num_columns) { return 2 * num_columns * SWIGLU_ROWS; }
 
 /* Scores and values of one head share arrays, so they are at least as long as a head is wide. */
 static size_t scratch_kv_len(const decoder *m, int64_t max_kv_len) {
@@ -70,10 +76,11 @@ static size_t workspace_layout(const decoder *m, size_t num_columns, size_t max_
     TAKE(attn_out, columns * widest);
     TAKE(cosine, columns * m->head_dim / 2);
     TAKE(sine, columns * m->head_dim / 2);
-    TAKE(in, columns * widest / PER_PACKED);
-    TAKE(act, columns * m->intermediate_size / PER_PACKED);
+    TAKE(in, columns * padded_k(widest));
+    TAKE(act, columns * padded_k(m->intermediate_size));
     TAKE(scratch, m->num_threads * scratch_bytes(m, max_kv_len));
-    TAKE(panels, m->num_threads * max_panel_floats(m));
+    TAKE(panels, m->num_threads * max_panel_operands(m));
+    TAKE(tiles, m->num_threads * tile_floats(num_columns));
     TAKE(tasks, m->num_layers);
 #undef TAKE
     return bytes;
@@ -89,12 +96,13 @@ int64_t forward_bytes(const decoder *m, int64_t num_columns, int64_t max_kv_len)
 static void embed(const thread_ctx *ctx, const workspace *ws, const forward_args *args) {
     const decoder *m = ctx->model;
     const int hidden = m->hidden_size, half = m->head_dim / 2;
+    float *row = (float *)ctx->panel; /* holds at least eight rows of operands */
     for (int b = ctx->thread; b < num_blocks(args->num_columns); b += ctx->num_threads)
         for (int l = 0; l < LANES; l++) {
             const int c = b * LANES + l, valid = c < args->num_columns;
-            const weight *e = m->embedding + (valid ? (size_t)args->tokens[c] * hidden : 0);
             float *x = ws->x + (size_t)b * hidden * LANES + l;
-            for (int i = 0; i < hidden; i++) x[i * LANES] = valid ? weight_to_f32(e[i]) : 0;
+            if (valid) unpack_row_f32(&m->embedding, args->tokens[c], hidden, row);
+            for (int i = 0; i < hidden; i++) x[i * LANES] = valid ? row[i] : 0;
             for (int i = 0; i < half; i++) {
                 ws->cosine[((size_t)b * half + i) * LANES + l] = valid ? args->cosine[(size_t)c * half + i] : 1;
                 ws->sine[((size_t)b * half + i) * LANES + l] = valid ? args->sine[(size_t)c * half + i] : 0;
@@ -102,17 +110,16 @@ static void embed(const thread_ctx *ctx, const workspace *ws, const forward_args
         }
 }
 
-/* Pack this thread's blocks of x [block][features][16], RMSNorm applied if there is one. */
+/* This thread's blocks of x [block][features][LANES] as input of a product, RMSNorm applied if there is one. */
 static void pack_blocks(const thread_ctx *ctx, const float *x, const weight *norm, int features, int num_columns,
-                        packed *out) {
+                        operand *out) {
     for (int b = ctx->thread; b < num_blocks(num_columns); b += ctx->num_threads)
-        pack_block(x + (size_t)b * features * LANES, norm, ctx->model->rms_norm_eps, features,
-                   out + b * packed_offset(features));
+        pack_block(ctx, x + (size_t)b * features * LANES, norm, features, b, num_columns, out);
 }
 
 /* Attention of all sequences and heads, each a task; `after` is prefetched with this thread's last one. */
 static void attention(const thread_ctx *ctx, const layer_io *io, const forward_args *args, task_queue *queue,
-                      const weight *after) {
+                      const void *after) {
     const decoder *m = ctx->model;
     const int heads = m->num_kv_heads, num_tasks = args->num_sequences * heads;
     for (int task; (task = next_task(queue)) < num_tasks;) {
@@ -122,7 +129,7 @@ static void attention(const thread_ctx *ctx, const layer_io *io, const forward_a
             continue;
         }
         const int following = task + ctx->num_threads; /* most likely, threads being equally fast */
-        const weight *next = after;
+        const void *next = after;
         if (following < num_tasks) {
             const sequence *following_sequence = args->sequences + following / heads;
             const size_t offset = (size_t)(following % heads) * following_sequence->capacities[io->layer] * m->head_dim;
@@ -137,13 +144,14 @@ static void run_layer(const thread_ctx *ctx, const workspace *ws, const forward_
     const layer_weights *w = m->layers + layer;
     const int hidden = m->hidden_size, inner = m->intermediate_size, width = query_width(m), kv = kv_width(m);
     const int columns = args->num_columns;
-    const matrix qkv[] = {{w->q, w->q_bias, width, 0}, {w->k, w->k_bias, kv, width}, {w->v, w->v_bias, kv, width + kv}};
-    const matrix o = {w->o, w->o_bias, hidden, 0}, down = {w->down, w->down_bias, hidden, 0};
-    const weight *o_begin = thread_weight_begin(ctx, w->o, hidden, 32, width);
-    const weight *gate_begin = thread_weight_begin(ctx, w->gate, inner, LANES, hidden);
-    const weight *down_begin = thread_weight_begin(ctx, w->down, hidden, 32, inner);
-    const weight *after = layer + 1 < m->num_layers ? thread_weight_begin(ctx, w[1].q, width, 32, hidden)
-                                                    : thread_weight_begin(ctx, m->lm_head, m->vocab_size, 32, hidden);
+    const matrix qkv[] = {
+        {&w->q, w->q_bias, width, 0}, {&w->k, w->k_bias, kv, width}, {&w->v, w->v_bias, kv, width + kv}};
+    const matrix o = {&w->o, w->o_bias, hidden, 0}, down = {&w->down, w->down_bias, hidden, 0};
+    const void *o_begin = thread_weight_begin(ctx, &w->o, hidden);
+    const void *gate_begin = thread_weight_begin(ctx, &w->gate, inner);
+    const void *down_begin = thread_weight_begin(ctx, &w->down, hidden);
+    const void *after = layer + 1 < m->num_layers ? thread_weight_begin(ctx, &w[1].q, width)
+                                                  : thread_weight_begin(ctx, &m->lm_head, m->vocab_size);
 
     /* Blocks of columns are divided among threads as before, so no barrier is needed first. */
     pack_blocks(ctx, ws->x, w->attn_norm, hidden, columns, ws->in);
@@ -178,36 +186,7 @@ static void final_norm(const thread_ctx *ctx, const workspace *ws, const forward
         for (int l = 0; l < LANES; l++)
             if (columns[l] >= 0)
                 for (int i = 0; i < k; i++) args->hidden[((size_t)b * LANES + l) * k + i] = x[i * LANES + l];
-        if (b < num_blocks(args->num_logits)) pack_block(x, NULL, 0, k, ws->in + b * packed_offset(k));
-    }
-}
-
-/* Logits of the first output columns. */
-static void lm_head(const thread_ctx *ctx, const workspace *ws, const forward_args *args) {
-    const decoder *m = ctx->model;
-    const int k = m->hidden_size, vocab = m->vocab_size, blocks = num_blocks(args->num_logits);
-    const int interleave = interleave_for(args->num_logits, k), panels = num_panels(vocab, 32);
-    const packed *x = replicate_columns(ws->in, k, interleave, ctx->panel);
-    const weight *bias = m->lm_head_bias;
-    float tile[4][TILE_FLOATS];
-    float *c[4] = {tile[0], tile[1], tile[2], tile[3]};
-    for (int p = first_panel(ctx, panels), end = end_panel(ctx, panels); p < end; p++) {
-        const int first = p * 32;
-        row_panel rows = panel_at(m->lm_head, first, vocab, k);
-        const weight *next = rows.half[0] + (size_t)32 * k;
-        pack_panel(&rows, k, interleave, ctx->panel);
-        for (int b = 0; b < blocks; b += 2) {
-            const block_pair columns = blocks_at(x, b, blocks, k, 0);
-            gemm_tile(ctx->amx, &rows, columns.block, k, 0, c,
-                      b ? NO_PREFETCH : prefetch_rows(next, next + (size_t)LANES * k, k, k / 32, 0, 1));
-            for (int j = 0; j < 4; j++) {
-                const int row = first + j / 2 * LANES, column = (b + j % 2) * LANES;
-                for (int l = 0; l < LANES && column + l < args->num_logits; l++)
-                    for (int i = 0; i < LANES && row + i < vocab; i++)
-                        args->logits[(size_t)(column + l) * vocab + row + i] =
-                            tile[j][i * LANES + l] + (bias ? weight_to_f32(bias[row + i]) : 0.0f);
-            }
-        }
+        if (b < num_blocks(args->num_logits)) pack_block(ctx, x, NULL, k, b, args->num_logits, ws->in);
     }
 }
 
@@ -225,7 +204,8 @@ void forward(const decoder *m, const forward_args *args) {
     {
         const int thread = omp_get_thread_num();
         thread_ctx ctx = {.model = m, .barrier = &barrier, .thread = thread, .num_threads = omp_get_num_threads(),
-                          .amx = amx, .panel = ws.panels + thread * max_panel_floats(m)};
+                          .amx = amx, .panel = ws.panels + thread * max_panel_operands(m),
+                          .tile = ws.tiles + thread * tile_floats(args->num_columns)};
         scratch_layout(kv_len, m->head_dim, ws.scratch + thread * scratch_bytes(m, kv_len), &ctx.scratch);
         amx_configure(amx);
         embed(&ctx, &ws, args);
@@ -234,7 +214,7 @@ void forward(const decoder *m, const forward_args *args) {
             final_norm(&ctx, &ws, args);
             if (args->num_logits) {
                 wait_for_all(&ctx);
-                lm_head(&ctx, &ws, args);
+                lm_head(&ctx, ws.in, args->num_logits, args->logits);
             }
         }
         amx_release(amx);

@@ -1,7 +1,7 @@
 /* Products in the tile registers of AMX: 32 rows of bfloat16 times 32 columns in eight tiles. */
 #ifndef MINSEEK_GEMM_AMX_H
 #define MINSEEK_GEMM_AMX_H
-#include "simd.h"
+#include "operands.h"
 #if defined(__AMX_BF16__) && defined(__linux__) && defined(WEIGHT_BF16)
 #define HAS_AMX 1
 #include <sys/syscall.h>
@@ -85,6 +85,11 @@ static void gemm_amx(const row_panel *a, const packed *const *b, int k, int accu
     if (a1) _tile_stored(2, c[2], 64);
     if (a1 && b1) _tile_stored(3, c[3], 64);
 }
+#elif defined(EMULATE_AMX) && OPERAND_BF16 /* for tests: what is built on tiles, with their products in vectors */
+#define HAS_AMX 1
+static int amx_available(void) { return 1; }
+static void amx_configure(int amx) { (void)amx; }
+static void amx_release(int amx) { (void)amx; }
 #else
 #define HAS_AMX 0
 static int amx_available(void) { return 0; }

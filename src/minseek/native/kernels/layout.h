@@ -3,20 +3,21 @@
 #define MINSEEK_LAYOUT_H
 #include "weight.h"
 
-/* One column's features from `from` on among activations [block][features][16]: 16 floats apart. */
+/* One column's features from `from` on among activations [block][features][LANES]: LANES floats apart. */
 static inline const float *column_start(const float *act, int features, int from, int column) {
     return act + ((size_t)(column / LANES) * features + from) * LANES + column % LANES;
 }
 
-/* The 16 columns from feature `from` on, if they are one block of activations [block][features][16]; NULL if not. */
+/* The LANES columns from feature `from` on, if they are one block of activations [block][features][LANES]; NULL if
+ * not. */
 static inline const float *contiguous_columns(const float *act, int features, int from, const int *columns) {
     const int first = columns[0];
     if (first < 0 || first % LANES || columns[LANES - 1] != first + LANES - 1) return NULL;
     return act + ((size_t)first / LANES * features + from) * LANES;
 }
 
-/* Up to 16 columns, features from..from + count of activations [block][features][16], as [count][16]: in place, or
- * copied to `scratch`. A column of -1 is zero. */
+/* Up to LANES columns, features from..from + count of activations [block][features][LANES], as [count][LANES]: in
+ * place, or copied to `scratch`. A column of -1 is zero. */
 static const float *gather(const float *act, int features, int from, int count, const int *columns, float *scratch) {
     const float *in_place = contiguous_columns(act, features, from, columns);
     if (in_place) return in_place;
@@ -45,7 +46,7 @@ static void scatter(const float *in, int features, int from, int count, const in
     }
 }
 
-/* Transpose 16 x 16: squares of 1, 2, 4 and 8 off the diagonal change places. */
+/* Transpose LANES x LANES: squares of 1, 2, 4 and 8 off the diagonal change places. */
 static inline void transpose(ivec *v) {
 #define SWAP(STEP, FIRST, SECOND) \
     for (int i = 0; i < LANES; i++) \
@@ -55,6 +56,7 @@ static inline void transpose(ivec *v) {
             v[i + STEP] = __builtin_shufflevector(a, b, SECOND); \
         }
 #define EACH(...) __VA_ARGS__
+#if LANES == 16
     SWAP(1, EACH(0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
          EACH(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
     SWAP(2, EACH(0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
@@ -63,11 +65,19 @@ static inline void transpose(ivec *v) {
          EACH(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
     SWAP(8, EACH(0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
          EACH(8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+#elif LANES == 8
+    SWAP(1, EACH(0, 8, 2, 10, 4, 12, 6, 14), EACH(1, 9, 3, 11, 5, 13, 7, 15))
+    SWAP(2, EACH(0, 1, 8, 9, 4, 5, 12, 13), EACH(2, 3, 10, 11, 6, 7, 14, 15))
+    SWAP(4, EACH(0, 1, 2, 3, 8, 9, 10, 11), EACH(4, 5, 6, 7, 12, 13, 14, 15))
+#else
+    SWAP(1, EACH(0, 4, 2, 6), EACH(1, 5, 3, 7))
+    SWAP(2, EACH(0, 1, 4, 5), EACH(2, 3, 6, 7))
+#endif
 #undef EACH
 #undef SWAP
 }
 
-/* The first `count` of 16 columns [D][16], each as a row of weights: out [count][D]. */
+/* The first `count` of LANES columns [D][LANES], each as a row of weights: out [count][D]. */
 static void store_rows(const float *x, int dim, int count, weight *out) {
     int start = 0;
     for (; start + LANES <= dim; start += LANES) {
@@ -89,12 +99,14 @@ static void transpose_values(const weight *values, int n, int padded, int dim, w
             weight *o = out + (size_t)i * padded + start;
             ivec v[LANES];
 #ifdef WEIGHT_BF16
-            for (int j = 0; j < LANES; j++) { /* rows 2 j and 2 j + 1 move as one */
-                const weight *a = r + (size_t)2 * j * dim;
-                v[j] = (ivec)((uvec)load(a) >> 16 | (uvec)load(a + dim));
+            for (int half = 0; half < 32; half += 2 * LANES) {
+                for (int j = 0; j < LANES; j++) { /* rows 2 j and 2 j + 1 move as one */
+                    const weight *a = r + (size_t)(half + 2 * j) * dim;
+                    v[j] = (ivec)((uvec)load(a) >> 16 | (uvec)load(a + dim));
+                }
+                transpose(v);
+                for (int l = 0; l < LANES; l++) memcpy(o + (size_t)l * padded + half, &v[l], sizeof v[l]);
             }
-            transpose(v);
-            for (int l = 0; l < LANES; l++) memcpy(o + (size_t)l * padded, &v[l], sizeof v[l]);
 #else
             for (int half = 0; half < 32; half += LANES) {
                 for (int j = 0; j < LANES; j++) v[j] = (ivec)loadf(r + (size_t)(half + j) * dim);

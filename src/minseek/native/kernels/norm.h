@@ -1,4 +1,4 @@
-/* RMSNorm, x / sqrt(mean(x^2) + eps) * w, of one row and of 16 columns at once. */
+/* RMSNorm, x / sqrt(mean(x^2) + eps) * w, of one row and of LANES columns at once. */
 #ifndef MINSEEK_NORM_H
 #define MINSEEK_NORM_H
 #include "weight.h"
@@ -15,7 +15,7 @@ static inline void rms_norm(const float *x, const weight *w, float eps, int n, f
     for (; i < n; i++) out[i] = x[i] * r * weight_to_f32(w[i]);
 }
 
-/* 1 / sqrt(mean(x^2) + eps) of each of 16 columns [n][16]. */
+/* 1 / sqrt(mean(x^2) + eps) of each of LANES columns [n][LANES]. */
 static inline vec inverse_rms_columns(const float *x, float eps, int n) {
     vec s = broadcast(0);
     for (int i = 0; i < n; i++) s += loadf(x + i * LANES) * loadf(x + i * LANES);
@@ -25,13 +25,13 @@ static inline vec inverse_rms_columns(const float *x, float eps, int n) {
     return loadf(r);
 }
 
-/* 16 columns [n][16]; out may be x. */
+/* LANES columns [n][LANES]; out may be x. */
 static inline void rms_norm_columns(const float *x, const weight *w, float eps, int n, float *out) {
     const vec scale = inverse_rms_columns(x, eps, n);
     for (int i = 0; i < n; i++) storef(out + i * LANES, loadf(x + i * LANES) * scale * weight_to_f32(w[i]));
 }
 
-/* One of 16 columns [n][16] as a contiguous row; the same bits as rms_norm_columns. */
+/* One of LANES columns [n][LANES] as a contiguous row; the same bits as rms_norm_columns. */
 static inline void rms_norm_column(const float *x, const weight *w, float eps, int n, float *out) {
     float s = 0;
     for (int i = 0; i < n; i++) s += x[(size_t)i * LANES] * x[(size_t)i * LANES];

@@ -16,7 +16,7 @@ static inline void rope_row(const float *x, const float *cosine, const float *si
     }
 }
 
-/* 16 columns [D][16], each by its own angles [D/2][16]; out may be x. */
+/* LANES columns [D][LANES], each by its own angles [D/2][LANES]; out may be x. */
 static inline void rope_columns(const float *x, const float *cosine, const float *sine, int dim, float *out) {
     const int half = dim / 2;
     for (int i = 0; i < half; i++) {

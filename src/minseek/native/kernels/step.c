@@ -6,35 +6,34 @@
  */
 #include "barrier.h"
 #include "decoder.h"
+#include "rows.h"
 #include "norm.h"
 #include "rope.h"
 
-#define DOT(NAME, TYPE, LOAD, TO_F32) \
-    static inline float NAME(const TYPE *restrict w, const float *restrict x, int n) { \
-        vec a = {0}, b = {0}, c = {0}, d = {0}; \
-        int i = 0; \
-        for (; i + 4 * LANES <= n; i += 4 * LANES) { \
-            __builtin_prefetch((const char *)(w + i) + 2048); \
-            __builtin_prefetch((const char *)(w + i) + 2112); \
-            a += LOAD(w + i) * loadf(x + i); \
-            b += LOAD(w + i + LANES) * loadf(x + i + LANES); \
-            c += LOAD(w + i + 2 * LANES) * loadf(x + i + 2 * LANES); \
-            d += LOAD(w + i + 3 * LANES) * loadf(x + i + 3 * LANES); \
-        } \
-        for (; i + LANES <= n; i += LANES) a += LOAD(w + i) * loadf(x + i); \
-        float tail = 0; \
-        for (; i < n; i++) tail += TO_F32(w[i]) * x[i]; \
-        return sum((a + b) + (c + d)) + tail; \
+static inline float dot(const float *a, const float *b, int n) {
+    vec s[2] = {broadcast(0), broadcast(0)};
+    float tail = 0;
+    int i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        s[0] += loadf(a + i) * loadf(b + i);
+        s[1] += loadf(a + i + LANES) * loadf(b + i + LANES);
     }
-DOT(dot, weight, load, weight_to_f32)
-DOT(dot_f32, float, loadf, )
+    for (; i < n; i++) tail += a[i] * b[i];
+    return sum(s[0] + s[1]) + tail;
+}
 
+#define ROWS 32
 /* Rows first..last of w x + bias, w [rows, n]; `accumulate` adds them to out, the residual stream. */
-static void linear_rows(const weight *w, const weight *bias, const float *x, int n, int first, int last, int accumulate,
-                        float *out) {
-    for (int r = first; r < last; r++) {
-        float y = dot(w + (size_t)r * n, x, n) + (bias ? weight_to_f32(bias[r]) : 0.0f);
-        out[r] = accumulate ? out[r] + y : y;
+static void linear_rows(const weight_matrix *w, const weight *bias, const float *x, int n, int first, int last,
+                        int accumulate, float *out) {
+    for (int start = first; start < last; start += ROWS) {
+        const int count = last - start < ROWS ? last - start : ROWS;
+        float y[ROWS];
+        dot_rows(w, start, start + count, x, n, y);
+        for (int i = 0; i < count; i++) {
+            if (bias) y[i] += weight_to_f32(bias[start + i]);
+            out[start + i] = accumulate ? out[start + i] + y[i] : y[i];
+        }
     }
 }
 
@@ -71,7 +70,7 @@ static void attend(const float *q, const weight *keys, const weight *values, int
         for (int g = 0; g < group; g++) {
             float *p = partial + (size_t)g * (2 + dim), max = p[0];
             for (int t = 0; t < n; t++) {
-                scores[g][t] = dot_f32(k + t * dim, q + (size_t)g * dim, dim);
+                scores[g][t] = dot(k + t * dim, q + (size_t)g * dim, dim);
                 if (scores[g][t] > max) max = scores[g][t];
             }
             for (int t = n; t < TILE; t++) scores[g][t] = -INFINITY;
@@ -134,6 +133,7 @@ typedef struct {
     float *logits; /* [vocab_size], or NULL */
 } step_args;
 int64_t sizeof_step_args(void) { return sizeof(step_args); }
+int64_t sizeof_weight_matrix(void) { return sizeof(weight_matrix); }
 int64_t sizeof_decoder(void) { return sizeof(decoder); }
 int64_t sizeof_layer_weights(void) { return sizeof(layer_weights); }
 
@@ -153,8 +153,8 @@ typedef struct {
 static inline void wait_for_all(const step_ctx *ctx) { barrier_wait(ctx->barrier, ctx->num_threads); }
 
 /* This thread's share of the rows of a product. */
-static inline void linear(const step_ctx *ctx, const weight *w, const weight *bias, const float *x, int n, int rows,
-                          int accumulate, float *out) {
+static inline void linear(const step_ctx *ctx, const weight_matrix *w, const weight *bias, const float *x, int n,
+                          int rows, int accumulate, float *out) {
     const int first = split_range(rows, ctx->thread, ctx->num_threads);
     linear_rows(w, bias, x, n, first, split_range(rows, ctx->thread + 1, ctx->num_threads), accumulate, out);
 }
@@ -221,10 +221,16 @@ static void merge_attention(const step_ctx *ctx) {
 static void swiglu(const step_ctx *ctx, const layer_weights *w) {
     const int k = ctx->model->hidden_size, rows = ctx->model->intermediate_size;
     const int last = split_range(rows, ctx->thread + 1, ctx->num_threads);
-    for (int r = split_range(rows, ctx->thread, ctx->num_threads); r < last; r++) {
-        float g = dot(w->gate + (size_t)r * k, ctx->y, k) + (w->gate_bias ? weight_to_f32(w->gate_bias[r]) : 0.0f);
-        float u = dot(w->up + (size_t)r * k, ctx->y, k) + (w->up_bias ? weight_to_f32(w->up_bias[r]) : 0.0f);
-        ctx->act[r] = u * g / (1.0f + expf(-g));
+    for (int start = split_range(rows, ctx->thread, ctx->num_threads); start < last; start += ROWS) {
+        const int end = last - start < ROWS ? last : start + ROWS;
+        float gates[ROWS] = {0}, ups[ROWS] = {0}, y[ROWS];
+        linear_rows(&w->gate, w->gate_bias, ctx->y, k, start, end, 0, gates - start);
+        linear_rows(&w->up, w->up_bias, ctx->y, k, start, end, 0, ups - start);
+        for (int r = 0; r < ROWS; r += LANES) {
+            const vec g = loadf(gates + r);
+            storef(y + r, loadf(ups + r) * g / (1.0f + vexp(-vmax(g, broadcast(-80.0f)))));
+        }
+        memcpy(ctx->act + start, y, sizeof(float) * (end - start));
     }
 }
 
@@ -233,19 +239,19 @@ static void run_layer(const step_ctx *ctx, int layer) {
     const layer_weights *w = m->layers + layer;
     const int hidden = m->hidden_size, width = m->num_heads * m->head_dim, kv = m->num_kv_heads * m->head_dim;
     rms_norm(ctx->x, w->attn_norm, m->rms_norm_eps, hidden, ctx->y);
-    linear(ctx, w->q, w->q_bias, ctx->y, hidden, width, 0, ctx->qkv);
-    linear(ctx, w->k, w->k_bias, ctx->y, hidden, kv, 0, ctx->qkv + width);
-    linear(ctx, w->v, w->v_bias, ctx->y, hidden, kv, 0, ctx->qkv + width + kv);
+    linear(ctx, &w->q, w->q_bias, ctx->y, hidden, width, 0, ctx->qkv);
+    linear(ctx, &w->k, w->k_bias, ctx->y, hidden, kv, 0, ctx->qkv + width);
+    linear(ctx, &w->v, w->v_bias, ctx->y, hidden, kv, 0, ctx->qkv + width + kv);
     wait_for_all(ctx);
     partial_attention(ctx, w, layer);
     wait_for_all(ctx);
     merge_attention(ctx);
-    linear(ctx, w->o, w->o_bias, ctx->y, width, hidden, 1, ctx->x);
+    linear(ctx, &w->o, w->o_bias, ctx->y, width, hidden, 1, ctx->x);
     wait_for_all(ctx);
     rms_norm(ctx->x, w->mlp_norm, m->rms_norm_eps, hidden, ctx->y);
     swiglu(ctx, w);
     wait_for_all(ctx);
-    linear(ctx, w->down, w->down_bias, ctx->act, m->intermediate_size, hidden, 1, ctx->x);
+    linear(ctx, &w->down, w->down_bias, ctx->act, m->intermediate_size, hidden, 1, ctx->x);
     wait_for_all(ctx);
 }
 
@@ -256,7 +262,7 @@ void step(const decoder *m, const step_args *args) {
     float *x = args->scratch, *qkv = x + hidden, *act = qkv + width + 2 * kv, *partials = act + m->intermediate_size;
     float *thread_scratch = partials + (size_t)m->num_threads * m->num_heads * (2 + dim);
     barrier barrier = {0};
-    for (int i = 0; i < hidden; i++) x[i] = weight_to_f32(m->embedding[(size_t)args->token * hidden + i]);
+    unpack_row_f32(&m->embedding, args->token, hidden, x);
 
 #pragma omp parallel num_threads(m->num_threads)
     {
@@ -267,7 +273,7 @@ void step(const decoder *m, const step_args *args) {
         for (int layer = 0; layer < m->num_layers; layer++) run_layer(&ctx, layer);
         if (args->logits) {
             rms_norm(x, m->norm, m->rms_norm_eps, hidden, y);
-            linear(&ctx, m->lm_head, m->lm_head_bias, y, hidden, m->vocab_size, 0, args->logits);
+            linear(&ctx, &m->lm_head, m->lm_head_bias, y, hidden, m->vocab_size, 0, args->logits);
         }
     }
 }

@@ -1,4 +1,4 @@
-/* Sixteen floats at a time, in whatever registers the processor has. */
+/* Vectors of floats, as many as a register of the processor holds: LANES. */
 #ifndef MINSEEK_VECTOR_H
 #define MINSEEK_VECTOR_H
 #include <math.h>
@@ -9,26 +9,46 @@
 #include <immintrin.h>
 #endif
 
+/* A vector is a register: compilers keep wider ones in memory and take them apart for every operation. */
+#if defined(__AVX512F__)
 #define LANES 16
+#define NUM_REGISTERS 32
+#define ALL(X) {X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X}
+#elif defined(__AVX__)
+#define LANES 8
+#define NUM_REGISTERS 16
+#define ALL(X) {X, X, X, X, X, X, X, X}
+#else
+#define LANES 4
+#ifdef __aarch64__
+#define NUM_REGISTERS 32
+#else
+#define NUM_REGISTERS 16
+#endif
+#define ALL(X) {X, X, X, X}
+#endif
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
 typedef float vec_u __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t uvec_u __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-static inline vec broadcast(float f) { /* not 0 + f, which would be an addition */
-    return (vec){f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f};
-}
+static inline vec broadcast(float f) { return (vec)ALL(f); } /* not 0 + f, which would be an addition */
 static inline vec loadf(const float *p) { return *(const vec_u *)p; }
 static inline void storef(float *p, vec v) { *(vec_u *)p = v; }
 static inline float sum(vec v) { /* by halves; memcpy is how every compiler takes a vector apart */
-    typedef float vec8 __attribute__((vector_size(32)));
     typedef float vec4 __attribute__((vector_size(16)));
+    vec4 quarter[LANES / 4];
+#if LANES == 16
+    typedef float vec8 __attribute__((vector_size(32)));
     vec8 half[2];
-    vec4 quarter[2];
     memcpy(half, &v, sizeof half);
     half[0] += half[1];
-    memcpy(quarter, half, sizeof quarter);
-    vec4 b = quarter[0] + quarter[1];
+    memcpy(quarter, half, sizeof half[0]);
+#else
+    memcpy(quarter, &v, sizeof quarter);
+#endif
+    const vec4 b = LANES == 4 ? quarter[0] : quarter[0] + quarter[LANES / 4 > 1];
     return (b[0] + b[2]) + (b[1] + b[3]);
 }
 
@@ -54,6 +74,8 @@ static inline vec vexp(vec x) {
 static inline vec vmax(vec a, vec b) {
 #ifdef __AVX512F__
     return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
 #else
     ivec greater = a > b;
     return (vec)(((ivec)a & greater) | ((ivec)b & ~greater));

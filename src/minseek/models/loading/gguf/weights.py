@@ -14,6 +14,7 @@ from minseek.models.config import ModelConfig
 from minseek.models.device import DeviceChoice
 from minseek.models.loading.gguf.config import size_of
 from minseek.models.loading.gguf.rotary import FACTORS
+from minseek.models.matrix import Matrix, PackedMatrix
 from minseek.models.weights import packed_views
 from minseek.quant import BLOCK_FORMATS, GGUFFile, PackedTensor
 
@@ -73,6 +74,26 @@ def packed_weight(file: GGUFFile, config: ModelConfig, name: str) -> PackedTenso
     if config.architecture == "llama" and match and match[2] in ("attn_q", "attn_k"):
         return _halves(packed, config.head_dim)
     return packed
+
+
+def map_weights(file: GGUFFile, config: ModelConfig, dtype: torch.dtype) -> dict[str, Matrix]:
+    """Weights by transformers' names: matrices stay packed, as views of the mapped file; vectors are dense.
+
+    Raises
+    ------
+    InputError
+        If the tensors are not those of the config; see `weight_names`.
+    """
+    weights: dict[str, Matrix] = {}
+    for name, stored in weight_names(file, config).items():
+        packed = packed_weight(file, config, stored)
+        if len(file.shapes[stored]) == 1:
+            vector = torch.empty(file.shapes[stored], dtype=dtype)
+            unpack(packed, vector)
+            weights[name] = vector
+        else:
+            weights[name] = PackedMatrix(packed, dtype)
+    return weights
 
 
 def unpack_weights(file: GGUFFile, config: ModelConfig, placement: DeviceChoice) -> dict[str, Tensor]:
