@@ -26,7 +26,7 @@ class QuantizeCommand:
             "--weights",
             metavar="FORMAT",
             help="q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, iq4_nl, iq4_xs, mxfp4, f16, bf16 or f32 "
-            "(default: q4_k)",
+            "(default: %(default)s)",
             default="q4_k",
         )
         parser.add_argument("--overwrite", action="store_true", help="replace FILE.gguf if it is there")
