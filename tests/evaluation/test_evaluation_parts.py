@@ -299,7 +299,7 @@ def test_strategies_as_they_are_spelled() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("max-seek", "unknown strategy 'max-seek': choose min-seek, budget-forcing, standard"),
+        ("max-seek", "unknown strategy 'max-seek': choose min-seek, fresh, budget-forcing, standard"),
         ("min-seek:thoughts=3", "cannot read 'thoughts=3'"),
         ("min-seek:rule", "cannot read 'rule' in the strategy 'min-seek:rule': min-seek takes option=value with keep"),
         ("standard:keep=2", "standard takes no options"),
