@@ -204,6 +204,23 @@ def test_the_same_seed_gives_the_same_output(ask: Ask, strategy: str) -> None:
     assert first.out != other.out
 
 
+def test_a_plan_in_json_counts_the_process(ask: Ask) -> None:
+    plan = json.loads(ask("--plan", "--json", "--kv-budget", "40KB").out)
+    parts = ("interpreter_bytes", "weight_bytes", "activation_bytes", "kv_bytes")
+    assert plan["total_bytes"] == sum(plan[name] for name in parts)
+    assert plan["kv_bytes"] == plan["cache"]["bytes"] <= 40_000
+    assert plan["weight_bytes"] == plan["weights"]["bytes"]
+    assert plan["memory"] is None
+    assert json.loads(ask("--plan", "--json", "--memory", "64GB").out)["memory"] == 64 * 10**9
+
+
+def test_a_memory_budget_that_is_too_small_is_refused_in_one_sentence(ask: Ask) -> None:
+    ran = ask("--memory", "1MB")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.splitlines()[-1].startswith("minseek: the memory budget of 1.00 MB is too small: the weights of ")
+    assert "'much'" in ask("--memory", "much").err
+
+
 @pytest.mark.parametrize("strategy", ["min-seek", "budget-forcing", "standard"])
 def test_a_full_kv_budget_still_answers_and_is_never_exceeded(ask: Ask, strategy: str) -> None:
     args = ("--json", "--strategy", strategy, "--seed", "0", "--min-thought-tokens", "12", "--kv-budget")

@@ -107,7 +107,7 @@ class BatchPlan:
             ("a slot", format_bytes(self.slot.nbytes), f"{sizes}; cap {self.cap} + block {self.block}, {rule}"),
             *(("", "", note) for note in self._by_layer()),
             (format_count(self.slots, "slot"), format_bytes(self.kv_bytes), f"allocated at once{budget}"),
-            ("a pass", format_bytes(self.activation_bytes), f"activations of {MAX_BATCHED_TOKENS} tokens, logits"),
+            ("a pass", format_bytes(self.activation_bytes), f"activations of {pass_tokens(self.slots)} tokens, logits"),
             (
                 "in all",
                 format_bytes(self.total_bytes),
@@ -125,7 +125,11 @@ class BatchPlan:
         return [f"cap {large} in the induction layers ({names}), {less} in the others"]
 
 
+def pass_tokens(slots: int) -> int:
+    """Most tokens of one pass over all slots."""
+    return min(MAX_BATCHED_TOKENS, slots * PROMPT_CHUNK)
+
+
 def pass_bytes(model: Model, slot: SlotShape, slots: int) -> int:
-    """Bytes of the activations and logits of one pass over all slots, and of an eviction in one of them."""
-    tokens = min(MAX_BATCHED_TOKENS, slots * PROMPT_CHUNK)
-    return model.activation_bytes(tokens, slot.max_capacity, min(slots, MAX_BATCHED_TOKENS))
+    """Bytes of the activations and logits of one pass over all slots."""
+    return model.activation_bytes(pass_tokens(slots), slot.max_capacity, min(slots, MAX_BATCHED_TOKENS))
