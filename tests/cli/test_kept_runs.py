@@ -1,4 +1,4 @@
-"""SIGTERM, a full disk, permissions, and outputs that cannot be written: `minseek eval`, `tune` and `reason`."""
+"""SIGTERM, a full disk, permissions, and unwritable outputs: `minseek eval`, `tune`, `quantize` and `reason`."""
 
 from __future__ import annotations
 
@@ -137,3 +137,48 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_loaded(
         assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
         assert said in ran.err
     assert [file.name for file in tmp_path.iterdir()] == ["data.jsonl"]
+
+
+def test_quantize_leaves_a_whole_file_or_none(
+    tiny_command: Command, tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minseek.quant import gguf_writer
+
+    out = tmp_path / "out" / "packed.gguf"
+    out.parent.mkdir()
+    command = ("quantize", "-m", str(tiny_folders["llama"]), "-o", str(out), "--weights", "f16")
+    real, calls = gguf_writer._write_tensor, []
+
+    def write_tensor(*args: Any) -> None:
+        calls.append(0)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gguf_writer, "_write_tensor", write_tensor)
+        stopped = tiny_command(*command)
+    assert (stopped.code, list(out.parent.iterdir())) == (143, [])
+    with at_most(20_000):
+        full = tiny_command(*command)
+    assert (full.code, list(out.parent.iterdir())) == (2, [])
+    assert f"{out} could not be written: File too large" in full.err
+    before = os.umask(0o027)
+    try:
+        assert tiny_command(*command).code == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o640
+    assert out.stat().st_size > 20_000
+
+
+def test_quantize_tries_its_output_before_it_reads_a_model(
+    tiny_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("the output is checked first")
+
+    monkeypatch.setattr("minseek.models.export.quantize.plan_packing", fail)
+    ran = tiny_command("quantize", "-m", "tiny", "-o", "/proc/out.gguf")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "/proc/out.gguf cannot be written: " in ran.err
