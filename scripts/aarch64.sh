@@ -29,7 +29,7 @@ if [ ! -d "$WORK/site" ]; then
     # PyTorch's aarch64 wheels without CUDA end with 2.9; the others are those of .venv.
     packages=$("$PYTHON" - <<'END'
 from importlib.metadata import version
-names = ("numpy", "scipy", "scikit-learn", "tokenizers", "safetensors", "regex", "pyyaml", "markupsafe", "psutil")
+names = ("numpy", "scipy", "scikit-learn", "tokenizers", "safetensors", "regex", "pyyaml", "hypothesis")
 print("torch==2.9.0", *(f"{name}=={version(name)}" for name in names))
 END
 )

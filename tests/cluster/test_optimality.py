@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.cluster import KMeans, kmeans_plusplus
 
-from minseek.cluster import KL, ItakuraSaito, LOKMeans, Mahalanobis, verify
+from minseek.cluster import KL, ItakuraSaito, LOKMeans, Mahalanobis, c_backend, verify
 from minseek.cluster.c_backend import CBackend
+from minseek.cluster.dispatch import make_backend
+from minseek.cluster.divergences import divergence_of
+from minseek.cluster.points import Points
 from minseek.native.isa import NAMES
 from tests.helpers.cluster_oracles import PHI, global_optimum, global_optimum_1d, loss_of, single_moves
 from tests.helpers.levels import use_level
@@ -187,6 +190,17 @@ def test_threads_do_not_change_results(dtype: Any, n: int, d: int, k: int) -> No
     assert models[0].inertia_ == models[1].inertia_
     assert models[0].certificate_.optimality == "D"
     assert models[0].certificate_.moves == ()
+
+
+@pytest.mark.parametrize(("n_threads", "n", "wanted"), [(None, 6_000, 1), (None, 60_000, 3), (2, 60, 2)])
+def test_threads_are_those_asked_for_and_by_default_one_for_small_data(
+    n_threads: int | None, n: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(c_backend, "_default_threads", lambda: 3)
+    points = Points(np.zeros((n, 16)))
+    backend = make_backend(points, divergence_of("squared_euclidean"), 20, n_threads)
+    assert isinstance(backend, CBackend)
+    assert backend._state.n_threads == wanted
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "CSR", "weighted"])

@@ -17,7 +17,9 @@ from minseek.cluster.points import Points
 
 PACK = 16  # centers that the kernels compute with at a time
 _BLOCK = 4096  # points
-_SINGLE_THREADED = 400_000  # multiplications a pass below which threads cost more than they save
+# Multiplications a pass below which threads save a quarter at best, and cost ten times as much where other programs
+# hold a processor (docs/lab-notes.md).
+_SINGLE_THREADED = 6_000_000
 
 
 class CBackend:
@@ -38,7 +40,7 @@ class CBackend:
         groups = -(-packs // width)
         state.n_clusters, state.n_packs, state.packs_per_group, state.n_groups = n_clusters, packs, width, groups
         operations = n * n_clusters * (points.x.nnz / max(1, n) if points.sparse else d)
-        state.n_threads = 1 if operations < _SINGLE_THREADED else n_threads or _default_threads()
+        state.n_threads = n_threads or (1 if operations < _SINGLE_THREADED else _default_threads())
         state.scratch_bytes = library.thread_scratch_bytes(ctypes.byref(state))
         self._set_rounding_errors()
         real = np.float32 if library.real_bytes() == 4 else np.float64

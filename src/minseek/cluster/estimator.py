@@ -61,7 +61,7 @@ class LOKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, 
     verbose : int
         If 1, print a line for every pass over the data.
     n_threads : int, optional
-        Default: as many as scikit-learn would use. Results do not depend on it.
+        Default: as many as scikit-learn would use, and one for small data. Results do not depend on it.
     random_state : int, RandomState or None
 
     Attributes
