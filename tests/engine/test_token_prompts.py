@@ -51,7 +51,7 @@ def test_token_ids_of_any_kind(tiny: minseek.Model, prompts: Any) -> None:
     ids=repr,
 )
 def test_what_is_no_prompt_is_refused(tiny: minseek.Model, prompt: Any) -> None:
-    with pytest.raises((TypeError, minseek.InputError), match="prompt 0"):
+    with pytest.raises((TypeError, minseek.InputError), match="prompt"):
         minseek.generate(tiny, [prompt], max_new_tokens=2)
 
 
@@ -61,7 +61,7 @@ def test_what_a_tokenizer_returns_is_no_sequence_of_prompts(tiny: minseek.Model)
 
 
 def test_an_array_of_one_prompt_is_told_apart_from_many(tiny: minseek.Model) -> None:
-    with pytest.raises(TypeError, match="prompt 0 must be a text or a sequence of token ids, not 5"):
+    with pytest.raises(TypeError, match="prompt 0 must be a text, a sequence of token ids or a conversation, not 5"):
         minseek.generate(tiny, np.array([5, 6]), max_new_tokens=2)
     assert minseek.generate(tiny, torch.zeros(0, 4, dtype=torch.int64)) == []
 
