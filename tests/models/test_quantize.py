@@ -156,7 +156,7 @@ def test_a_file_is_replaced_if_that_is_said(tmp_path: Path, tiny_folders: dict[s
 
 def test_weights_that_are_not_finite_leave_no_file(tmp_path: Path, tiny_folders: dict[str, Path]) -> None:
     folder = shutil.copytree(tiny_folders["llama"], tmp_path / "model")
-    stored = load_file(folder / "model.safetensors")
+    stored = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
     stored["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"'blk\.1\.ffn_up\.weight' cannot be packed: weights must be finite"):

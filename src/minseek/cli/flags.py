@@ -27,9 +27,15 @@ def add_model_flag(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL
 
 
 def add_device_flags(group: argparse._ActionsContainer) -> None:
-    """Add ``--device`` and ``--dtype``."""
+    """Add ``--device``, ``--dtype`` and ``--weights``."""
     group.add_argument("--device", default="auto", help="auto, cpu, cuda … (default: %(default)s)")
     group.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32 (default: %(default)s)")
+    group.add_argument(
+        "--weights",
+        default="auto",
+        metavar="FORMAT",
+        help="auto (as they are stored), dense, or a format to pack them in, such as q8_0 (default: %(default)s)",
+    )
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -151,4 +157,6 @@ def load_model(args: argparse.Namespace, **options: Any) -> Model:
     return_freed_memory()
     print_model_reason(args)
     with loading(args.model):
-        return load(args.model, device=args.device, dtype=args.dtype, memory=args.memory, **options)
+        return load(
+            args.model, device=args.device, dtype=args.dtype, weights=args.weights, memory=args.memory, **options
+        )

@@ -26,6 +26,7 @@ _FALLBACKS = {  # llama.cpp's choice for rows that are no whole number of blocks
 }
 _MAX_THREADS = 8
 _WEIGHTS_AT_ONCE = 2**16  # intermediate results stay in the second cache
+_READ_AT_ONCE = 2**20  # weights
 _LARGEST = 60_000.0  # scales are stored as fp16
 
 
@@ -34,6 +35,33 @@ def format_for_row(form: BlockFormat, columns: int) -> BlockFormat:
     if columns % form.block_size and form.name in _FALLBACKS:
         form = BLOCK_FORMATS[_FALLBACKS[form.name]]
     return form if columns % form.block_size == 0 else BLOCK_FORMATS["f16"]
+
+
+def format_of_matrix(columns: int, form: BlockFormat, *, is_outer: bool) -> BlockFormat:
+    """Format of a matrix in a model that is packed in `form`.
+
+    The embedding and the output layer (`is_outer`), whose errors reach every token, take q6_k at least.
+    """
+    finer = BLOCK_FORMATS["q6_k"]
+    return format_for_row(finer if is_outer and form.bits_per_weight < finer.bits_per_weight else form, columns)
+
+
+def pack_matrix(
+    read: Callable[[int, int], NDArray[np.floating]], rows: int, columns: int, form: BlockFormat
+) -> PackedTensor:
+    """Pack a matrix that is read a few rows at a time; see `pack`.
+
+    Parameters
+    ----------
+    read : callable
+        Rows ``first .. last - 1``.
+    """
+    packed = np.empty((rows, form.row_bytes(columns)), np.uint8)
+    at_once = max(1, _READ_AT_ONCE // columns)
+    for first in range(0, rows, at_once):
+        last = min(first + at_once, rows)
+        packed[first:last] = pack(read(first, last), form).data
+    return PackedTensor(form, rows, columns, packed)
 
 
 def pack(values: NDArray[np.floating], form: BlockFormat) -> PackedTensor:

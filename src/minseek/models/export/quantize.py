@@ -18,7 +18,7 @@ from minseek.models.export.source import Source, open_source
 from minseek.models.loading.find_files import find_files
 from minseek.quant import BLOCK_FORMATS, BlockFormat, block_format, pack
 from minseek.quant.gguf_writer import TensorPlan, encode_entry, write_gguf
-from minseek.quant.pack import format_for_row
+from minseek.quant.pack import format_of_matrix
 from minseek.units import format_bytes, format_count
 
 _FILE_TYPES = {  # llama.cpp's numbers of the mixtures that a format makes; they are shown, and change nothing
@@ -178,7 +178,4 @@ def write_packed(
 def _format_of(name: str, shape: tuple[int, ...], form: BlockFormat) -> BlockFormat:
     if len(shape) == 1:
         return BLOCK_FORMATS["f32"]
-    finer = BLOCK_FORMATS["q6_k"]
-    if name in _OUTER and form.bits_per_weight < finer.bits_per_weight:
-        form = finer
-    return format_for_row(form, shape[-1])
+    return format_of_matrix(shape[-1], form, is_outer=name in _OUTER)

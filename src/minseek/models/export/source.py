@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from minseek.errors import InputError
@@ -18,6 +17,7 @@ from minseek.models.export.tokenizer_entries import tokenizer_entries
 from minseek.models.loading.gguf.config import config_of
 from minseek.models.loading.gguf.rotary import FACTORS
 from minseek.models.loading.gguf.weights import gguf_name, weight_names
+from minseek.models.loading.safetensors_rows import SafetensorsRows
 from minseek.models.loading.transformers_quirks import quiet, readable_errors
 from minseek.models.loading.weight_files import weight_files
 from minseek.quant import open_gguf
@@ -80,7 +80,6 @@ class _FileSource(Source):
 
 class _FolderSource(Source):
     def __init__(self, folder: Path, name: str) -> None:
-        from safetensors import safe_open
         from transformers import AutoConfig, AutoTokenizer
 
         self._name, self.formats = folder.name if folder.is_dir() else name, {}
@@ -88,13 +87,12 @@ class _FolderSource(Source):
             self._config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             check_config(self._config)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            files: list[Any] = [safe_open(file, framework="pt") for file in weight_files(folder)]
-        stored = [(file, key) for file in files for key in list(file.keys()) if not _is_derived(key)]
-        self._stored = {gguf_name(key): (file, key) for file, key in stored}
+        self._weights = SafetensorsRows(weight_files(folder))
+        self._stored = {gguf_name(key): key for key in self._weights.shapes}
         if self._config.tie_word_embeddings:
             self._stored.pop("output.weight", None)
         self._divisors = rope_divisors(self._config)
-        self.shapes = {key: tuple(file.get_slice(stored).get_shape()) for key, (file, stored) in self._stored.items()}
+        self.shapes = {key: self._weights.shapes[stored] for key, stored in self._stored.items()}
         if self._divisors is not None:
             self.shapes |= {FACTORS: self._divisors.shape}
         self._eos_token_ids = _eos_token_ids(folder, self._config)
@@ -112,15 +110,12 @@ class _FolderSource(Source):
         if name == FACTORS:
             assert self._divisors is not None
             return self._divisors[None]
-        file, stored = self._stored[name]
-        rotated = ARCHITECTURES[self._config.model_type] == "llama" and name.split(".")[-2] in ("attn_q", "attn_k")
-        if rotated or len(self.shapes[name]) == 1:
-            whole = file.get_tensor(stored)
-            values = _neighbors(whole, self._head_dim) if rotated else whole
-            values = (values[None] if values.ndim == 1 else values)[first:last]
-        else:
-            values = file.get_slice(stored)[first:last]
-        return np.asarray(values.to(torch.float32).numpy())
+        shape, stored = self.shapes[name], self._stored[name]
+        if ARCHITECTURES[self._config.model_type] != "llama" or name.split(".")[-2] not in ("attn_q", "attn_k"):
+            return self._weights.rows(stored, first, last)
+        rows, columns = shape if len(shape) == 2 else (1, shape[0])
+        whole = self._weights.rows(stored, 0, rows).reshape(shape)
+        return _neighbors(whole, self._head_dim).reshape(rows, columns)[first:last]
 
     @property
     def _head_dim(self) -> int:
@@ -128,14 +123,10 @@ class _FolderSource(Source):
         return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def _neighbors(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+def _neighbors(weight: NDArray[np.float32], head_dim: int) -> NDArray[np.float32]:
     """Two halves of each head -> pairs of neighbors, which llama.cpp rotates."""
     halves = weight.reshape(-1, 2, head_dim // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
-
-
-def _is_derived(name: str) -> bool:
-    return name.endswith("rotary_emb.inv_freq")
 
 
 def _eos_token_ids(folder: Path, config: Any) -> list[int]:

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from minseek.errors import InputError
+from minseek.errors import InputError, check_type
 from minseek.models.chat.thinking_format import ThinkingFormat, check_format_name
 from minseek.models.config import MODEL_CONFIG_FILE, ModelConfig, check_config, from_transformers
 from minseek.models.device import DeviceChoice, resolve_device
 from minseek.models.loading.aliases import ALIASES, TINY, alias_file
+from minseek.models.loading.download import local_files
 from minseek.models.loading.gguf.config import config_of
 from minseek.models.loading.gguf.tokenizer_cache import tokenizer_of
 from minseek.models.loading.gguf.weights import map_weights, unpack_weights
+from minseek.models.loading.pack_folder import pack_folder
 from minseek.models.loading.packed_safetensors import packed_bytes, read_packed
 from minseek.models.loading.recommended import read_recommended
 from minseek.models.loading.transformers_quirks import check_complete, quiet, readable_errors
@@ -28,7 +30,7 @@ from minseek.models.model import Model
 from minseek.models.process_memory import return_freed_memory, trim_heap
 from minseek.models.weights import DecoderWeights, from_state_dict, pack_contiguous
 from minseek.native import instruction_set, native_status
-from minseek.quant import open_gguf
+from minseek.quant import BLOCK_FORMATS, BlockFormat, open_gguf
 from minseek.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ def load(
         its own), ``bfloat16``, ``float16`` or ``float32``.
     weights : str
         ``auto`` leaves the matrices of a GGUF file packed, as views of the file that kernels read as they are;
-        ``dense`` unpacks them into `dtype`, as happens on GPUs and without the kernels.
+        ``dense`` unpacks them into `dtype`, as happens on GPUs and without the kernels. A format, such as ``q8_0`` or
+        ``q4_k`` (see `minseek.quant.BLOCK_FORMATS`), packs the matrices of a directory while they are read.
     thinking : str, ThinkingFormat or None
         Format of the model's thinking; None takes it from the chat template.
     memory : int or str, optional
@@ -77,8 +80,7 @@ def load(
     TypeError
         If an argument has a wrong type.
     """
-    if weights not in ("auto", "dense"):
-        raise InputError(f"weights are 'auto' or 'dense', not {weights!r}")
+    form = _weight_format(weights)
     budget = None if memory is None else parse_bytes(memory)
     if budget is not None:
         check_measurable(budget)
@@ -102,7 +104,14 @@ def load(
         # Build the C kernels, once per machine, while the weights are read.
         threading.Thread(target=native_status, args=(placement.dtype,), daemon=True).start()
     if source.is_file():
+        if form is not None:
+            raise InputError(
+                f"{source.name} is packed already: weights are 'auto' or 'dense' for a GGUF file, not {weights!r}; "
+                "minseek quantize packs it again"
+            )
         decoder_weights, tokenizer = _read_gguf(source, placement, budget, dense=weights == "dense")
+    elif form is not None:
+        decoder_weights, tokenizer = pack_folder(name, local_files(name, source), placement, form)
     elif source == TINY:
         decoder_weights, tokenizer = _read_converted(TINY, placement)
     else:
@@ -120,6 +129,16 @@ def _check_memory(name: str, folder: Path, placement: DeviceChoice, budget: int 
     with readable_errors(f"the model {name!r} could not be loaded"):
         size = packed_bytes(weight_files(folder), placement.dtype)
     check_weights_fit(name, size, budget, placement.device)
+
+
+def _weight_format(weights: str) -> BlockFormat | None:
+    """The format to pack in, or None for "auto" and "dense"."""
+    check_type("weights must be a string", weights, str)
+    if weights in ("auto", "dense"):
+        return None
+    if weights not in BLOCK_FORMATS:
+        raise InputError(f"weights are auto, dense or a format ({', '.join(BLOCK_FORMATS)}), not {weights!r}")
+    return BLOCK_FORMATS[weights]
 
 
 def find_source(name: str) -> Path:
