@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from minseek.decode.logprobs import MAX_LOGPROBS
@@ -39,10 +39,21 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenKey = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,8})$")]
 Bias = Annotated[float, Field(ge=-MAX_LOGIT_BIAS, le=MAX_LOGIT_BIAS)]
 MAX_CHOICES = 8
-if TYPE_CHECKING:  # a Literal of names that are known at run time only
-    StrategyName = str
-else:
-    StrategyName = Literal[tuple(STRATEGIES)]
+
+
+def _check_strategy(name: object) -> object:
+    """Refuse an unknown strategy; one may be registered after this module was imported."""
+    if name is None or (isinstance(name, str) and name in STRATEGIES):
+        return name
+    *names, last = map(repr, STRATEGIES)
+    raise PydanticCustomError(
+        "literal_error", "Input should be {expected}", {"expected": f"{', '.join(names)} or {last}"}
+    )
+
+
+StrategyName = Annotated[
+    str, BeforeValidator(_check_strategy), WithJsonSchema({"type": "string", "enum": list(STRATEGIES)})
+]
 
 NEUTRAL_FIELDS = frozenset(
     (
