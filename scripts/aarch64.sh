@@ -29,7 +29,8 @@ if [ ! -d "$WORK/site" ]; then
     # PyTorch's aarch64 wheels without CUDA end with 2.9; the others are those of .venv.
     packages=$("$PYTHON" - <<'END'
 from importlib.metadata import version
-names = ("numpy", "scipy", "scikit-learn", "tokenizers", "safetensors", "regex", "pyyaml", "hypothesis")
+names = ("numpy", "scipy", "scikit-learn", "tokenizers", "safetensors", "regex", "pyyaml", "markupsafe")
+names += ("hypothesis", "psutil")
 print("torch==2.9.0", *(f"{name}=={version(name)}" for name in names))
 END
 )
