@@ -33,6 +33,17 @@ typedef struct {
     int lines;
 } prefetch_region;
 
+/* Compilers load an operand again for each product with it, though there are registers enough. */
+#if defined(__AVX512F__)
+#define KEEP_IN_REGISTER(VEC) __asm__("" : "+v"(VEC))
+#elif defined(__x86_64__)
+#define KEEP_IN_REGISTER(VEC) __asm__("" : "+x"(VEC))
+#elif defined(__aarch64__)
+#define KEEP_IN_REGISTER(VEC) __asm__("" : "+w"(VEC))
+#else
+#define KEEP_IN_REGISTER(VEC) (void)(VEC)
+#endif
+
 /* `rows` rows of operands, `stride` apart, times `columns` columns, both known at compile time: out [rows][columns]. */
 ALWAYS_INLINE void multiply_tile(const int rows, const int columns, const operand *a, size_t stride,
                                  const operand *x, size_t k, prefetch_region *ahead, float (*out)[TILE_COLUMNS]) {
@@ -45,7 +56,10 @@ ALWAYS_INLINE void multiply_tile(const int rows, const int columns, const operan
 #pragma GCC unroll 8
         for (int v = 0; v < K_UNIT / OPERANDS_PER_VEC; v++) {
             operand_vec w[TILE_ROWS];
-            for (int r = 0; r < rows; r++) w[r] = load_operands(a + r * stride + i + v * OPERANDS_PER_VEC);
+            for (int r = 0; r < rows; r++) {
+                w[r] = load_operands(a + r * stride + i + v * OPERANDS_PER_VEC);
+                KEEP_IN_REGISTER(w[r]);
+            }
             for (int c = 0; c < columns; c++) {
                 const operand_vec factor = load_operands(x + c * k + i + v * OPERANDS_PER_VEC);
                 for (int r = 0; r < rows; r++) sums[r][c][v % 2] = multiply_add(sums[r][c][v % 2], w[r], factor);
