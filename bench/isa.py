@@ -93,7 +93,7 @@ def decoding() -> list[Row]:
 
     import minseek
 
-    model = minseek.load("smollm2", device="cpu", dtype="bfloat16")
+    model = minseek.load("smollm2", device="cpu", dtype="bfloat16", weights="dense")
     found = []
     for r in step(model, ((1, 512), (8, 512), (16, 512)))["rows"]:
         title = f"decoding step, bf16 SmolLM2, batch {r['batch']}, cap 512"

@@ -347,7 +347,7 @@ def main() -> None:
         print(report(kept(args.results)))
         return
     warnings.simplefilter("ignore")
-    model = minseek.load("smollm2", device=args.device)
+    model = minseek.load("smollm2", device=args.device, weights="dense")
     try:
         figures = kept(args.results)
     except FileNotFoundError:
@@ -359,7 +359,7 @@ def main() -> None:
             figures[name] = run(model)
     if args.only in (None, "step") and model.placement.device.type == "cuda":
         os.environ["MINSEEK_CUDA_GRAPHS"] = "0"
-        figures[STEP_ONE_BY_ONE] = step(minseek.load("smollm2", device=args.device))
+        figures[STEP_ONE_BY_ONE] = step(minseek.load("smollm2", device=args.device, weights="dense"))
         del os.environ["MINSEEK_CUDA_GRAPHS"]
     if args.only in (None, "length"):
         plot(figures, args.results)

@@ -57,9 +57,8 @@ class Decoder:
         """Append tokens to one cache; the logits after the last token, float32, [vocab].
 
         There are two C forward passes, because one token of one sequence is bound by memory and several are bound by
-        arithmetic: `NativeForward.step` streams the weights once with activations in float32, at 95 % of the memory
-        bandwidth; `NativeForward.forward` multiplies blocks of tokens, and would reach 74 % with that one token
-        (docs/benchmarks.md).
+        arithmetic: `NativeForward.step` streams the weights once with activations in float32, and threads share the
+        attention of each head; in `NativeForward.forward` tokens are columns, and threads share sequences and heads.
 
         Raises
         ------
