@@ -26,7 +26,7 @@ SANITIZE := -g1 -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined
 sanitize: .venv/ready ## all C kernels (forward, cluster, lowbit) under AddressSanitizer and UBSan; some minutes
 	MINSEEK_CACHE=$(CURDIR)/build/sanitize MINSEEK_CFLAGS="$(SANITIZE)" ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-	$(BIN)/python -m pytest -s tests/models/test_forward.py tests/cluster/test_extreme_numbers.py \
+	$(BIN)/python -m pytest -s tests/models/test_forward.py tests/models/test_packed_matrices.py tests/cluster/test_extreme_numbers.py \
 		tests/cluster/test_optimality.py tests/lowbit/test_rounding.py tests/lowbit/test_instruction_sets.py \
 		-k "not NumPy"
 
