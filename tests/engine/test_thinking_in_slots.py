@@ -61,7 +61,9 @@ def test_thinking_in_slots_is_thinking_alone(
         assert [(t.tokens, t.text, t.kept, t.ended_by) for t in got.thoughts] == [
             (t.tokens, t.text, t.kept, t.ended_by) for t in alone.thoughts
         ]
-        timeless = replace(alone.stats, seconds=got.stats.seconds, prefill_seconds=got.stats.prefill_seconds)
+        of_the_run = ("seconds", "prefill_seconds", "kv_bytes_allocated")  # the memory of a slot, or of a cache
+        timeless = replace(alone.stats, **{name: getattr(got.stats, name) for name in of_the_run})
+        assert got.stats.kv_bytes_allocated >= got.stats.kv_bytes_peak
         assert got.stats == timeless
 
 
