@@ -178,7 +178,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
 @pytest.mark.skipif(alias_file("smollm2") is None, reason="smollm2 is not here: minseek models --get smollm2")
 def test_tokens_of_smollm2_are_those_of_transformers() -> None:
     """But for digits, which transformers' reader of GGUF files does not divide from spaces as the model does."""
-    file = alias_file("smollm2")
+    file = SMOLLM2
     assert file is not None
     ours = tokenizer_of(open_gguf(file))
     theirs = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
@@ -193,6 +193,7 @@ def test_tokens_of_smollm2_are_those_of_transformers() -> None:
     assert ours.encode(digits) == LLAMA_CPP_IDS
 
 
+SMOLLM2 = alias_file("smollm2")  # found before a test has a cache folder of its own
 LLAMA_CPP_IDS = [
     504,
     713,
