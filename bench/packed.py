@@ -51,7 +51,7 @@ def in_process(level: str, file: str, batch: int) -> dict[str, Any]:
 
 
 def run_llama(file: str, batch: int) -> dict[str, Any] | None:
-    """The same batch in llama.cpp; None if it is not installed."""
+    """One batch in llama.cpp; None if llama.cpp is not installed."""
     model = minseek.load(file, device="cpu")
     config = model.weights.config
     sizes = {"num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads}

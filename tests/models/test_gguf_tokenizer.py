@@ -235,4 +235,4 @@ LLAMA_CPP_IDS = [
     41,
     13577,
 ]
-"""As llama-cpp-python 0.3.36 encodes that text."""
+"""Token ids of that text from llama-cpp-python 0.3.36."""

@@ -34,7 +34,7 @@ class NativeStatus:
 
     @property
     def cost(self) -> str:
-        """What it costs, in one clause."""
+        """Cost of this library, or of its absence, in one clause."""
         if self.library is None:
             return "a token takes about three times as long as with the kernels in C"
         if self.reason.startswith(_PREBUILT):

@@ -16,7 +16,7 @@ FOLDER = Path(__file__).with_name("prebuilt")
 
 
 def prebuilt_file(kernels: Kernels, level: str) -> Path:
-    """Where the library for a level lies, if this installation has it."""
+    """Path of the library for a level; None if this installation does not have it."""
     return FOLDER / f"{level}-{kernels.file_name(*level_flags(level))}"
 
 

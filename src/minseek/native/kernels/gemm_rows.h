@@ -27,7 +27,7 @@ static inline vec multiply_add(vec sums, operand_vec a, operand_vec b) { return 
 #define TILE_ROWS (NUM_REGISTERS == 32 ? 4 : 2)
 #define TILE_COLUMNS 3
 
-/* What is prefetched into the second cache while a panel is multiplied, `lines` cache lines for each K_UNIT of it. */
+/* Memory to prefetch into the second cache while a panel is multiplied: `lines` cache lines for each K_UNIT of it. */
 typedef struct {
     const char *next, *end;
     int lines;
@@ -70,7 +70,7 @@ ALWAYS_INLINE void multiply_tile(const int rows, const int columns, const operan
         for (int c = 0; c < columns; c++) out[r][c] = sum(sums[r][c][0] + sums[r][c][1]);
 }
 
-/* Where a product's outputs go: column c, row r of [column / lanes][features][lanes]. */
+/* Layout of a product's outputs: column c, row r of [column / lanes][features][lanes]. */
 typedef struct {
     float *out;
     int features, lanes;
@@ -131,7 +131,7 @@ static void multiply_panel(const row_product *p, const operand *a, int first, in
     }
 }
 
-/* Whether rows of k can be multiplied as they are. */
+/* True if rows of k can be multiplied as they are. */
 static inline int are_operands(const weight_matrix *w, int k) {
     return w->format == (OPERAND_BF16 ? BF16 : F32) && padded_k(k) == (size_t)k;
 }

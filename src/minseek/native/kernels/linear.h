@@ -12,7 +12,7 @@ static inline int first_row(const thread_ctx *ctx, int total) {
 static inline int end_row(const thread_ctx *ctx, int total) {
     return split_range(total, ctx->thread + 1, ctx->num_threads);
 }
-/* Where this thread begins to read a matrix. */
+/* Address at which this thread begins to read a matrix. */
 static const void *thread_weight_begin(const thread_ctx *ctx, const weight_matrix *w, int rows) {
     return w->rows + (size_t)first_row(ctx, rows) * w->row_bytes;
 }
