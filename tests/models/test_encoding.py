@@ -72,7 +72,7 @@ def model(folder: Path) -> minseek.Model:
 
 
 def greedy(folder: Path, model: minseek.Model, prompt: str, count: int) -> list[int]:
-    """Greedy text of transformers after a prompt encoded by its tokenizer, without the EOS token at the prompt's end."""
+    """Greedy tokens of transformers after a prompt, without the EOS token that its tokenizer puts at the end."""
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = model.tokenizer(prompt, return_tensors="pt")["input_ids"][:, :-1]
     generated = reference.generate(ids, max_new_tokens=count, min_new_tokens=count, do_sample=False)
