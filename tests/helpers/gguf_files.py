@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import dequantize
 from tokenizers import pre_tokenizers
@@ -34,6 +35,19 @@ _NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+
+
+WRITABLE_VARIANTS = (  # of tiny models, with rotary embeddings that GGUF files can describe and all layers alike
+    *("llama", "llama-tied", "llama-mha", "llama-biases", "llama-linear", "llama-llama3"),
+    *("qwen2", "qwen2-yarn", "qwen3", "qwen3-yarn", "mistral"),
+)
+
+
+def use_empty_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, without the C kernels, which would be built into it."""
+    monkeypatch.setenv("MINSEEK_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("MINSEEK_NATIVE", "0")
+    return folder / "cache"
 
 
 def random_blocks(name: str, rows: int, blocks: int, seed: int = 0) -> PackedTensor:

@@ -17,36 +17,20 @@ from minseek.models.config import from_transformers
 from minseek.models.loading.gguf.config import config_of
 from minseek.models.loading.gguf.transformers_model import gguf_transformers_model
 from minseek.quant import open_gguf
-from tests.helpers.gguf_files import FORMATS_BY_ROW, open_tiny, write_model
+from tests.helpers.gguf_files import FORMATS_BY_ROW, WRITABLE_VARIANTS, open_tiny, use_empty_cache, write_model
 from tests.helpers.loading import load_cpu, refusal
 from tests.helpers.tiny_models import CLOSE, END, make_reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-VARIANTS = (
-    *(
-        "llama",
-        "llama-tied",
-        "llama-mha",
-        "llama-biases",
-        "llama-linear",
-        "llama-llama3",
-        "qwen2",
-        "qwen2-yarn",
-        "qwen3",
-    ),
-    *("qwen3-yarn", "mistral"),
-)
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder."""
-    monkeypatch.setenv("MINSEEK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MINSEEK_NATIVE", "0")  # an empty cache would have the C step built
-    return tmp_path / "cache"
+    return use_empty_cache(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", WRITABLE_VARIANTS)
 def test_logits_and_config_are_those_of_transformers(tmp_path: Path, variant: str) -> None:
     reference = make_reference(variant)
     model = load_cpu(write_model(tmp_path / "tiny.gguf", variant))
@@ -95,7 +79,7 @@ def test_it_speaks_as_the_directory_does(tmp_path: Path, tiny_folders: dict[str,
     assert minseek.reason(file, "Why?", **run).tokens == minseek.reason(directory, "Why?", **run).tokens  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", WRITABLE_VARIANTS)
 def test_a_transformers_model_is_made_of_it(tmp_path: Path, variant: str) -> None:
     if variant in ("llama-llama3", "mistral"):
         pytest.skip("its original context is no real model's, or llama.cpp names it llama")

@@ -19,34 +19,20 @@ from minseek.models.export.quantize import plan_packing
 from minseek.models.loading.gguf.tokenizer_cache import tokenizer_of
 from minseek.native import cache_folder
 from minseek.quant import BLOCK_FORMATS, block_format, open_gguf, pack, quantize
-from tests.helpers.gguf_files import neighbors, sentencepiece_file
+from tests.helpers.gguf_files import WRITABLE_VARIANTS, neighbors, sentencepiece_file, use_empty_cache
 from tests.helpers.loading import load_cpu
 from tests.helpers.odd_text import ODD_LINES, ODD_PAGE
 from tests.helpers.tiny_models import ARCHITECTURES, make_reference, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PEER = cache_folder() / "peers" / "llama" / "bin" / "python"
-VARIANTS = (
-    *(
-        "llama",
-        "llama-tied",
-        "llama-mha",
-        "llama-biases",
-        "llama-linear",
-        "llama-llama3",
-        "qwen2",
-        "qwen2-yarn",
-        "qwen3",
-    ),
-    *("qwen3-yarn", "mistral", "mistral-window"),
-)
+VARIANTS = (*WRITABLE_VARIANTS, "mistral-window")
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty cache folder."""
-    monkeypatch.setenv("MINSEEK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MINSEEK_NATIVE", "0")  # an empty cache would have the C step built
+    use_empty_cache(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

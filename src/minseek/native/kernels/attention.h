@@ -164,8 +164,8 @@ static vec masked_softmax(float *scores, const visible_pairs *pairs, const query
 }
 
 /* Add weights times `scale` to sums [n][LANES], of one tile or two; n is even. */
-static inline __attribute__((always_inline)) void add_weights(packed *const *weights, int n, const int num_tiles,
-                                                              const vec *scale, float *sums) {
+ALWAYS_INLINE void add_weights(packed *const *weights, int n, const int num_tiles, const vec *scale,
+                               float *sums) {
     for (int j = 0; j < n; j += 2) {
         float *pair = sums + (size_t)j * LANES;
         vec even = loadf(pair), odd = loadf(pair + LANES);

@@ -11,6 +11,7 @@
  */
 #ifndef MINSEEK_GEMM_H
 #define MINSEEK_GEMM_H
+#include "formats.h"
 #include "gemm_amx.h"
 
 #define TILE_FLOATS (LANES * LANES)
@@ -28,9 +29,8 @@ typedef struct {
 /* Rows times num_blocks blocks, a number known at compile time, into C [LANES][LANES] each, or added to it. A column's
  * products are summed up in the order of k, whatever the number of blocks. Some of `next` is prefetched for each 32 of
  * k and every MR rows. */
-static inline __attribute__((always_inline)) void gemm_kernel(operand_rows a, const packed *const *b, int k,
-                                                              int accumulate, float *const *c, const int num_blocks,
-                                                              prefetch_stream *next) {
+ALWAYS_INLINE void gemm_kernel(operand_rows a, const packed *const *b, int k, int accumulate,
+                               float *const *c, const int num_blocks, prefetch_stream *next) {
     for (int first = 0; first < a.count; first += MR) {
         const operand *row[MR];
         vec sums[NR_BLOCKS][MR];
